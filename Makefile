@@ -1,0 +1,71 @@
+# make app    the explorer on http://127.0.0.1:7860
+# make test   lint, types and every test that runs in minutes on a CPU
+# make slow   the tests that take longer
+#
+# Each makes .venv with the versions of constraints.txt first, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
+CHROMIUM ?= /usr/bin/chromium
+PYTEST_ARGS ?=
+
+.PHONY: help app test slow lint format chromium clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+app: $(VENV)/.installed-app
+	$(PY) app.py
+
+test: $(VENV)/.installed-dev lint chromium
+	$(PY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+slow: $(VENV)/.installed-dev
+	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy
+
+format: $(VENV)/.installed-dev
+	$(PY) -m ruff check --quiet --fix .
+	$(PY) -m ruff format --quiet .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call apt,PACKAGES): install through apt where this user may; false where not
+define apt
+if [ "$$(id -u)" = 0 ]; then as_root=env; \
+elif sudo -n true 2>/dev/null; then as_root="sudo -n env"; else as_root=false; fi; \
+command -v apt-get >/dev/null && $$as_root true && \
+echo "installing $(1) through apt" && \
+$$as_root DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null && \
+$$as_root DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null
+endef
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"python: expected 3.11 or newer, got {v.major}.{v.minor}")'
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  { $(call apt,python3-venv); } || { echo "python3 -m venv: expected to work, needs the package python3-venv" >&2; exit 1; }; \
+	fi
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-app: $(VENV)/.python requirements.txt constraints.txt
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
+	@echo "installing the test tools"
+	@$(PIP) --requirement requirements-dev.txt
+	@touch $@
+
+chromium:
+	@test -x $(CHROMIUM) || { $(call apt,chromium); } || \
+	  echo "no chromium at $(CHROMIUM) and none installed: the browser test will be skipped"
