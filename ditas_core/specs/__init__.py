@@ -1,0 +1,41 @@
+"""Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
+
+from .quantization import (
+    ACTIVATION_BITS,
+    BIT_PRESETS,
+    CONVENTIONS,
+    FULL_PRECISION_BITS,
+    WEIGHT_BITS,
+    BitWidths,
+    Convention,
+    Granularity,
+    QuantizerSpec,
+    SpecError,
+    get_convention,
+)
+from .recipe import METHODS, WEIGHTINGS, LayerRecipe, LowRankSpec, Recipe, default_rank, summarize
+from .sampling import SCHEDULERS, CalibrationSpec, SamplingSpec
+
+__all__ = [
+    "ACTIVATION_BITS",
+    "BIT_PRESETS",
+    "CONVENTIONS",
+    "FULL_PRECISION_BITS",
+    "METHODS",
+    "SCHEDULERS",
+    "WEIGHTINGS",
+    "WEIGHT_BITS",
+    "BitWidths",
+    "CalibrationSpec",
+    "Convention",
+    "Granularity",
+    "LayerRecipe",
+    "LowRankSpec",
+    "QuantizerSpec",
+    "Recipe",
+    "SamplingSpec",
+    "SpecError",
+    "default_rank",
+    "get_convention",
+    "summarize",
+]

@@ -1,0 +1,164 @@
+"""What a quantizer does: bits, symmetry, granularity, levels; the conventions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+WEIGHT_BITS = range(2, 9)
+ACTIVATION_BITS = range(4, 17)
+FULL_PRECISION_BITS = 16
+"""From this many bits on a tensor is left alone."""
+
+
+class SpecError(ValueError):
+    """A setting outside its range: says what was expected and what came."""
+
+
+class Granularity(StrEnum):
+    """Which elements share one scale.
+
+    ======================  ==================  ===============================
+    granularity             input shape         scale shape
+    ======================  ==================  ===============================
+    per_tensor              (...)               (1, ..., 1)
+    per_token               (..., C)            (..., 1)
+    per_channel             (C_out, C_in)       (C_out, 1)
+    per_input_channel       (C_out, C_in)       (1, C_in)
+    per_group               (C_out, C_in)       (C_out, ceil(C_in/G), 1)
+    per_strided_group       (C_out, C_in)       (1, C_out*C_in/G, 1), see quantizer
+    ======================  ==================  ===============================
+    """
+
+    PER_TENSOR = "per_tensor"
+    PER_TOKEN = "per_token"
+    PER_CHANNEL = "per_channel"
+    PER_INPUT_CHANNEL = "per_input_channel"
+    PER_GROUP = "per_group"
+    PER_STRIDED_GROUP = "per_strided_group"
+
+
+GROUPED = (Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP)
+
+
+@dataclass(frozen=True)
+class QuantizerSpec:
+    """An affine quantizer ``q = clamp(round(x / scale) + zero_point, qmin, qmax)``.
+
+    ``steps`` is the number of intervals that the range is cut into:
+    ``2^b - 1`` (every level used) or ``2^b`` (the released code: the top level
+    clips). ``group_size`` is the number of elements that share one scale and is
+    used by the two group granularities only.
+    """
+
+    bits: int
+    symmetric: bool
+    granularity: Granularity
+    group_size: int = 0
+    power_of_two_steps: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= FULL_PRECISION_BITS:
+            raise SpecError(f"bits: expected 2 to {FULL_PRECISION_BITS}, got {self.bits}")
+        if self.granularity in GROUPED and self.group_size < 1:
+            raise SpecError(f"group_size: expected at least 1, got {self.group_size}")
+        if self.symmetric and self.power_of_two_steps:
+            raise SpecError("power_of_two_steps: expected an asymmetric quantizer")
+
+    @property
+    def qmin(self) -> int:
+        return -(2 ** (self.bits - 1)) + 1 if self.symmetric else 0
+
+    @property
+    def qmax(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+
+    @property
+    def steps(self) -> int:
+        """Intervals between the lowest and the highest representable value."""
+        return 2**self.bits if self.power_of_two_steps else self.qmax - self.qmin
+
+    def with_bits(self, bits: int) -> QuantizerSpec:
+        return replace(self, bits=bits)
+
+
+@dataclass(frozen=True)
+class BitWidths:
+    """WxAy: weight bits (2 to 8) and activation bits (4 to 16; 16 = left alone)."""
+
+    weight: int
+    activation: int
+
+    def __post_init__(self) -> None:
+        if self.weight not in WEIGHT_BITS and self.weight != FULL_PRECISION_BITS:
+            raise SpecError(f"weight bits: expected 2 to 8, or 16 for none, got {self.weight}")
+        if self.activation not in ACTIVATION_BITS:
+            raise SpecError(f"activation bits: expected 4 to 16, got {self.activation}")
+
+    @staticmethod
+    def parse(text: str) -> BitWidths:
+        """``"W4A8"`` -> ``BitWidths(4, 8)``."""
+        found = re.fullmatch(r"[Ww](\d{1,2})[Aa](\d{1,2})", text.strip())
+        if found is None:
+            raise SpecError(f"bits: expected something like W4A8, got {text!r}")
+        return BitWidths(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"W{self.weight}A{self.activation}"
+
+
+BIT_PRESETS = ("W8A8", "W4A8", "W4A6", "W4A4")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A named pair of quantizers; ``weight`` and ``activation`` hold placeholder bits.
+
+    branch_input   what the low-rank branch multiplies: the full-precision input
+                   ("full") or the quantized one ("quantized")
+    """
+
+    name: str
+    summary: str
+    weight: QuantizerSpec
+    activation: QuantizerSpec
+    branch_input: str
+
+    def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
+        """The weight and the activation quantizer at these bits."""
+        return self.weight.with_bits(bits.weight), self.activation.with_bits(bits.activation)
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "integer": Convention(
+        name="integer",
+        summary="weights per output channel, activations per token: runs as an integer product",
+        weight=QuantizerSpec(8, False, Granularity.PER_CHANNEL),
+        activation=QuantizerSpec(8, False, Granularity.PER_TOKEN),
+        branch_input="full",
+    ),
+    "paper": Convention(
+        name="paper",
+        summary="weights per input channel, activations per tensor and step, as described",
+        weight=QuantizerSpec(8, False, Granularity.PER_INPUT_CHANNEL),
+        activation=QuantizerSpec(8, False, Granularity.PER_TENSOR),
+        branch_input="quantized",
+    ),
+    "released": Convention(
+        name="released",
+        summary="what the authors' code computes: strided groups of 32 weights, 2^b steps",
+        weight=QuantizerSpec(
+            8, False, Granularity.PER_STRIDED_GROUP, group_size=32, power_of_two_steps=True
+        ),
+        activation=QuantizerSpec(8, False, Granularity.PER_TENSOR, power_of_two_steps=True),
+        branch_input="quantized",
+    ),
+}
+
+
+def get_convention(name: str) -> Convention:
+    """The convention of that name."""
+    if name not in CONVENTIONS:
+        raise SpecError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {name!r}")
+    return CONVENTIONS[name]
