@@ -1,0 +1,24 @@
+"""Affine quantization: pure functions on tensors."""
+
+from .affine import (
+    QParams,
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    fake_quantize_in_range,
+    params_from_range,
+    quantize,
+)
+from .packing import pack_nibbles, unpack_nibbles
+
+__all__ = [
+    "QParams",
+    "choose_qparams",
+    "dequantize",
+    "fake_quantize",
+    "fake_quantize_in_range",
+    "pack_nibbles",
+    "params_from_range",
+    "quantize",
+    "unpack_nibbles",
+]

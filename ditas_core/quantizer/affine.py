@@ -1,0 +1,108 @@
+"""Affine quantization of tensors: the only place of the package that rounds.
+
+    scale = (hi - lo) / steps            asymmetric: lo = min(x), hi = max(x)
+    scale = 2 max|x| / (qmax - qmin)     symmetric
+    q     = clamp(round(x / scale) + zero_point, qmin, qmax)
+    x_hat = (q - zero_point) * scale
+
+The range of an asymmetric quantizer is widened to hold 0, so that zeros stay
+exact and the zero point fits the codes. Group constant at zero: scale = 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..specs import QuantizerSpec
+from .grouping import group_view, ungroup
+
+TINY = 1e-30
+
+
+class QParams(NamedTuple):
+    """Scale and zero point, broadcastable against the grouped tensor."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
+    """Scale and zero point that cover [lo, hi] elementwise.
+
+    Raises:
+        ValueError: the range holds NaN or infinity.
+    """
+    if not bool(torch.isfinite(lo).all() and torch.isfinite(hi).all()):
+        raise ValueError("range: expected finite values, got NaN or infinity")
+    if spec.symmetric:
+        bound = torch.maximum(lo.abs(), hi.abs())
+        scale = bound / (spec.steps / 2)
+        zero_point = torch.zeros_like(scale)
+    else:
+        lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+        scale = (hi - lo) / spec.steps
+    scale = torch.where(scale > TINY, scale, torch.ones_like(scale))
+    if not spec.symmetric:
+        zero_point = torch.round(-lo / scale).clamp(spec.qmin, spec.qmax)
+    return QParams(scale, zero_point)
+
+
+def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
+    """Scale and zero point of ``x`` at the spec's granularity.
+
+    Shapes: see ``Granularity``; group granularities give one per group.
+    """
+    grouped, dims = group_view(x, spec)
+    return params_from_range(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
+
+
+def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
+    """Integer codes (as floats) of an already grouped tensor."""
+    codes = torch.round(x / params.scale) + params.zero_point
+    return codes.clamp(spec.qmin, spec.qmax)
+
+
+def from_codes(codes: Tensor, params: QParams) -> Tensor:
+    """``(q - zero_point) * scale`` on an already grouped tensor."""
+    return (codes - params.zero_point) * params.scale
+
+
+def quantize(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
+    """Codes in ``x``'s own shape, int16, and their parameters."""
+    params = choose_qparams(x, spec)
+    grouped, _ = group_view(x, spec)
+    codes = to_codes(grouped, params, spec)
+    return ungroup(codes, x.shape, spec).to(torch.int16), params
+
+
+def dequantize(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
+    """Values of codes that ``quantize`` gave, in the codes' shape."""
+    grouped, _ = group_view(codes.to(params.scale.dtype), spec)
+    return ungroup(from_codes(grouped, params), codes.shape, spec)
+
+
+def fake_quantize(x: Tensor, spec: QuantizerSpec) -> Tensor:
+    """Quantize and dequantize; ``x`` itself when the spec has 16 bits.
+
+    The source tensor is never written to.
+    """
+    if spec.bits >= 16:
+        return x
+    grouped, dims = group_view(x, spec)
+    params = params_from_range(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
+    return ungroup(from_codes(to_codes(grouped, params, spec), params), x.shape, spec)
+
+
+def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> Tensor:
+    """Quantize and dequantize ``x`` in a range known from elsewhere.
+
+    Used where ``x`` is a part of a tensor whose exact range was recorded:
+    ``lo`` and ``hi`` broadcast against ``x``.
+    """
+    if spec.bits >= 16:
+        return x
+    params = params_from_range(lo, hi, spec)
+    return from_codes(to_codes(x, params, spec), params)
