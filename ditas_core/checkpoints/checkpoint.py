@@ -1,0 +1,165 @@
+"""A DiT checkpoint: transformer, autoencoder, schedule, class names, licence, hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+from .layers import SmoothingGroup, smoothing_groups
+
+NULL_CLASS = 1000
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: what was expected, what came, what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Immutable once loaded; nothing in the package writes to its modules.
+
+    fingerprint  sha256 over the transformer's tensors (names, shapes, float32 bytes)
+    scheduler    the scheduler's configuration as stored
+    """
+
+    name: str
+    path: Path
+    transformer: DiTTransformer2DModel
+    vae: AutoencoderKL
+    scheduler: dict[str, Any]
+    class_names: tuple[str, ...]
+    licence: str
+
+    @property
+    def groups(self) -> tuple[SmoothingGroup, ...]:
+        return smoothing_groups(self.transformer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.transformer)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        size = int(self.transformer.config.sample_size)
+        return int(self.transformer.config.in_channels), size, size
+
+    @property
+    def width(self) -> int:
+        config = self.transformer.config
+        return int(config.num_attention_heads) * int(config.attention_head_dim)
+
+    @property
+    def image_size(self) -> int:
+        down = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.transformer.config.sample_size) * down
+
+    def class_index(self, name: str) -> int:
+        """Index of a class given by name or number."""
+        wanted = name.strip()
+        if wanted in self.class_names:
+            return self.class_names.index(wanted)
+        if wanted.isascii() and wanted.isdigit() and int(wanted) < len(self.class_names):
+            return int(wanted)
+        raise CheckpointError(
+            f"class: expected a name or number below {len(self.class_names)}, got {name!r}; "
+            f"names are {', '.join(self.class_names[:60])}"
+        )
+
+
+def fingerprint(transformer: torch.nn.Module) -> str:
+    """sha256 over sorted names, shapes and float32 bytes of all tensors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(transformer.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of at most 1 MB."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.name}: expected this file in {path.parent}, found none")
+    if path.stat().st_size > 1_000_000:
+        raise CheckpointError(f"{path.name}: expected at most 1 MB, got {path.stat().st_size} B")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name}: expected JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
+    """``id2label`` of a DiTPipeline's ``model_index.json`` as a tuple."""
+    labels = index.get("id2label") or {}
+    try:
+        count = len(labels)
+        return tuple(str(labels[str(i)]) for i in range(count))
+    except (KeyError, TypeError):
+        raise CheckpointError(
+            'model_index.json: expected id2label with the keys "0", "1", ... without gaps'
+        ) from None
+
+
+def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
+    """Load a local diffusers DiT folder; safetensors only, in float32 on the CPU.
+
+    Raises:
+        CheckpointError: not a DiTPipeline folder, or a part of it is missing or damaged.
+    """
+    index = read_json(path / "model_index.json")
+    if index.get("_class_name") != "DiTPipeline":
+        raise CheckpointError(
+            f"model_index.json: expected a DiTPipeline, got {index.get('_class_name')!r}"
+        )
+    config = read_json(path / "transformer" / "config.json")
+    if config.get("_class_name") != "DiTTransformer2DModel":
+        raise CheckpointError(
+            f"transformer: expected a DiTTransformer2DModel, got {config.get('_class_name')!r}"
+        )
+    if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero":
+        raise CheckpointError(
+            f"transformer: expected adaLN-Zero blocks, got norm_type {config['norm_type']!r}"
+        )
+    try:
+        transformer = DiTTransformer2DModel.from_pretrained(
+            path / "transformer", torch_dtype=torch.float32, use_safetensors=True
+        )
+        vae = AutoencoderKL.from_pretrained(
+            path / "vae", torch_dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:  # diffusers raises many types; each means an unusable folder
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path.name}: expected transformer/ and vae/ with safetensors weights ({first})"
+        ) from error
+    transformer.requires_grad_(False).eval()
+    vae.requires_grad_(False).eval()
+    return Checkpoint(
+        name=name or path.name,
+        path=path,
+        transformer=transformer,
+        vae=vae,
+        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
+        class_names=names_from_index(index)
+        or tuple(str(i) for i in range(int(config.get("num_embeds_ada_norm", 1000)))),
+        licence=licence or licence_of_card(path / "README.md"),
+    )
+
+
+def licence_of_card(path: Path) -> str:
+    """The licence that a model card's front matter names, or "unknown"."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
+            if line.startswith("license:"):
+                return line.split(":", 1)[1].strip()
+    return "unknown"
