@@ -1,0 +1,131 @@
+"""The Calibration: what one full-precision guided trajectory showed, saved as one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..smoothing import temporal_aggregate
+from ..specs import CalibrationSpec, SamplingSpec, SpecError
+
+FORMAT = "ditas-calibration-1"
+CONDITIONAL, UNCONDITIONAL = 0, 1
+
+
+class CalibrationError(ValueError):
+    """A calibration file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """Inputs of one smoothing group over T steps, C channels, the two guidance halves.
+
+    low, high    exact minimum and maximum, (T, 2, C); half 0 is conditional
+    tokens       input tokens drawn uniformly, (T, K, C), float16
+    energy       exact mean square per channel, (T, C)
+    """
+
+    low: Tensor
+    high: Tensor
+    tokens: Tensor
+    energy: Tensor
+
+    @property
+    def absmax(self) -> Tensor:
+        """max(|low|, |high|), (T, 2, C)."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    def aggregated_absmax(self) -> Tensor:
+        """Maximum over steps and halves, (C,)."""
+        return temporal_aggregate(self.absmax)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics of every smoothing group, with the settings that gave them."""
+
+    checkpoint: str
+    spec: CalibrationSpec
+    timesteps: tuple[int, ...]
+    groups: dict[str, GroupStatistics] = field(repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over settings and tensors; the identity that recipes refer to."""
+        digest = hashlib.sha256(self.checkpoint.encode())
+        digest.update(json.dumps(asdict(self.spec), sort_keys=True).encode())
+        for name in sorted(self.groups):
+            stats = self.groups[name]
+            for tensor in (stats.low, stats.high, stats.tokens, stats.energy):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write safetensors beside ``path`` and rename."""
+        tensors = {}
+        for name, stats in self.groups.items():
+            tensors[f"{name}.low"] = stats.low
+            tensors[f"{name}.high"] = stats.high
+            tensors[f"{name}.tokens"] = stats.tokens
+            tensors[f"{name}.energy"] = stats.energy
+        metadata = {
+            "format": FORMAT,
+            "checkpoint": self.checkpoint,
+            "spec": json.dumps(asdict(self.spec)),
+            "timesteps": json.dumps(self.timesteps),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=metadata)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: Path) -> Calibration:
+        """Inverse of ``save``.
+
+        Raises:
+            CalibrationError: no such file, or not a calibration.
+        """
+        if not path.is_file():
+            raise CalibrationError(f"calibration: expected a file, found none at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise CalibrationError(
+                        f"{path.name}: expected a file written by calibrate, got another"
+                    )
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            settings = json.loads(metadata["spec"])
+            spec = CalibrationSpec(**{**settings, "sampling": SamplingSpec(**settings["sampling"])})
+            names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
+            groups = {
+                name: GroupStatistics(
+                    low=tensors[f"{name}.low"],
+                    high=tensors[f"{name}.high"],
+                    tokens=tensors[f"{name}.tokens"],
+                    energy=tensors[f"{name}.energy"],
+                )
+                for name in names
+            }
+            times = tuple(json.loads(metadata["timesteps"]))
+        except (SafetensorError, KeyError, TypeError, ValueError, SpecError) as error:
+            if isinstance(error, CalibrationError):
+                raise
+            raise CalibrationError(
+                f"{path.name}: expected a file written by calibrate ({error})"
+            ) from error
+        return Calibration(metadata["checkpoint"], spec, times, groups)
