@@ -1,0 +1,5 @@
+"""Quantized linear layers."""
+
+from .linear import QuantizedLinear
+
+__all__ = ["QuantizedLinear"]
