@@ -1,0 +1,165 @@
+"""A quantized checkpoint on disk: a self-contained folder, written whole or not at all.
+
+ditas.json                 format, base checkpoint's name, fingerprint, class names, licence
+recipe.json                the recipe
+transformer/config.json    the base transformer's configuration
+transformer/quantized.safetensors   integer codes, scales, branches and what stayed float
+vae/, scheduler/           as in the base checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..checkpoints import Checkpoint, CheckpointError, get_linear, smoothing_groups
+from ..checkpoints.checkpoint import read_json
+from ..layers import QuantizedLinear
+from ..quantizer import QParams, pack_nibbles, unpack_nibbles
+from ..specs import Recipe, get_convention
+
+FORMAT = "ditas-quantized-1"
+WEIGHTS = "quantized.safetensors"
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``target`` when the block ends without an error.
+
+    Raises:
+        FileExistsError: ``target`` exists and is not an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"out: expected a new or empty folder, got {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield work
+        if target.is_dir():
+            target.rmdir()
+        os.replace(work, target)
+        target.chmod(0o755)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def save_quantized(
+    target: Path, checkpoint: Checkpoint, transformer: DiTTransformer2DModel, recipe: Recipe
+) -> None:
+    """Write the folder described above."""
+    with whole_folder(target) as work:
+        marker = {
+            "format": FORMAT,
+            "base": checkpoint.name,
+            "fingerprint": checkpoint.fingerprint,
+            "class_names": checkpoint.class_names,
+            "licence": checkpoint.licence,
+        }
+        (work / "ditas.json").write_text(json.dumps(marker, indent=1), encoding="utf-8")
+        (work / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
+        (work / "transformer").mkdir()
+        shutil.copyfile(
+            checkpoint.path / "transformer" / "config.json", work / "transformer" / "config.json"
+        )
+        for part in ("vae", "scheduler"):
+            shutil.copytree(checkpoint.path / part, work / part)
+        save_file(compact(transformer), work / "transformer" / WEIGHTS)
+
+
+def compact(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
+    """The state dict, small: codes of at most 4 bits two to a byte, floats in half
+    precision where that is exact."""
+    small = {
+        f"{name}.codes"
+        for name, module in transformer.named_modules()
+        if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= 4
+    }
+    tensors = {}
+    for key, value in transformer.state_dict().items():
+        if key in small:
+            value = pack_nibbles(value)
+        elif value.is_floating_point() and bool((value.half().to(value.dtype) == value).all()):
+            value = value.half()
+        tensors[key] = value.contiguous().clone()
+    return tensors
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether ``path`` is a folder written by ``save_quantized``."""
+    return (path / "ditas.json").is_file()
+
+
+def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
+    """The quantized transformer as a Checkpoint (its fingerprint is its own), and its recipe.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit the recipe.
+    """
+    marker = read_json(path / "ditas.json")
+    if marker.get("format") != FORMAT:
+        raise CheckpointError(f"{path.name}: expected format {FORMAT}, got {marker.get('format')}")
+    try:
+        recipe = Recipe.from_json((path / "recipe.json").read_text(encoding="utf-8"))
+        stored = load_file(path / "transformer" / WEIGHTS)
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
+        config = read_json(path / "transformer" / "config.json")
+        transformer = DiTTransformer2DModel.from_config(config)
+        vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32)
+        install_layers_(transformer, recipe, tensors)
+        transformer.load_state_dict(tensors, strict=True)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
+    transformer.requires_grad_(False).eval()
+    vae.requires_grad_(False).eval()
+    checkpoint = Checkpoint(
+        name=path.name,
+        path=path,
+        transformer=transformer,
+        vae=vae,
+        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
+        class_names=tuple(marker["class_names"]),
+        licence=str(marker["licence"]),
+    )
+    return checkpoint, recipe
+
+
+def install_layers_(
+    transformer: DiTTransformer2DModel, recipe: Recipe, tensors: dict[str, Tensor]
+) -> None:
+    """Put quantized layers, with buffers from ``tensors``, where the recipe has them.
+
+    Packed codes in ``tensors`` are replaced by unpacked ones.
+    """
+    convention = get_convention(recipe.convention)
+    for group in smoothing_groups(transformer):
+        layer = recipe.layers[group.name]
+        weight_spec, activation_spec = convention.quantizers(layer.bits)
+        for name in group.layers:
+            if weight_spec.bits <= 4:
+                columns = get_linear(transformer, name).in_features
+                tensors[f"{name}.codes"] = unpack_nibbles(tensors[f"{name}.codes"], columns)
+            quantized = QuantizedLinear(
+                weight_spec,
+                activation_spec,
+                tensors[f"{name}.codes"],
+                QParams(tensors[f"{name}.scale"], tensors[f"{name}.zero_point"]),
+                tensors[f"{name}.bias"],
+                tensors[f"{name}.up"],
+                tensors[f"{name}.down"],
+                tensors.get(f"{name}.smoothing"),
+                convention.branch_input == "full",
+            )
+            parent, _, child = name.rpartition(".")
+            transformer.get_submodule(parent)._modules[child] = quantized
