@@ -1,0 +1,113 @@
+"""Paired runs: the same seed, noise and classes through two transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import Checkpoint
+from ..evaluation import Interval, interval, psnr_db, sqnr_db, ssim
+from ..sampling import decode_latents, iterate_latents
+from ..specs import SamplingSpec
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One run: latents after every step (S, N, C, H, W), timesteps, decoded images in [0, 1]."""
+
+    latents: Tensor
+    timesteps: tuple[int, ...]
+    images: Tensor
+
+    @property
+    def final(self) -> Tensor:
+        return self.latents[-1]  # (N, C, H, W)
+
+
+@dataclass(frozen=True)
+class TrajectoryProgress:
+    """Samples ``first`` to ``last`` have finished step ``step`` of ``steps``."""
+
+    step: int
+    steps: int
+    done: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A quantized run against its full-precision reference, per sample, (N,) each.
+
+    divergence  latent SQNR in dB after every step, (S, N)
+    """
+
+    latent_sqnr: Tensor
+    psnr: Tensor
+    ssim: Tensor
+    divergence: Tensor
+
+    def summary(self) -> dict[str, Interval]:
+        """Mean and 95 % confidence interval of every metric."""
+        return {
+            "latent_sqnr_db": interval(self.latent_sqnr),
+            "psnr_db": interval(self.psnr),
+            "ssim": interval(self.ssim),
+        }
+
+
+def run_trajectory(
+    checkpoint: Checkpoint,
+    transformer: nn.Module,
+    labels: Tensor,
+    spec: SamplingSpec,
+    seed: int,
+    batch: int = 16,
+) -> Iterator[TrajectoryProgress | Trajectory]:
+    """Sample in batches with a given transformer; yields after every step, last the Trajectory.
+
+    Sample i starts from the noise of seed + i whatever the batch size.
+    """
+    parts: list[Tensor] = []
+    timesteps: tuple[int, ...] = ()
+    for first in range(0, len(labels), batch):
+        chunk = labels[first : first + batch]
+        latents, times = [], []
+        for step in iterate_latents(
+            transformer,
+            checkpoint.scheduler,
+            chunk,
+            checkpoint.latent_shape,
+            spec,
+            seed + first,
+        ):
+            latents.append(step.latents)
+            times.append(step.timestep)
+            yield TrajectoryProgress(step.index + 1, step.total, first, len(labels))
+        parts.append(torch.stack(latents))  # (S, n, C, H, W)
+        timesteps = tuple(times)
+    latents_all = torch.cat(parts, dim=1)  # (S, N, C, H, W)
+    images = decode_latents(checkpoint.vae, latents_all[-1])
+    yield Trajectory(latents_all, timesteps, images)
+
+
+def compare(reference: Trajectory, other: Trajectory) -> Comparison:
+    """Every metric of two runs over the same noise and classes.
+
+    Raises:
+        ValueError: the runs differ in shape.
+    """
+    if reference.latents.shape != other.latents.shape:
+        raise ValueError(
+            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
+            f"and {tuple(other.latents.shape)}"
+        )
+    steps = zip(reference.latents, other.latents, strict=True)
+    return Comparison(
+        latent_sqnr=sqnr_db(reference.final, other.final),
+        psnr=psnr_db(reference.images, other.images),
+        ssim=ssim(reference.images, other.images),
+        divergence=torch.stack([sqnr_db(a, b) for a, b in steps]),
+    )
