@@ -1,0 +1,183 @@
+"""The ``compare`` verb: paired runs of a reference and of several quantized models."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from ..artifact import load_quantized, whole_folder
+from ..calibration import Calibration
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..comparison import Trajectory, compare
+from ..conversion import inject_outliers
+from ..evaluation import Interval, interval
+from ..sampling import spread_labels
+from ..search import SearchSpec
+from ..specs import BitWidths, CalibrationSpec, SpecError, summarize
+from .commands import (
+    Report,
+    calibrated,
+    converted,
+    effective_bits,
+    finite,
+    low_rank_spec,
+    sampling_spec,
+    say,
+    searched,
+)
+from .images import contact_sheet, to_uint8
+from .progress import trajectory
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One quantized model; ``plain_of`` groups an ablation's rows by bits."""
+
+    label: str
+    recipe: str
+    transformer: nn.Module
+    bits: str = ""
+    method: str = ""
+
+
+def ablation(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Contestant]:
+    """Quantize on the spot: every bits x method."""
+    specs = [
+        SearchSpec(
+            BitWidths.parse(bits),
+            args.convention,
+            method.strip(),
+            low_rank_spec(args, checkpoint),
+        )
+        for bits in args.ablation.split(",")
+        for method in args.methods.split(",")
+    ]
+    calibration: Calibration | None = None
+    if args.calibration is not None:
+        calibration = Calibration.load(args.calibration)
+    for spec in specs:
+        if calibration is None:
+            # its own seed, far from the compared samples'
+            calibration = calibrated(
+                checkpoint, CalibrationSpec(sampling_spec(args), seed=1_000_000)
+            )
+        recipe, _ = searched(checkpoint, calibration, spec)
+        yield Contestant(
+            f"{spec.bits} {spec.method}",
+            summarize(recipe),
+            converted(checkpoint, recipe, calibration),
+            str(spec.bits),
+            spec.method,
+        )
+
+
+def contestants(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Contestant]:
+    for path in args.quantized:
+        quantized, recipe = load_quantized(path)
+        if recipe.checkpoint != checkpoint.fingerprint:
+            raise SpecError(
+                f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
+            )
+        yield Contestant(path.name, summarize(recipe), quantized.transformer)
+    if args.ablation:
+        yield from ablation(args, checkpoint)
+
+
+def metrics(summary: dict[str, Interval]) -> dict[str, Any]:
+    return {
+        key: {"mean": round(value.mean, 4), "ci95": finite(value.half_width), "n": value.n}
+        for key, value in summary.items()
+    }
+
+
+def run_compare(args: argparse.Namespace) -> Report:
+    if not args.quantized and not args.ablation:
+        raise SpecError("compare: expected quantized folders or --ablation BITS, got neither")
+    if args.inject > 1 and (args.quantized or not args.ablation):
+        raise SpecError("compare: --inject works with --ablation and without folders")
+    checkpoint = load_checkpoint(args.checkpoint)
+    if args.inject > 1:
+        injected = inject_outliers(checkpoint.transformer, args.inject)
+        checkpoint = replace(
+            checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
+        )
+    spec = sampling_spec(args)
+    labels = spread_labels(args.samples, len(checkpoint.class_names))
+    started = time.perf_counter()
+
+    def run(label: str, transformer: nn.Module) -> Trajectory:
+        return trajectory(label, checkpoint, transformer, labels, spec, args.seed)
+
+    reference = run("full precision", checkpoint.transformer)
+    images = {"full-precision": reference.images}
+    rows: list[dict[str, Any]] = []
+    plain: dict[str, Tensor] = {}
+    for one in contestants(args, checkpoint):
+        result = run(one.label, one.transformer)
+        found = compare(reference, result)
+        row: dict[str, Any] = {
+            "label": one.label,
+            "recipe": one.recipe,
+            "effective_bits": round(effective_bits(one.transformer), 3),
+            **metrics(found.summary()),
+        }
+        if one.method == "plain":
+            plain[one.bits] = found.latent_sqnr
+        elif one.bits in plain:
+            gain = interval(found.latent_sqnr - plain[one.bits])
+            row["gain_over_plain_db"] = metrics({"gain": gain})["gain"]
+        rows.append(row)
+        images[one.label.replace(" ", "-")] = result.images
+        say(args, line_of(row))
+    if args.out is not None:
+        with whole_folder(args.out) as work:
+            for name, pictures in images.items():
+                contact_sheet(to_uint8(pictures)).save(work / f"{name}.png")
+            side_by_side(images).save(work / "side-by-side.png")
+    return {
+        "checkpoint": checkpoint.name,
+        "fingerprint": checkpoint.fingerprint,
+        "injected": args.inject if args.inject > 1 else None,
+        "convention": args.convention if args.ablation else None,
+        "samples": args.samples,
+        "steps": spec.steps,
+        "guidance_scale": spec.guidance_scale,
+        "scheduler": spec.scheduler,
+        "seed": args.seed,
+        "results": rows,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """One result for people."""
+
+    def show(entry: dict[str, Any], digits: int) -> str:
+        spread = "" if entry["ci95"] is None else f" ± {entry['ci95']:.{digits}f}"
+        return f"{entry['mean']:.{digits}f}{spread}"
+
+    text = (
+        f"{row['label']:>16}  latent SQNR {show(row['latent_sqnr_db'], 2)} dB"
+        f"  PSNR {show(row['psnr_db'], 2)} dB  SSIM {show(row['ssim'], 4)}"
+        f"  {row['effective_bits']} bits/weight"
+    )
+    if "gain_over_plain_db" in row:
+        text += f"  gain over plain {show(row['gain_over_plain_db'], 2)} dB"
+    return text
+
+
+def side_by_side(images: dict[str, Tensor], limit: int = 8) -> Image.Image:
+    """One row per model, the first samples as columns."""
+    rows = [to_uint8(pictures[:limit]) for pictures in images.values()]
+    count, height, width, _ = rows[0].shape
+    sheet = Image.new("RGB", (count * width, len(rows) * height), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (x * width, y * height))
+    return sheet

@@ -1,0 +1,238 @@
+"""Argument parsing and dispatch of ``python -m ditas_core``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+EPILOG = """\
+a first walk, on the checkpoint that ships with the project:
+  python -m ditas_core info assets/fluent-emoji-dit
+  python -m ditas_core calibrate assets/fluent-emoji-dit --out calibration.safetensors
+  python -m ditas_core search assets/fluent-emoji-dit --calibration calibration.safetensors \\
+      --bits W4A8 --out recipe.json
+  python -m ditas_core quantize assets/fluent-emoji-dit --recipe recipe.json --out quantized/
+  python -m ditas_core sample quantized/ --classes cat-face,fruit --out samples/
+  python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Any:
+    """An argparse type: a finite number within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(
+                f"expected a number from {low:g} to {high:g}, got {text!r}"
+            ) from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"expected a number from {low:g} to {high:g}, got {text}"
+            )
+        return value
+
+    return parse
+
+
+def add_sampling(parser: argparse.ArgumentParser, steps: int = 50) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--steps", type=number(int, 1, 1000), default=steps, help="denoising steps (%(default)s)"
+    )
+    group.add_argument(
+        "--guidance",
+        type=number(float, 0, 50),
+        default=1.5,
+        help="classifier-free guidance scale; 1 is none (%(default)s)",
+    )
+    group.add_argument(
+        "--guided-channels",
+        type=number(int, 0, 64),
+        default=0,
+        help="latent channels that guidance acts on; 0 is all, as in diffusers; "
+        "the original DiT uses 3 (%(default)s)",
+    )
+    group.add_argument(
+        "--scheduler", choices=("ddim", "ddpm"), default="ddim", help="(%(default)s)"
+    )
+    group.add_argument(
+        "--seed",
+        type=number(int, 0, 2**31 - 1),
+        default=0,
+        help="sample i starts from the noise of seed + i (%(default)s)",
+    )
+
+
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quantization")
+    group.add_argument(
+        "--convention",
+        default="integer",
+        help="integer: runs as an integer product; paper: as described; "
+        "released: as the authors' code computes (%(default)s)",
+    )
+    group.add_argument(
+        "--rank",
+        type=number(int, 0, 256),
+        help="rank of the low-rank branch; default: 32 per 1152 of width, 8 for the demo",
+    )
+    group.add_argument(
+        "--weighting",
+        default="covariance",
+        help="norm of the low-rank fit: none, energy or covariance of the inputs (%(default)s)",
+    )
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="ditas",
+        description="Quantize Diffusion Transformers with DiTAS: look, search, convert, compare.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    def verb(name: str, text: str) -> Parser:
+        made: Parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        made.add_argument(
+            "--json", action="store_true", help="print one JSON object, alone on the last line"
+        )
+        made.add_argument(
+            "--threads", type=number(int, 0, 256), default=0, help="CPU threads; 0 is torch's own"
+        )
+        return made
+
+    info = verb("info", "what a checkpoint is: size, classes, layers, licence, hash")
+    info.add_argument("checkpoint", help="folder or known hub id")
+
+    calibrate = verb("calibrate", "record one full-precision trajectory's activations")
+    calibrate.add_argument("checkpoint", help="folder or known hub id")
+    calibrate.add_argument(
+        "--samples", type=number(int, 1, 256), default=8, help="samples in it (%(default)s)"
+    )
+    calibrate.add_argument(
+        "--tokens",
+        type=number(int, 1, 4096),
+        default=24,
+        help="input tokens kept per layer and step for the search (%(default)s)",
+    )
+    calibrate.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
+    add_sampling(calibrate)
+
+    search = verb("search", "choose every layer's smoothing strength from a calibration")
+    search.add_argument("checkpoint", help="folder or known hub id")
+    search.add_argument("--calibration", type=Path, required=True, help="file from calibrate")
+    search.add_argument("--bits", default="W4A8", help="W2 to W8, A4 to A16 (%(default)s)")
+    search.add_argument(
+        "--method",
+        default="ditas",
+        help="plain: round only; smoothing: alpha 0.5 everywhere; search: the grid; "
+        "ditas: the grid and the low-rank branch (%(default)s)",
+    )
+    search.add_argument("--out", type=Path, required=True, help="recipe to write (.json)")
+    add_quantization(search)
+
+    quantize = verb("quantize", "apply a recipe; write a self-contained quantized folder")
+    quantize.add_argument("checkpoint", help="folder or known hub id")
+    quantize.add_argument("--recipe", type=Path, required=True, help="file from search")
+    quantize.add_argument(
+        "--calibration", type=Path, help="file from calibrate; default: the one the recipe names"
+    )
+    quantize.add_argument("--out", type=Path, required=True, help="new folder to write")
+
+    sample = verb("sample", "draw images with a checkpoint or a quantized folder")
+    sample.add_argument("checkpoint", help="checkpoint, hub id or quantized folder")
+    sample.add_argument(
+        "--classes", default="", help="names or numbers, comma-separated; default: spread over all"
+    )
+    sample.add_argument(
+        "--samples",
+        type=number(int, 1, 1024),
+        default=0,
+        help="how many; default: one per class named, or 16",
+    )
+    sample.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_sampling(sample)
+
+    compare = verb("compare", "same noise through full precision and quantized models")
+    compare.add_argument("checkpoint", help="folder or known hub id: the reference")
+    compare.add_argument("quantized", nargs="*", type=Path, help="quantized folders")
+    compare.add_argument(
+        "--ablation",
+        default="",
+        metavar="BITS",
+        help="also quantize on the spot at these bits, for example W8A8,W4A8,W4A4",
+    )
+    compare.add_argument(
+        "--methods",
+        default="plain,ditas",
+        help="methods of --ablation: plain, smoothing, search, ditas (%(default)s)",
+    )
+    compare.add_argument(
+        "--calibration", type=Path, help="for --ablation; default: calibrated on the spot"
+    )
+    compare.add_argument(
+        "--inject",
+        type=number(float, 1, 1e4),
+        default=1.0,
+        metavar="K",
+        help="first make 3 channels of every foldable layer K times larger without changing "
+        "the function (injected outliers); needs --ablation",
+    )
+    compare.add_argument(
+        "--samples", type=number(int, 1, 4096), default=16, help="how many (%(default)s)"
+    )
+    compare.add_argument("--out", type=Path, help="new folder for the paired images")
+    add_sampling(compare)
+    add_quantization(compare)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 on success, 2 with one line on stderr for wrong input, 130 if interrupted."""
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    args = build_parser().parse_args(arguments)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    # torch and diffusers take seconds to import: after the arguments are known to be good
+    from . import commands
+    from .compare import run_compare
+
+    runners = {
+        "info": commands.run_info,
+        "calibrate": commands.run_calibrate,
+        "search": commands.run_search,
+        "quantize": commands.run_quantize,
+        "sample": commands.run_sample,
+        "compare": run_compare,
+    }
+    if args.threads:
+        commands.set_threads(args.threads)
+    try:
+        report = runners[args.verb](args)
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"ditas {args.verb}: {message}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"ditas {args.verb}: interrupted, nothing half-written\n")
+        return 130
+    if args.json:
+        sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
+    return 0
