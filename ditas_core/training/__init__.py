@@ -1,0 +1,1 @@
+"""The demo checkpoint's recipe: data, VAE, DiT, export and measurement."""

@@ -1,0 +1,218 @@
+"""Command line of the demo checkpoint's recipe: prepare, train, export, evaluate, card."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from safetensors import SafetensorError
+
+from .card import write_card
+from .data import prepare
+from .dit import DiTConfig, train_dit
+from .evaluate import EvaluationConfig, draw_sheet, evaluate, load_pipeline, save_image
+from .export import export_checkpoint
+from .runs import read_config
+from .vae import VAEConfig, train_vae
+
+EXAMPLE = """\
+the whole recipe:
+  python -m ditas_core.training prepare --out data/
+  python -m ditas_core.training train --data data/ --out runs/
+  python -m ditas_core.training export --run runs/ --out assets/NAME
+  python -m ditas_core.training evaluate assets/NAME --data data/ --run runs/
+  python -m ditas_core.training card assets/NAME
+"""
+EXPECTED_ERRORS = (ValueError, OSError, ArithmeticError, ImportError, SafetensorError)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, flush=True)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def images_file(data: Path, size: int) -> Path:
+    """The file of ``prepare`` for images of ``size`` pixels."""
+    path = data / f"images-{size}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected {path}, found none; make it with `prepare --size {size}`"
+        )
+    return path
+
+
+def run_prepare(args: argparse.Namespace) -> None:
+    try:
+        say(f"wrote {prepare(args.out, args.size, say)}")
+    except subprocess.CalledProcessError as error:
+        reason = "; ".join((error.stderr or "").strip().splitlines()[:2])
+        raise OSError(f"expected npm to fetch {error.cmd[2]}, got: {reason}") from error
+
+
+def run_train(args: argparse.Namespace) -> None:
+    data = images_file(args.data, args.size)
+    dit_config = DiTConfig(
+        minutes=args.minutes,
+        batch=args.batch,
+        layers=args.layers,
+        heads=args.heads,
+        head_dim=args.head_dim,
+        seed=args.seed,
+        compile=args.compile,
+    )
+    vae = args.out / "vae" / "vae"
+    if not (vae / "config.json").is_file():
+        say("training the VAE")
+        train_vae(data, args.out / "vae", VAEConfig(steps=args.vae_steps, seed=args.seed), say)
+    say("training the DiT")
+    train_dit(data, vae, args.out / "dit", dit_config, say)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    config = read_config(args.run / "dit", DiTConfig)
+    state = args.run / "dit" / "state.pt"
+    say(f"wrote {export_checkpoint(args.run / 'vae' / 'vae', state, args.out, config)}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    config = EvaluationConfig(
+        samples=args.samples,
+        steps=args.steps,
+        frechet_steps=args.frechet_steps,
+        guidance_scale=args.guidance,
+        seed=args.seed,
+    )
+    pipeline = load_pipeline(args.checkpoint)
+    if args.sheet is not None:
+        save_image(draw_sheet(pipeline, config, say), args.sheet)
+        say(f"wrote {args.sheet}")
+        return
+    data = images_file(args.data, pipeline.vae.config.sample_size)
+    out = args.out or args.checkpoint
+    report = evaluate(args.checkpoint, data, args.run, out, config, say)
+    for name in ("samples", "samples_subset", "held_out", "training_subset"):
+        group = report["frechet"][name]
+        say(f"Frechet distance of {group['images']} {name}: {group['distance']:.2f}")
+    say(f"VAE: {report['vae']['psnr_db']:.2f} dB PSNR")
+    strongest = max(report["outliers"], key=lambda layer: report["outliers"][layer])
+    say(f"strongest outlier: {report['outliers'][strongest]:.1f} x the median, in {strongest}")
+    say(f"wrote {out}/evaluate.json, contact-sheet.png and loss-curve.png")
+
+
+def run_card(args: argparse.Namespace) -> None:
+    say(f"wrote {write_card(args.checkpoint)}")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m ditas_core.training",
+        description="Make the demo checkpoint: a small DiT that draws emoji, trained on a CPU.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    dit, vae, measure = DiTConfig(), VAEConfig(), EvaluationConfig()
+
+    def add(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text, formatter_class=Defaults)
+        verb.set_defaults(run_verb=run)
+        return verb
+
+    verb = add("prepare", run_prepare, "Fetch the emoji with npm and write them as one file.")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the data")
+    verb.add_argument("--size", type=positive, default=64, help="pixels per side")
+
+    verb = add("train", run_train, "Train the VAE, then the DiT. Run it again to resume.")
+    verb.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the two runs")
+    verb.add_argument("--minutes", type=float, default=dit.minutes, help="wall time of the DiT")
+    verb.add_argument("--vae-steps", type=positive, default=vae.steps, help="steps of the VAE")
+    verb.add_argument("--size", type=positive, default=64, help="pixels per side of the images")
+    verb.add_argument("--layers", type=positive, default=dit.layers, help="blocks of the DiT")
+    verb.add_argument("--heads", type=positive, default=dit.heads, help="heads per block")
+    verb.add_argument("--head-dim", type=positive, default=dit.head_dim, help="width of a head")
+    verb.add_argument("--batch", type=positive, default=dit.batch, help="images per DiT step")
+    verb.add_argument("--seed", type=int, default=dit.seed, help="seed of both runs")
+    verb.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=dit.compile,
+        help="compile the DiT, which needs a C++ compiler and doubles its speed",
+    )
+
+    verb = add("export", run_export, "Write the trained weights as a diffusers DiTPipeline folder.")
+    verb.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
+    verb.add_argument("--out", type=Path, required=True, help="checkpoint folder, e.g. assets/NAME")
+
+    verb = add("evaluate", run_evaluate, "Measure a checkpoint and draw its contact sheet.")
+    verb.add_argument("checkpoint", type=Path, help="checkpoint folder, e.g. assets/NAME")
+    verb.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
+    verb.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
+    verb.add_argument("--out", type=Path, help="folder for the figures instead of the checkpoint's")
+    verb.add_argument(
+        "--samples", type=positive, default=measure.samples, help="images for the Frechet distance"
+    )
+    verb.add_argument(
+        "--steps", type=positive, default=measure.steps, help="DDIM steps of the contact sheet"
+    )
+    verb.add_argument(
+        "--frechet-steps",
+        type=positive,
+        default=measure.frechet_steps,
+        help="DDIM steps of those images",
+    )
+    verb.add_argument(
+        "--guidance",
+        type=float,
+        default=measure.guidance_scale,
+        help="classifier-free guidance scale, on all latent channels",
+    )
+    verb.add_argument("--seed", type=int, default=measure.seed, help="seed of the first sample")
+    verb.add_argument("--sheet", type=Path, help="only draw the contact sheet, into this PNG file")
+
+    verb = add("card", run_card, "Write the model card README.md of an evaluated checkpoint.")
+    verb.add_argument("checkpoint", type=Path, help="checkpoint folder, e.g. assets/NAME")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(arguments)
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        args.run_verb(args)
+    except EXPECTED_ERRORS as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

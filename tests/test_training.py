@@ -1,0 +1,365 @@
+"""The recipe of the demo checkpoint at tiny sizes: rules, runs, export, measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTPipeline
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ditas_core.training.__main__ import main
+from ditas_core.training.card import count_parameters, write_card
+from ditas_core.training.classes import CLASS_RULES, classify
+from ditas_core.training.data import composite_on_white
+from ditas_core.training.dit import DiTConfig, build_dit, save_state, train_dit
+from ditas_core.training.evaluate import (
+    EvaluationConfig,
+    contact_sheet,
+    frechet_distance,
+    load_pipeline,
+    loss_curve,
+    outlier_strength,
+    record_absmax,
+    sample,
+    symmetric_sqrt,
+    training_record,
+)
+from ditas_core.training.export import export_checkpoint
+from ditas_core.training.runs import Run, cosine_rate, read_config, read_log
+from ditas_core.training.vae import VAEConfig, build_vae, edges, train_vae, vae_loss
+
+SIZE = 16
+TINY_VAE = VAEConfig(steps=6, batch=2, save_every=3)
+TINY_DIT = DiTConfig(minutes=0.02, layers=2, heads=2, head_dim=16, batch=4, compile=False)
+NAMES = [rule.name for rule in CLASS_RULES]
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+def silent(_: str) -> None:
+    """A log nobody reads."""
+
+
+def same_tensors(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path_factory.mktemp("data") / f"images-{SIZE}.safetensors"
+    index = torch.arange(44)
+    pixels = torch.randint(256, (44, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    tensors = {"images": pixels, "labels": index % 5 - 1, "held_out": index % 11 == 0}
+    save_file(tensors | {"mirror": index % 2 == 0}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished tiny runs of the VAE and the DiT."""
+    folder = tmp_path_factory.mktemp("runs")
+    vae = train_vae(images, folder / "vae", TINY_VAE, silent)
+    train_dit(images, vae, folder / "dit", TINY_DIT, silent)
+    for name in ("vae", "dit"):  # too short to have logged a loss
+        Run(folder / name, silent).record(step=50, loss=0.5)
+        Run(folder / name, silent).record(step=100, loss=0.25)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("assets") / "tiny"
+    return export_checkpoint(run / "vae" / "vae", run / "dit" / "state.pt", target, TINY_DIT)
+
+
+@pytest.mark.parametrize(
+    ("subgroup", "label", "name"),
+    [
+        ("face-smiling", "grinning face", "happy-face"),
+        ("face-negative", "angry face with horns", "sad-face"),
+        ("person-role", "woman police officer: dark skin tone", "police-officer"),
+        ("person-fantasy", "Mrs. Claus", "santa"),
+        ("animal-mammal", "dog face", "mammal"),
+        ("time", "three-thirty", "clock"),
+        ("country-flag", "flag: Japan", "flag"),
+    ],
+)
+def test_classify_takes_the_first_rule_that_matches(subgroup: str, label: str, name: str) -> None:
+    index = classify(subgroup, label)
+    assert index is not None
+    assert CLASS_RULES[index].name == name
+
+
+@pytest.mark.parametrize(
+    ("subgroup", "label"),
+    [("face-negative", "skull"), ("animal-mammal", "paw prints"), ("time", "hourglass"), ("", "")],
+)
+def test_classify_leaves_out_what_no_rule_wants(subgroup: str, label: str) -> None:
+    assert classify(subgroup, label) is None
+
+
+def test_class_names_are_distinct_and_plain() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(name.replace("-", "").isalpha() and name.islower() for name in NAMES)
+
+
+def test_composite_puts_transparency_on_white(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 4), dtype=np.uint8)
+    pixels[:, 4:] = (255, 0, 0, 255)  # left half transparent black, right half red
+    Image.fromarray(pixels).save(tmp_path / "half.png")
+    out = composite_on_white(tmp_path / "half.png", 8)
+    assert out.shape == (8, 8, 3) and out.dtype == np.uint8
+    assert (out[:, :4] == 255).all()
+    assert (out[:, 4:] == (255, 0, 0)).all()
+
+
+def test_vae_loss_starts_with_mse_and_ramps_up_the_absolute_terms() -> None:
+    config = VAEConfig(absolute_from=100, kl_weight=0.5)
+    target, decoded, kl = torch.zeros(2, 3, 8, 8), torch.rand(2, 3, 8, 8), torch.tensor(2.0)
+    squared = decoded.square().mean()
+    absolute = 0.3 * decoded.abs().mean() + config.edge_weight * edges(decoded).abs().mean()
+    for step, share in ((0, 0.0), (99, 0.0), (100, 0.0), (300, 0.5), (500, 1.0), (9000, 1.0)):
+        loss = vae_loss(target, decoded, kl, step, config)
+        torch.testing.assert_close(loss, squared + 1.0 + share * absolute)
+
+
+def test_cosine_rate_warms_up_and_ends_at_its_floor() -> None:
+    assert cosine_rate(0, 100, 1.0, 10) == pytest.approx(0.1)
+    assert cosine_rate(10, 100, 1.0, 10) == pytest.approx(1.0)
+    assert cosine_rate(100, 100, 1.0, 10) == pytest.approx(0.02)
+    assert cosine_rate(500, 100, 1.0, 10) == pytest.approx(0.02)
+
+
+def test_a_resumed_vae_run_ends_where_an_uninterrupted_one_does(
+    images: Path, run: Path, tmp_path: Path
+) -> None:
+    def stop_at_the_end(line: str) -> None:
+        if "step 6" in line:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train_vae(images, tmp_path, TINY_VAE, stop_at_the_end)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
+    lines: list[str] = []
+    train_vae(images, tmp_path, TINY_VAE, lines.append)
+    assert lines[0].startswith("resuming at step 3")
+
+    whole = torch.load(run / "vae" / "state.pt", weights_only=True)
+    resumed = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert resumed["step"] == whole["step"] == 6
+    assert same_tensors(resumed["model"], whole["model"])
+    assert same_tensors(resumed["ema"], whole["ema"])
+    assert torch.equal(resumed["generator"], whole["generator"])
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    assert same_tensors(load_file(tmp_path / weights), load_file(run / "vae" / weights))
+
+
+def test_a_finished_dit_run_resumes_to_the_same_weights(
+    images: Path, run: Path, tmp_path: Path
+) -> None:
+    config = DiTConfig(
+        minutes=60, layers=1, heads=2, head_dim=8, batch=2, compile=False, save_every=2
+    )
+    states: list[int] = []
+
+    def count(run: Run, model: Any, ema: Any, optimizer: Any, generator: Any, step: int) -> None:
+        save_state(run, model, ema, optimizer, generator, step)
+        states.append(step)
+        if len(states) == 2:
+            raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("ditas_core.training.dit.save_state", count)
+        train_dit(images, run / "vae" / "vae", tmp_path, config, silent)
+    before = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert before["step"] == 4
+    spent = DiTConfig(minutes=0, layers=1, heads=2, head_dim=8, batch=2, compile=False)
+    train_dit(images, run / "vae" / "vae", tmp_path, spent, silent)
+    after = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert after["step"] == 4
+    assert same_tensors(after["model"], before["model"])
+    assert same_tensors(after["ema"], before["ema"])
+    assert after["optimizer"]["state"].keys() == before["optimizer"]["state"].keys()
+
+
+def test_a_run_refuses_another_shape(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected layers = 2, .* got 3"):
+        Run(run / "dit", silent).configure(DiTConfig(layers=3), fixed=("layers",))
+    assert read_config(run / "dit", DiTConfig) == TINY_DIT
+
+
+def test_log_counts_a_repeated_step_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, silent)
+    for step, loss in ((50, 3.0), (100, 2.0), (100, 1.0)):
+        run.record(step=step, loss=loss)
+    assert [(row["step"], row["loss"]) for row in read_log(tmp_path)] == [(50, 3.0), (100, 1.0)]
+
+
+def test_embedders_are_shared_while_training() -> None:
+    model = build_dit(4, TINY_DIT)
+    first, second = model.transformer_blocks
+    assert first.norm1.emb is second.norm1.emb
+    noisy, timesteps = torch.randn(2, 4, 4, 4), torch.tensor([10, 900])
+    out = model(noisy, timestep=timesteps, class_labels=torch.tensor([0, 1000])).sample
+    assert torch.equal(out, torch.zeros_like(out))  # adaLN-Zero: the last layer starts at zero
+
+
+def test_stock_pipeline_loads_the_averaged_weights_and_samples(run: Path, checkpoint: Path) -> None:
+    pipeline = DiTPipeline.from_pretrained(checkpoint)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.labels == {name: label for label, name in enumerate(NAMES)}
+    ema = torch.load(run / "dit" / "state.pt", weights_only=True)["ema"]
+    loaded = pipeline.transformer.state_dict()
+    assert loaded.keys() == ema.keys()
+    for name, weight in ema.items():
+        assert torch.equal(loaded[name], weight.half().float()), name
+    result = pipeline(
+        class_labels=[0, 50],
+        guidance_scale=2.0,
+        num_inference_steps=2,
+        generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+        output_type="np",
+    ).images
+    assert result.shape == (2, SIZE, SIZE, 3)
+    assert np.isfinite(result).all()
+
+
+def test_checkpoint_is_half_precision_complete_and_names_no_folder(checkpoint: Path) -> None:
+    for part in ("transformer", "vae"):
+        tensors = load_file(checkpoint / part / "diffusion_pytorch_model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"tiny"}
+    for path in checkpoint.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(encoding="utf-8")
+
+
+def test_export_replaces_a_checkpoint_but_nothing_else(run: Path, tmp_path: Path) -> None:
+    vae, state = run / "vae" / "vae", run / "dit" / "state.pt"
+    target = tmp_path / "tiny"
+    target.mkdir()
+    with pytest.raises(FileExistsError):
+        export_checkpoint(vae, state, target, TINY_DIT)
+    (target / "model_index.json").touch()
+    (target / "evaluate.json").touch()
+    export_checkpoint(vae, state, target, TINY_DIT)
+    assert not (target / "evaluate.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_parameters_count_shared_embedders_once(checkpoint: Path) -> None:
+    weights = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
+    distinct = sum(weight.numel() for weight in build_dit(4, TINY_DIT).parameters())
+    stored = sum(weight.numel() for weight in load_file(weights).values())
+    assert count_parameters(weights) == (stored, distinct)
+
+
+def test_samples_depend_on_their_own_seed_only(checkpoint: Path) -> None:
+    pipeline = load_pipeline(checkpoint)
+    together = sample(pipeline, [1, 2, 3], EvaluationConfig(steps=2, batch=3), silent)
+    apart = sample(pipeline, [1, 2, 3], EvaluationConfig(steps=2, batch=1), silent)
+    assert together.dtype == torch.uint8
+    assert (together.int() - apart.int()).abs().max() <= 1
+
+
+def test_symmetric_sqrt_squares_back() -> None:
+    factor = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = factor @ factor.T
+    root = symmetric_sqrt(matrix)
+    torch.testing.assert_close(root @ root, matrix)
+
+
+def test_frechet_distance_of_equal_sets_is_zero() -> None:
+    features = torch.randn(50, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert frechet_distance(features, features.flip(0)) == pytest.approx(0, abs=1e-9)
+    few = features[:5]  # fewer images than features: singular covariances
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_has_the_closed_form_of_gaussians() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(200, 3, dtype=torch.float64, generator=generator)
+    white = drawn - drawn.mean(0)
+    white = white @ torch.linalg.inv(symmetric_sqrt(white.T.cov()))  # exactly unit covariance
+    first_std, second_std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.5])
+    shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    expected = float((first_std - second_std).square().sum() + shift.square().sum())
+    actual = frechet_distance(white * first_std, white * second_std + shift)
+    assert actual == pytest.approx(expected, rel=1e-9)
+
+
+def test_outlier_strength_of_every_projection(checkpoint: Path) -> None:
+    pipeline = load_pipeline(checkpoint)
+    strengths = outlier_strength(pipeline, [0, 1], EvaluationConfig(steps=2, batch=2))
+    assert len(strengths) == 2 * 4
+    assert all(ratio >= 1 for ratio in strengths.values())
+
+
+def test_record_absmax_keeps_the_largest_and_leaves_no_hook(checkpoint: Path) -> None:
+    transformer = load_pipeline(checkpoint).transformer
+    proj = transformer.transformer_blocks[0].ff.net[0].proj
+    with record_absmax(transformer) as act_absmax:
+        proj(torch.full((1, 2, 32), -3.0))
+        proj(torch.ones(1, 2, 32))
+    assert torch.equal(act_absmax["transformer_blocks.0.ff.net.0.proj"], torch.full((32,), 3.0))
+    assert not proj._forward_pre_hooks
+
+
+def test_contact_sheet_places_every_image() -> None:
+    tiles = torch.zeros(8, 3, 128, 128, dtype=torch.uint8)
+    tiles[4:] = 200
+    sheet = np.asarray(contact_sheet(tiles, ["left", "right"]))
+    assert (sheet == 0).all(-1).sum() >= 4 * 128 * 128
+    assert (sheet == 200).all(-1).sum() >= 4 * 128 * 128
+
+
+def test_card_takes_its_figures_from_the_files(
+    run: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["card", str(checkpoint)]) == 2
+    assert capsys.readouterr().err.startswith("error: expected ")
+    group = {"images": 4, "distance": 123.456}
+    names = ("samples", "samples_subset", "held_out", "training_subset")
+    report = {
+        "config": EvaluationConfig().__dict__,
+        "image_size": SIZE,
+        "classes": {name: {"training": 7, "held_out": 1} for name in NAMES},
+        "frechet": {"reference_images": 357, **dict.fromkeys(names, group)},
+        "vae": {"held_out_images": 5, "psnr_db": 28.765},
+        "outliers": {"transformer_blocks.1.ff.net.2": 17.25},
+        "training": training_record(run),
+    }
+    (checkpoint / "evaluate.json").write_text(json.dumps(report), encoding="utf-8")
+    card = write_card(checkpoint).read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: mit\n")
+    for figure in ("357 images", "123.46", "28.77 dB", "| `ff.net.2` | 17.2 | 17.2 | 1 |"):
+        assert figure in card
+    assert loss_curve(run).size == (1280, 420)
+
+
+def test_command_line_says_one_line_and_exits_with_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert "images-64.safetensors" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "x", "--data", "d", "--run", "r", "--samples", "0"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_vae_reconstructs_the_size_it_was_given() -> None:
+    vae = build_vae(SIZE)
+    latent = vae.encode(torch.zeros(1, 3, SIZE, SIZE)).latent_dist.mean
+    assert latent.shape == (1, 4, SIZE // 4, SIZE // 4)
+    assert vae.decode(latent).sample.shape == (1, 3, SIZE, SIZE)
