@@ -1,12 +1,11 @@
 """Finding, checking and loading DiT checkpoints; the map to their layers."""
 
-from .checkpoint import NULL_CLASS, Checkpoint, CheckpointError, fingerprint, load_folder
+from .checkpoint import Checkpoint, CheckpointError, fingerprint, load_folder
 from .layers import Absorber, SmoothingGroup, get_linear, smoothing_groups
 from .sources import HUB_SOURCES, load_checkpoint
 
 __all__ = [
     "HUB_SOURCES",
-    "NULL_CLASS",
     "Absorber",
     "Checkpoint",
     "CheckpointError",

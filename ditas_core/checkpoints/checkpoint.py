@@ -14,8 +14,6 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from .layers import SmoothingGroup, smoothing_groups
 
-NULL_CLASS = 1000
-
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: what was expected, what came, what to do."""
@@ -68,9 +66,10 @@ class Checkpoint:
             return self.class_names.index(wanted)
         if wanted.isascii() and wanted.isdigit() and int(wanted) < len(self.class_names):
             return int(wanted)
+        shown = ", ".join(self.class_names[:60]) + (", ..." if len(self.class_names) > 60 else "")
         raise CheckpointError(
             f"class: expected a name or number below {len(self.class_names)}, got {name!r}; "
-            f"names are {', '.join(self.class_names[:60])}"
+            f"names are {shown}"
         )
 
 

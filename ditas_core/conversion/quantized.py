@@ -145,7 +145,7 @@ def quantize_transformer(
         if s is not None and group.absorber is Absorber.MODULATION:
             fold_producer_(result, group, s)
         yield ConversionProgress(group.name, index + 1, len(checkpoint.groups))
-    yield result
+    yield result.eval()
 
 
 def quantize_layer(

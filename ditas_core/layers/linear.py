@@ -76,7 +76,8 @@ class QuantizedLinear(nn.Module):
         """
         c_out, c_in = weight.shape
         up, down = branch if branch is not None else (torch.zeros(c_out, 0), torch.zeros(0, c_in))
-        up, down = up.half().float(), down.half().float()
+        up = up.half().float().contiguous()
+        down = down.half().float().contiguous()
         if weight_spec.bits >= FULL_PRECISION_BITS:
             codes, params = weight.clone(), QParams(torch.ones(1), torch.zeros(1))
         else:

@@ -1,7 +1,6 @@
 """The guided denoising loop."""
 
 from .loop import (
-    NULL_CLASS,
     Step,
     build_scheduler,
     decode_latents,
@@ -14,7 +13,6 @@ from .loop import (
 )
 
 __all__ = [
-    "NULL_CLASS",
     "Step",
     "build_scheduler",
     "decode_latents",

@@ -15,9 +15,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from ..specs import SamplingSpec
+from ..specs import NULL_CLASS, SamplingSpec
 
-NULL_CLASS = 1000
 StepCallback = Callable[["Step"], None]
 
 

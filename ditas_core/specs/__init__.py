@@ -14,7 +14,7 @@ from .quantization import (
     get_convention,
 )
 from .recipe import METHODS, WEIGHTINGS, LayerRecipe, LowRankSpec, Recipe, default_rank, summarize
-from .sampling import SCHEDULERS, CalibrationSpec, SamplingSpec
+from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -22,6 +22,7 @@ __all__ = [
     "CONVENTIONS",
     "FULL_PRECISION_BITS",
     "METHODS",
+    "NULL_CLASS",
     "SCHEDULERS",
     "WEIGHTINGS",
     "WEIGHT_BITS",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .quantization import SpecError
 
 SCHEDULERS = ("ddim", "ddpm")
+NULL_CLASS = 1000
+"""The unconditional class; stock DiTPipeline has no other."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ..specs import NULL_CLASS
 from .data import HELD_OUT_EVERY, IMAGE_PACKAGE, NAMES_PACKAGE
-from .dit import NULL_CLASS
 from .runs import write_text
 
 Json = dict[str, Any]

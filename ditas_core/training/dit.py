@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
+from ..specs import NULL_CLASS
 from .data import load_images, to_float
 from .runs import Log, Run, cosine_rate
-
-NULL_CLASS = 1000  # what stock DiTPipeline uses for the unconditional half
 
 
 @dataclass(frozen=True)

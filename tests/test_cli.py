@@ -1,0 +1,227 @@
+"""The command line, run as people run it, and the folders it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_random_checkpoint
+from diffusers import DDIMScheduler, DiTPipeline
+from PIL import Image
+
+from ditas_core.artifact import load_quantized, save_quantized, whole_folder
+from ditas_core.calibration import Calibration, calibrate
+from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from ditas_core.cli import main
+from ditas_core.conversion import quantize_transformer
+from ditas_core.search import SearchSpec, search
+from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stock pipeline folder of the random checkpoint."""
+    checkpoint = build_random_checkpoint()
+    target = tmp_path_factory.mktemp("cli") / "tiny"
+    scheduler = DDIMScheduler.from_config(checkpoint.scheduler)
+    DiTPipeline(checkpoint.transformer, checkpoint.vae, scheduler).save_pretrained(target)
+    index = target / "model_index.json"
+    names = {str(i): name for i, name in enumerate(checkpoint.class_names)}
+    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": names}))
+    return target
+
+
+def run_json(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> dict:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(folder)
+    calibration, recipe = str(tmp_path / "c.safetensors"), str(tmp_path / "r.json")
+    info = run_json(capsys, ["info", source])
+    assert info["blocks"] == 2 and info["width"] == 32 and len(info["groups"]) == 8
+    done = run_json(
+        capsys,
+        ["calibrate", source, "--steps", "3", "--samples", "2", "--out", calibration],
+    )
+    assert done["steps"] == 3 and Path(calibration).stat().st_size == done["bytes"]
+    found = run_json(
+        capsys,
+        ["search", source, "--calibration", calibration, "--bits", "W4A8", "--out", recipe],
+    )
+    assert set(found["alphas"]) == set(info["groups"])
+    quantized = tmp_path / "quantized"
+    made = run_json(capsys, ["quantize", source, "--recipe", recipe, "--out", str(quantized)])
+    assert 4 < made["effective_bits"] < 8
+    sampled = run_json(
+        capsys,
+        [
+            "sample",
+            str(quantized),
+            "--classes",
+            "cat,owl",
+            "--steps",
+            "2",
+            "--seed",
+            "3",
+            "--out",
+            str(tmp_path / "samples"),
+        ],
+    )
+    assert sampled["classes"] == ["cat", "owl"]
+    picture = Image.open(tmp_path / "samples" / "0000-cat.png")
+    assert picture.size == (info["image_size"],) * 2
+    compared = run_json(
+        capsys, ["compare", source, str(quantized), "--samples", "3", "--steps", "2"]
+    )
+    (row,) = compared["results"]
+    assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+
+
+def test_ablation_reports_paired_gains(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run_json(
+        capsys,
+        [
+            "compare",
+            str(folder),
+            "--ablation",
+            "W4A8",
+            "--methods",
+            "plain,search",
+            "--inject",
+            "50",
+            "--samples",
+            "3",
+            "--steps",
+            "2",
+            "--convention",
+            "paper",
+            "--out",
+            str(tmp_path / "images"),
+        ],
+    )
+    plain, searched = report["results"]
+    gain = searched["latent_sqnr_db"]["mean"] - plain["latent_sqnr_db"]["mean"]
+    assert searched["gain_over_plain_db"]["mean"] == pytest.approx(gain, abs=1e-3)
+    assert report["injected"] == 50 and "injected" in report["checkpoint"]
+    assert (tmp_path / "images" / "side-by-side.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "nowhere"],
+        ["info", "facebook/DiT-XL-2-1024"],
+        ["calibrate", "FOLDER", "--steps", "0", "--out", "OUT"],
+        ["calibrate", "FOLDER", "--guidance", "nan", "--out", "OUT"],
+        ["calibrate", "FOLDER", "--samples", "1e9", "--out", "OUT"],
+        ["search", "FOLDER", "--calibration", "nowhere", "--out", "OUT"],
+        ["search", "FOLDER", "--calibration", "nowhere", "--bits", "W9A8", "--out", "OUT"],
+        ["search", "FOLDER", "--calibration", "nowhere", "--convention", "best", "--out", "OUT"],
+        ["search", "FOLDER", "--calibration", "nowhere", "--method", "magic", "--out", "OUT"],
+        ["quantize", "FOLDER", "--recipe", "nowhere", "--out", "OUT"],
+        ["sample", "FOLDER", "--classes", "unicorn", "--out", "OUT"],
+        ["compare", "FOLDER"],
+        ["compare", "FOLDER", "nowhere"],
+        ["compare", "FOLDER", "--ablation", "W4"],
+        ["compare", "FOLDER", "--ablation", "W4A8", "--methods", "none"],
+        ["nonsense"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swap = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
+    try:
+        code = main([swap.get(word, word) for word in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    assert "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_module_runs_and_helps() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ditas_core", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert done.returncode == 0
+    for verb in ("info", "calibrate", "search", "quantize", "sample", "compare"):
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
+@pytest.mark.parametrize("bits", ["W2A4", "W4A8", "W8A16"])
+def test_a_saved_model_computes_the_same(
+    folder: Path, tmp_path: Path, convention: str, bits: str
+) -> None:
+    checkpoint = load_checkpoint(folder)
+    *_, calibration = calibrate(
+        checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=2, tokens=8)
+    )
+    assert isinstance(calibration, Calibration)
+    spec = SearchSpec(BitWidths.parse(bits), convention, low_rank=LowRankSpec(4), grid=(0.5,))
+    *_, recipe = search(checkpoint, calibration, spec)
+    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    save_quantized(tmp_path / "q", checkpoint, model, recipe)
+    loaded, again = load_quantized(tmp_path / "q")
+    assert again == recipe
+    x = torch.randn(2, *checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
+    inputs = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([1, 2])}
+    assert torch.equal(model(x, **inputs).sample, loaded.transformer(x, **inputs).sample)
+
+
+def test_a_damaged_quantized_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    *_, recipe = search_plain(checkpoint)
+    *_, model = quantize_transformer(checkpoint, recipe)
+    save_quantized(tmp_path / "q", checkpoint, model, recipe)
+    weights = tmp_path / "q" / "transformer" / "quantized.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="expected a whole quantized folder"):
+        load_quantized(tmp_path / "q")
+
+
+def search_plain(checkpoint: Checkpoint) -> list:
+    empty = Calibration(checkpoint.fingerprint, CalibrationSpec(), (), {})
+    return list(search(checkpoint, empty, SearchSpec(BitWidths(8, 8), method="plain")))
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError), whole_folder(target) as work:
+        (work / "half").write_text("x")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with whole_folder(target) as work:
+        (work / "all").write_text("x")
+    assert [p.name for p in target.iterdir()] == ["all"]
+    with pytest.raises(FileExistsError), whole_folder(target):
+        pass
+
+
+def test_hub_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="go online once, or pass a local"):
+        load_checkpoint("facebook/DiT-XL-2-256")
