@@ -17,7 +17,14 @@ from ditas_core.training.__main__ import main
 from ditas_core.training.card import count_parameters, write_card
 from ditas_core.training.classes import CLASS_RULES, classify
 from ditas_core.training.data import composite_on_white
-from ditas_core.training.dit import DiTConfig, build_dit, save_state, train_dit
+from ditas_core.training.dit import (
+    DiTConfig,
+    build_dit,
+    load_weights_,
+    plain_dit,
+    save_state,
+    train_dit,
+)
 from ditas_core.training.evaluate import (
     EvaluationConfig,
     contact_sheet,
@@ -363,3 +370,15 @@ def test_vae_reconstructs_the_size_it_was_given() -> None:
     latent = vae.encode(torch.zeros(1, 3, SIZE, SIZE)).latent_dist.mean
     assert latent.shape == (1, 4, SIZE // 4, SIZE // 4)
     assert vae.decode(latent).sample.shape == (1, 3, SIZE, SIZE)
+
+
+def test_a_run_starts_from_an_exported_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = DiTConfig(layers=2, heads=2, head_dim=16)
+    donor = plain_dit(8, config)
+    donor.save_pretrained(tmp_path / "donor" / "transformer")
+    model = build_dit(8, config)
+    shared = model.transformer_blocks[0].norm1.emb
+    load_weights_(model, tmp_path / "donor")
+    assert model.transformer_blocks[1].norm1.emb is shared
+    assert torch.equal(model.proj_out_2.weight, donor.proj_out_2.weight)

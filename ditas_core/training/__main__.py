@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -85,14 +86,17 @@ def run_train(args: argparse.Namespace) -> None:
         heads=args.heads,
         head_dim=args.head_dim,
         seed=args.seed,
+        coarse_share=args.coarse_share,
         compile=args.compile,
     )
     vae = args.out / "vae" / "vae"
+    if args.init is not None and not vae.is_dir():
+        shutil.copytree(args.init / "vae", vae)
     if not (vae / "config.json").is_file():
         say("training the VAE")
         train_vae(data, args.out / "vae", VAEConfig(steps=args.vae_steps, seed=args.seed), say)
     say("training the DiT")
-    train_dit(data, vae, args.out / "dit", dit_config, say)
+    train_dit(data, vae, args.out / "dit", dit_config, say, args.init)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -161,10 +165,19 @@ def build_parser() -> Parser:
     verb.add_argument("--batch", type=positive, default=dit.batch, help="images per DiT step")
     verb.add_argument("--seed", type=int, default=dit.seed, help="seed of both runs")
     verb.add_argument(
+        "--init", type=Path, help="start a new run from this exported checkpoint and its VAE"
+    )
+    verb.add_argument(
+        "--coarse-share",
+        type=float,
+        default=dit.coarse_share,
+        help="share of the time on images of half the size",
+    )
+    verb.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=dit.compile,
-        help="compile the DiT, which needs a C++ compiler and doubles its speed",
+        help="compile the DiT; needs a C++ compiler and minutes at each start",
     )
 
     verb = add("export", run_export, "Write the trained weights as a diffusers DiTPipeline folder.")

@@ -143,12 +143,30 @@ class Dataset:
         return self.latents[side, picked], self.labels[picked]
 
 
-def train_dit(data: Path, vae_folder: Path, folder: Path, config: DiTConfig, log: Log) -> Path:
-    """Train (or resume); ``folder/state.pt`` then holds the weights and their EMA."""
+def load_weights_(model: DiTTransformer2DModel, exported: Path) -> None:
+    """Weights of an exported checkpoint into a model with shared embedders."""
+    trained = DiTTransformer2DModel.from_pretrained(exported / "transformer", use_safetensors=True)
+    model.load_state_dict(trained.float().state_dict())
+
+
+def train_dit(
+    data: Path,
+    vae_folder: Path,
+    folder: Path,
+    config: DiTConfig,
+    log: Log,
+    init: Path | None = None,
+) -> Path:
+    """Train (or resume); ``folder/state.pt`` then holds the weights and their EMA.
+
+    A new run starts from the weights of the exported checkpoint ``init`` where given.
+    """
     vae = AutoencoderKL.from_pretrained(vae_folder)
     torch.manual_seed(config.seed)
     dataset, coarse = Dataset(data, vae), Dataset(data, vae, shrink=2)
     model = build_dit(dataset.latents.shape[-1], config)
+    if init is not None:
+        load_weights_(model, init)
     ema = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.peak_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
