@@ -49,6 +49,24 @@ class GroupStatistics:
         return temporal_aggregate(self.absmax)
 
 
+def check_statistics(name: str, stats: GroupStatistics, steps: int) -> None:
+    """Raise ValueError unless the four tensors fit together and hold finite numbers."""
+    channels = stats.low.shape[-1] if stats.low.ndim == 3 else 0
+    tokens = stats.tokens.shape[1] if stats.tokens.ndim == 3 else 0
+    shapes = {
+        "low": (steps, 2, channels),
+        "high": (steps, 2, channels),
+        "tokens": (steps, tokens, channels),
+        "energy": (steps, channels),
+    }
+    for part, shape in shapes.items():
+        tensor: Tensor = getattr(stats, part)
+        if tuple(tensor.shape) != shape or 0 in shape:
+            raise ValueError(f"{name}.{part}: expected {shape}, got {tuple(tensor.shape)}")
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name}.{part}: expected finite numbers")
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Statistics of every smoothing group, with the settings that gave them."""
@@ -122,10 +140,13 @@ class Calibration:
                 for name in names
             }
             times = tuple(json.loads(metadata["timesteps"]))
+            checkpoint = metadata["checkpoint"]
+            for name, stats in groups.items():
+                check_statistics(name, stats, len(times))
         except (SafetensorError, KeyError, TypeError, ValueError, SpecError) as error:
             if isinstance(error, CalibrationError):
                 raise
             raise CalibrationError(
                 f"{path.name}: expected a file written by calibrate ({error})"
             ) from error
-        return Calibration(metadata["checkpoint"], spec, times, groups)
+        return Calibration(checkpoint, spec, times, groups)

@@ -64,7 +64,12 @@ class Checkpoint:
         wanted = name.strip()
         if wanted in self.class_names:
             return self.class_names.index(wanted)
-        if wanted.isascii() and wanted.isdigit() and int(wanted) < len(self.class_names):
+        if (
+            wanted.isascii()
+            and wanted.isdigit()
+            and len(wanted) < 7
+            and int(wanted) < len(self.class_names)
+        ):
             return int(wanted)
         shown = ", ".join(self.class_names[:60]) + (", ..." if len(self.class_names) > 60 else "")
         raise CheckpointError(
@@ -130,12 +135,8 @@ def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
             f"transformer: expected adaLN-Zero blocks, got norm_type {config['norm_type']!r}"
         )
     try:
-        transformer = DiTTransformer2DModel.from_pretrained(
-            path / "transformer", torch_dtype=torch.float32, use_safetensors=True
-        )
-        vae = AutoencoderKL.from_pretrained(
-            path / "vae", torch_dtype=torch.float32, use_safetensors=True
-        )
+        transformer = load_whole(DiTTransformer2DModel, path / "transformer")
+        vae = load_whole(AutoencoderKL, path / "vae")
     except Exception as error:  # diffusers raises many types; each means an unusable folder
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
@@ -153,6 +154,21 @@ def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
         or tuple(str(i) for i in range(int(config.get("num_embeds_ada_norm", 1000)))),
         licence=licence or licence_of_card(path / "README.md"),
     )
+
+
+def load_whole(cls: Any, path: Path) -> Any:
+    """``cls`` from safetensors in float32; every weight must be there and none besides.
+
+    diffusers fills a missing weight with random numbers and only warns.
+    """
+    model, info = cls.from_pretrained(
+        path, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            first = sorted(map(str, info[kind]))[0]
+            raise ValueError(f"{path.name}: {len(info[kind])} {kind.replace('_', ' ')}: {first}")
+    return model
 
 
 def licence_of_card(path: Path) -> str:

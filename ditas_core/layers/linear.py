@@ -57,6 +57,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("down", down)
         self.register_buffer("smoothing", smoothing)
         self.register_buffer("weight", self.dequantized(), persistent=False)
+        self.register_load_state_dict_post_hook(refresh_weight_)
 
     @classmethod
     def from_float(
@@ -123,3 +124,9 @@ class QuantizedLinear(nn.Module):
         extra = self.up.numel() + self.down.numel()
         extra += 0 if self.smoothing is None else self.smoothing.numel()
         return self.codes.numel() * spec.bits + side + extra * 16
+
+
+def refresh_weight_(layer: nn.Module, _incompatible: object) -> None:
+    """The derived weight follows the codes that were just loaded."""
+    assert isinstance(layer, QuantizedLinear)
+    layer.weight = layer.dequantized()

@@ -5,8 +5,8 @@
     q     = clamp(round(x / scale) + zero_point, qmin, qmax)
     x_hat = (q - zero_point) * scale
 
-The range of an asymmetric quantizer is widened to hold 0, so that zeros stay
-exact and the zero point fits the codes. Group constant at zero: scale = 1.
+The range of an asymmetric quantizer is widened to hold 0 where the spec says so.
+A group without any spread is represented exactly.
 """
 
 from __future__ import annotations
@@ -38,16 +38,29 @@ def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
     if not bool(torch.isfinite(lo).all() and torch.isfinite(hi).all()):
         raise ValueError("range: expected finite values, got NaN or infinity")
     if spec.symmetric:
-        bound = torch.maximum(lo.abs(), hi.abs())
-        scale = bound / (spec.steps / 2)
-        zero_point = torch.zeros_like(scale)
-    else:
+        scale = torch.maximum(lo.abs(), hi.abs()) / (spec.steps / 2)
+        scale = torch.where(scale > TINY, scale, torch.ones_like(scale))
+        return QParams(scale, torch.zeros_like(scale))
+    if spec.include_zero:
         lo, hi = lo.clamp(max=0), hi.clamp(min=0)
-        scale = (hi - lo) / spec.steps
-    scale = torch.where(scale > TINY, scale, torch.ones_like(scale))
-    if not spec.symmetric:
-        zero_point = torch.round(-lo / scale).clamp(spec.qmin, spec.qmax)
+    span = hi - lo
+    # beyond single precision the difference of the ends overflows, that of the parts does not
+    scale = torch.where(torch.isfinite(span), span / spec.steps, hi / spec.steps - lo / spec.steps)
+    constant = torch.where(lo == 0, torch.ones_like(lo), lo.abs())
+    scale = torch.where(scale > TINY, scale, constant)
+    zero_point = -round_half_up(lo / scale)
+    if spec.include_zero:
+        zero_point = zero_point.clamp(spec.qmin, spec.qmax)
     return QParams(scale, zero_point)
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """Nearest integer, ties upwards.
+
+    Ties to even would round the two ends of a range differently and lose a level
+    when the result is quantized again.
+    """
+    return torch.floor(x + 0.5)
 
 
 def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
@@ -61,7 +74,7 @@ def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
 
 def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     """Integer codes (as floats) of an already grouped tensor."""
-    codes = torch.round(x / params.scale) + params.zero_point
+    codes = round_half_up(x / params.scale) + params.zero_point
     return codes.clamp(spec.qmin, spec.qmax)
 
 
@@ -71,11 +84,11 @@ def from_codes(codes: Tensor, params: QParams) -> Tensor:
 
 
 def quantize(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
-    """Codes in ``x``'s own shape, int16, and their parameters."""
+    """Codes in ``x``'s own shape, int32, and their parameters."""
     params = choose_qparams(x, spec)
     grouped, _ = group_view(x, spec)
     codes = to_codes(grouped, params, spec)
-    return ungroup(codes, x.shape, spec).to(torch.int16), params
+    return ungroup(codes, x.shape, spec).to(torch.int32), params
 
 
 def dequantize(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:

@@ -1,5 +1,6 @@
 """Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
 
+from .checks import SpecError
 from .quantization import (
     ACTIVATION_BITS,
     BIT_PRESETS,
@@ -10,7 +11,6 @@ from .quantization import (
     Convention,
     Granularity,
     QuantizerSpec,
-    SpecError,
     get_convention,
 )
 from .recipe import METHODS, WEIGHTINGS, LayerRecipe, LowRankSpec, Recipe, default_rank, summarize

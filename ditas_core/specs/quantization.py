@@ -6,14 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from .checks import SpecError, check_choice, check_flag, check_whole, show
+
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
 FULL_PRECISION_BITS = 16
 """From this many bits on a tensor is left alone."""
-
-
-class SpecError(ValueError):
-    """A setting outside its range: says what was expected and what came."""
 
 
 class Granularity(StrEnum):
@@ -49,7 +47,9 @@ class QuantizerSpec:
     ``steps`` is the number of intervals that the range is cut into:
     ``2^b - 1`` (every level used) or ``2^b`` (the released code: the top level
     clips). ``group_size`` is the number of elements that share one scale and is
-    used by the two group granularities only.
+    used by the two group granularities only. ``include_zero`` widens an asymmetric
+    range to hold 0, so that zeros stay exact and the zero point is a code; the
+    released code takes the bare minimum and maximum.
     """
 
     bits: int
@@ -57,12 +57,16 @@ class QuantizerSpec:
     granularity: Granularity
     group_size: int = 0
     power_of_two_steps: bool = False
+    include_zero: bool = True
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= FULL_PRECISION_BITS:
-            raise SpecError(f"bits: expected 2 to {FULL_PRECISION_BITS}, got {self.bits}")
-        if self.granularity in GROUPED and self.group_size < 1:
-            raise SpecError(f"group_size: expected at least 1, got {self.group_size}")
+        check_whole("bits", self.bits, 2, FULL_PRECISION_BITS)
+        check_flag("symmetric", self.symmetric)
+        check_flag("power_of_two_steps", self.power_of_two_steps)
+        check_flag("include_zero", self.include_zero)
+        if not isinstance(self.granularity, Granularity):
+            raise SpecError(f"granularity: expected a Granularity, got {show(self.granularity)}")
+        check_whole("group_size", self.group_size, int(self.granularity in GROUPED), 2**20)
         if self.symmetric and self.power_of_two_steps:
             raise SpecError("power_of_two_steps: expected an asymmetric quantizer")
 
@@ -91,17 +95,16 @@ class BitWidths:
     activation: int
 
     def __post_init__(self) -> None:
-        if self.weight not in WEIGHT_BITS and self.weight != FULL_PRECISION_BITS:
-            raise SpecError(f"weight bits: expected 2 to 8, or 16 for none, got {self.weight}")
-        if self.activation not in ACTIVATION_BITS:
-            raise SpecError(f"activation bits: expected 4 to 16, got {self.activation}")
+        if self.weight != FULL_PRECISION_BITS or isinstance(self.weight, float):
+            check_whole("weight bits", self.weight, WEIGHT_BITS[0], WEIGHT_BITS[-1])
+        check_whole("activation bits", self.activation, ACTIVATION_BITS[0], ACTIVATION_BITS[-1])
 
     @staticmethod
     def parse(text: str) -> BitWidths:
         """``"W4A8"`` -> ``BitWidths(4, 8)``."""
-        found = re.fullmatch(r"[Ww](\d{1,2})[Aa](\d{1,2})", text.strip())
+        found = re.fullmatch(r"[Ww]([0-9]{1,2})[Aa]([0-9]{1,2})", str(text).strip())
         if found is None:
-            raise SpecError(f"bits: expected something like W4A8, got {text!r}")
+            raise SpecError(f"bits: expected something like W4A8, got {show(text)}")
         return BitWidths(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
@@ -149,9 +152,16 @@ CONVENTIONS: dict[str, Convention] = {
         name="released",
         summary="what the authors' code computes: strided groups of 32 weights, 2^b steps",
         weight=QuantizerSpec(
-            8, False, Granularity.PER_STRIDED_GROUP, group_size=32, power_of_two_steps=True
+            8,
+            False,
+            Granularity.PER_STRIDED_GROUP,
+            group_size=32,
+            power_of_two_steps=True,
+            include_zero=False,
         ),
-        activation=QuantizerSpec(8, False, Granularity.PER_TENSOR, power_of_two_steps=True),
+        activation=QuantizerSpec(
+            8, False, Granularity.PER_TENSOR, power_of_two_steps=True, include_zero=False
+        ),
         branch_input="quantized",
     ),
 }
@@ -159,6 +169,5 @@ CONVENTIONS: dict[str, Convention] = {
 
 def get_convention(name: str) -> Convention:
     """The convention of that name."""
-    if name not in CONVENTIONS:
-        raise SpecError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {name!r}")
+    check_choice("convention", name, CONVENTIONS)
     return CONVENTIONS[name]

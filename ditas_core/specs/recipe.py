@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .quantization import BitWidths, SpecError, get_convention
+from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
+from .quantization import BitWidths, get_convention
 
 RECIPE_FORMAT = 1
 WEIGHTINGS = ("none", "energy", "covariance")
@@ -29,14 +30,9 @@ class LowRankSpec:
     weighting: str = "covariance"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank <= 256:
-            raise SpecError(f"rank: expected 0 to 256, got {self.rank}")
-        if not 1 <= self.iterations <= 50:
-            raise SpecError(f"iterations: expected 1 to 50, got {self.iterations}")
-        if self.weighting not in WEIGHTINGS:
-            raise SpecError(
-                f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}"
-            )
+        check_whole("rank", self.rank, 0, 256)
+        check_whole("iterations", self.iterations, 1, 50)
+        check_choice("weighting", self.weighting, WEIGHTINGS)
 
 
 def default_rank(width: int) -> int:
@@ -56,8 +52,8 @@ class LayerRecipe:
     low_rank: LowRankSpec = LowRankSpec()
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
-            raise SpecError(f"alpha: expected 0 to 1 or none, got {self.alpha}")
+        if self.alpha is not None:
+            check_number("alpha (none is the identity)", self.alpha, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
-        if not self.layers:
-            raise SpecError("layers: expected at least one, got none")
+        for field_name in ("name", "checkpoint", "calibration", "calibration_file"):
+            check_text(field_name, getattr(self, field_name))
+        if not isinstance(self.layers, dict) or not self.layers:
+            raise SpecError(f"layers: expected at least one, got {show(self.layers)}")
 
     @property
     def needs_calibration(self) -> bool:
@@ -104,7 +102,7 @@ class Recipe:
         """Inverse of ``to_json``; raises SpecError on anything unexpected."""
         try:
             document: dict[str, Any] = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"recipe: expected JSON, got text that is not ({error})") from None
         if not isinstance(document, dict) or document.get("format") != RECIPE_FORMAT:
             raise SpecError(f"recipe: expected a recipe of format {RECIPE_FORMAT}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .quantization import SpecError
+from .checks import SpecError, check_choice, check_number, check_whole, show
 
 SCHEDULERS = ("ddim", "ddpm")
 NULL_CLASS = 1000
@@ -25,16 +25,10 @@ class SamplingSpec:
     scheduler: str = "ddim"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 1000:
-            raise SpecError(f"steps: expected 1 to 1000, got {self.steps}")
-        if not 0.0 <= self.guidance_scale <= 50.0:
-            raise SpecError(f"guidance_scale: expected 0 to 50, got {self.guidance_scale}")
-        if not 0 <= self.guided_channels <= 64:
-            raise SpecError(f"guided_channels: expected 0 to 64, got {self.guided_channels}")
-        if self.scheduler not in SCHEDULERS:
-            raise SpecError(
-                f"scheduler: expected one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}"
-            )
+        check_whole("steps", self.steps, 1, 1000)
+        check_number("guidance_scale", self.guidance_scale, 0, 50)
+        check_whole("guided_channels", self.guided_channels, 0, 64)
+        check_choice("scheduler", self.scheduler, SCHEDULERS)
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,8 @@ class CalibrationSpec:
     tokens: int = 24
 
     def __post_init__(self) -> None:
-        if not 1 <= self.samples <= 256:
-            raise SpecError(f"samples: expected 1 to 256, got {self.samples}")
-        if not 1 <= self.tokens <= 4096:
-            raise SpecError(f"tokens: expected 1 to 4096, got {self.tokens}")
-        if not 0 <= self.seed < 2**31:
-            raise SpecError(f"seed: expected 0 to 2^31 - 1, got {self.seed}")
+        if not isinstance(self.sampling, SamplingSpec):
+            raise SpecError(f"sampling: expected a SamplingSpec, got {show(self.sampling)}")
+        check_whole("samples", self.samples, 1, 256)
+        check_whole("tokens", self.tokens, 1, 4096)
+        check_whole("seed", self.seed, 0, 2**31 - 1)

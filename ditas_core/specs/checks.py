@@ -1,0 +1,49 @@
+"""Checks that every specification shares: type first, then range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+
+class SpecError(ValueError):
+    """A setting outside its range: says what was expected and what came."""
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> None:
+    """A whole number (no bool, no float) from low to high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SpecError(f"{name}: expected a whole number from {low} to {high}, got {show(value)}")
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """A finite number (no bool) from low to high."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
+        raise SpecError(f"{name}: expected a number from {low:g} to {high:g}, got {show(value)}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """One of the given words."""
+    if not isinstance(value, str) or value not in choices:
+        raise SpecError(f"{name}: expected one of {', '.join(choices)}, got {show(value)}")
+
+
+def check_text(name: str, value: object, longest: int = 4096) -> None:
+    """A text of bounded length."""
+    if not isinstance(value, str) or len(value) > longest:
+        raise SpecError(f"{name}: expected a text of at most {longest}, got {show(value)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise SpecError(f"{name}: expected true or false, got {show(value)}")
+
+
+def show(value: object) -> str:
+    """A short representation, whatever it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**18:
+        return "a much larger number"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
