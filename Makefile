@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
+PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constraint constraints.txt
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 

@@ -1,0 +1,96 @@
+"""End to end on the shipped checkpoint: fixed seeds, four samples, twenty steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiTPipeline
+from torch import nn
+
+from ditas_core.calibration import Calibration, calibrate
+from ditas_core.checkpoints import Checkpoint
+from ditas_core.comparison import Trajectory, compare, run_trajectory
+from ditas_core.conversion import quantize_transformer
+from ditas_core.sampling import decode_latents, sample_latents, spread_labels
+from ditas_core.search import SearchSpec, search
+from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, Recipe, SamplingSpec
+
+SAMPLING = SamplingSpec(steps=20)
+SAMPLES = 4
+SEED = 100
+GRID = (0.5, 0.75)
+BRANCH = LowRankSpec(rank=32, iterations=2)
+
+
+def run(checkpoint: Checkpoint, transformer: nn.Module) -> Trajectory:
+    labels = spread_labels(SAMPLES, len(checkpoint.class_names))
+    *_, trajectory = run_trajectory(checkpoint, transformer, labels, SAMPLING, SEED)
+    assert isinstance(trajectory, Trajectory)
+    return trajectory
+
+
+@pytest.fixture(scope="module")
+def reference(demo_checkpoint: Checkpoint) -> Trajectory:
+    return run(demo_checkpoint, demo_checkpoint.transformer)
+
+
+@pytest.fixture(scope="module")
+def calibration(demo_checkpoint: Checkpoint) -> Calibration:
+    spec = CalibrationSpec(SAMPLING, samples=SAMPLES)
+    *_, result = calibrate(demo_checkpoint, spec)
+    assert isinstance(result, Calibration)
+    return result
+
+
+def sqnr(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    reference: Trajectory,
+    bits: str,
+    method: str,
+) -> float:
+    """Mean latent SQNR in dB against full precision."""
+    spec = SearchSpec(BitWidths.parse(bits), method=method, grid=GRID, low_rank=BRANCH)
+    *_, recipe = search(checkpoint, calibration, spec)
+    assert isinstance(recipe, Recipe)
+    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    assert isinstance(model, nn.Module)
+    return compare(reference, run(checkpoint, model)).summary()["latent_sqnr_db"].mean
+
+
+def test_stock_pipeline_draws_the_same_images(demo_checkpoint: Checkpoint) -> None:
+    pipeline = DiTPipeline.from_pretrained(demo_checkpoint.path, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    labels = spread_labels(2, len(demo_checkpoint.class_names))
+    stock = pipeline(
+        class_labels=labels.tolist(),
+        guidance_scale=1.5,
+        generator=[torch.Generator().manual_seed(SEED + i) for i in range(2)],
+        num_inference_steps=10,
+        output_type="pt",
+    ).images
+    latents = sample_latents(
+        demo_checkpoint.transformer,
+        demo_checkpoint.scheduler,
+        labels,
+        demo_checkpoint.latent_shape,
+        SamplingSpec(steps=10),
+        SEED,
+    )
+    ours = decode_latents(demo_checkpoint.vae, latents)
+    assert float(stock.std()) > 0.05
+    assert float((ours - stock).abs().max()) < 1e-3
+
+
+def test_eight_bits_stay_close_to_full_precision(
+    demo_checkpoint: Checkpoint, calibration: Calibration, reference: Trajectory
+) -> None:
+    assert sqnr(demo_checkpoint, calibration, reference, "W8A8", "plain") > 25
+
+
+def test_ditas_is_closer_than_plain_rounding_at_four_bits(
+    demo_checkpoint: Checkpoint, calibration: Calibration, reference: Trajectory
+) -> None:
+    plain = sqnr(demo_checkpoint, calibration, reference, "W4A8", "plain")
+    ditas = sqnr(demo_checkpoint, calibration, reference, "W4A8", "ditas")
+    assert ditas >= plain + 2, f"{ditas:.1f} dB against {plain:.1f} dB"

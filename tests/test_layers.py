@@ -1,0 +1,115 @@
+"""The quantized linear layer against its formula; its state is the whole layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ditas_core.layers import QuantizedLinear
+from ditas_core.quantizer import fake_quantize
+from ditas_core.specs import CONVENTIONS, BitWidths, get_convention
+
+SHAPE = (64, 24)
+RANK = 3
+
+
+def random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def build(
+    convention: str, bits: BitWidths, branch: bool, smoothing: bool, seed: int = 0
+) -> QuantizedLinear:
+    return QuantizedLinear.from_float(
+        random(seed, *SHAPE),
+        random(seed + 1, SHAPE[0]),
+        *get_convention(convention).quantizers(bits),
+        branch=(random(seed + 2, SHAPE[0], RANK), random(seed + 3, RANK, SHAPE[1]))
+        if branch
+        else None,
+        smoothing=random(seed + 4, SHAPE[1]).abs() + 0.1 if smoothing else None,
+        branch_on_full=get_convention(convention).branch_input == "full",
+    )
+
+
+FORWARD = [
+    (bits, branch, smoothing)
+    for bits in ("W2A4", "W4A8", "W8A8", "W8A16", "W16A8", "W16A16")
+    for branch in (False, True)
+    for smoothing in (False, True)
+    if not (branch and bits.startswith("W16"))  # a weight left alone has no branch
+]
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(("bits", "branch", "smoothing"), FORWARD)
+def test_forward_is_the_formula(bits: str, convention: str, branch: bool, smoothing: bool) -> None:
+    widths = BitWidths.parse(bits)
+    layer = build(convention, widths, branch, smoothing)
+    weight_spec, activation_spec = get_convention(convention).quantizers(widths)
+    weight, x = random(0, *SHAPE), random(9, 2, 5, SHAPE[1])
+    # the branch is stored in half precision
+    up, down = random(2, SHAPE[0], RANK).half().float(), random(3, RANK, SHAPE[1]).half().float()
+    s = random(4, SHAPE[1]).abs() + 0.1 if smoothing else torch.ones(SHAPE[1])
+    low = up @ down if branch else torch.zeros(SHAPE)
+    rounded = fake_quantize(x / s, activation_spec)
+    source = x / s if convention == "integer" else rounded
+    expected = rounded @ fake_quantize(weight - low, weight_spec).T + source @ low.T + random(1, 64)
+    assert torch.allclose(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_per_token_layers_treat_every_token_alone(convention: str) -> None:
+    layer = build(convention, BitWidths(4, 4), True, True)
+    x = random(9, 6, SHAPE[1])
+    x[0] *= 100
+    alone = torch.cat([layer(row[None]) for row in x])
+    assert torch.allclose(alone, layer(x), atol=1e-4) == (convention == "integer")
+
+
+@pytest.mark.parametrize("bits", ["W2A8", "W4A8", "W8A8", "W16A8"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_state_through_a_file_holds_the_whole_layer(
+    bits: str, convention: str, tmp_path: Path
+) -> None:
+    widths = BitWidths.parse(bits)
+    source = build(convention, widths, widths.weight < 16, True)
+    other = build(convention, widths, widths.weight < 16, True, seed=100)
+    x = random(9, 5, SHAPE[1])
+    assert not torch.allclose(source(x), other(x))
+    save_file(source.state_dict(), tmp_path / "layer.safetensors")
+    other.load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    assert torch.equal(other(x), source(x))
+
+
+def test_nothing_is_shared_with_the_arguments() -> None:
+    weight, bias, s = random(0, *SHAPE), random(1, SHAPE[0]), random(2, SHAPE[1]).abs()
+    branch = random(3, SHAPE[0], RANK), random(4, RANK, SHAPE[1])
+    arguments = (weight, bias, s, *branch)
+    kept = [t.clone() for t in arguments]
+    for bits in (BitWidths(4, 8), BitWidths(16, 8)):
+        layer = QuantizedLinear.from_float(
+            weight,
+            bias,
+            *get_convention("integer").quantizers(bits),
+            branch=branch,
+            smoothing=s,
+        )
+        for buffer in layer.buffers():
+            buffer.add_(1)
+    assert all(map(torch.equal, arguments, kept))
+
+
+def test_stored_size_counts_codes_scales_and_branch() -> None:
+    c_out, c_in = SHAPE
+    plain = build("integer", BitWidths(4, 8), False, False).bits_stored
+    assert plain == c_out * c_in * 4 + c_out * 32
+    whole = build("integer", BitWidths(4, 8), True, True).bits_stored
+    assert whole == plain + 16 * (RANK * (c_out + c_in) + c_in)
+    assert build("integer", BitWidths(16, 8), False, False).bits_stored == c_out * c_in * 16
+    released = build("released", BitWidths(4, 8), False, False).bits_stored
+    assert released == c_out * c_in * 4 + c_out * c_in // 32 * 32

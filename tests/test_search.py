@@ -1,0 +1,378 @@
+"""Grid search and conversion: the loss by plain loops, events, recipes, bit-equal models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from slow_reference import slow_group_loss
+from torch import nn
+
+from ditas_core.calibration import Calibration, calibrate
+from ditas_core.checkpoints import Checkpoint, SmoothingGroup, fingerprint, get_linear
+from ditas_core.conversion import (
+    ConversionProgress,
+    RecipeError,
+    group_factor,
+    quantize_transformer,
+)
+from ditas_core.layers import QuantizedLinear
+from ditas_core.search import (
+    CandidateDone,
+    GroupLoss,
+    LayerDone,
+    SearchSpec,
+    plain_recipe,
+    search,
+    search_group,
+)
+from ditas_core.smoothing import ALPHA_GRID
+from ditas_core.specs import (
+    CONVENTIONS,
+    METHODS,
+    BitWidths,
+    CalibrationSpec,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+    get_convention,
+)
+
+W4A8 = BitWidths(4, 8)
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+DITAS = SearchSpec(W4A8, grid=GRID, low_rank=LowRankSpec(rank=4, iterations=2))
+
+
+def group_named(checkpoint: Checkpoint, name: str) -> SmoothingGroup:
+    return next(group for group in checkpoint.groups if group.name == name)
+
+
+def find_recipe(checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec) -> Recipe:
+    *_, recipe = search(checkpoint, calibration, spec)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def quantized(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
+) -> nn.Module:
+    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ditas_recipe(random_checkpoint: Checkpoint, random_calibration: Calibration) -> Recipe:
+    return find_recipe(random_checkpoint, random_calibration, DITAS)
+
+
+@pytest.fixture(scope="module")
+def few_tokens(random_checkpoint: Checkpoint) -> Calibration:
+    """Small enough for plain loops."""
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, seed=1, tokens=3)
+    *_, calibration = calibrate(random_checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    return calibration
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("name", ["0.qkv", "1.proj"])
+@pytest.mark.parametrize("bits", ["W8A8", "W3A5"])
+def test_loss_equals_plain_loops(
+    random_checkpoint: Checkpoint,
+    few_tokens: Calibration,
+    convention: str,
+    name: str,
+    bits: str,
+) -> None:
+    group = group_named(random_checkpoint, name)
+    stats = few_tokens.groups[name]
+    weights = [get_linear(random_checkpoint.transformer, p).weight for p in group.layers]
+    widths = BitWidths.parse(bits)
+    loss = GroupLoss(weights, stats, widths, get_convention(convention), LowRankSpec(rank=0))
+    for alpha in (None, 0.0, 0.55, 1.0):
+        slow = slow_group_loss(
+            stats.tokens.float().numpy(),
+            stats.low.numpy(),
+            stats.high.numpy(),
+            [w.numpy() for w in weights],
+            get_convention(convention).quantizers(widths),
+            alpha,
+        )
+        assert loss(alpha) == pytest.approx(slow, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["0.fc1", "1.fc2", "0.proj"])
+def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, name: str
+) -> None:
+    """The search's number is the error of the layer that conversion builds (one iteration)."""
+    spec = replace(DITAS, low_rank=LowRankSpec(rank=4, iterations=1))
+    recipe = find_recipe(random_checkpoint, random_calibration, spec)
+    alpha = recipe.layers[name].alpha
+    model = quantized(random_checkpoint, recipe, random_calibration)
+    group, stats = group_named(random_checkpoint, name), random_calibration.groups[name]
+    linear = get_linear(random_checkpoint.transformer, group.layers[0])
+    layer = model.get_submodule(group.layers[0])
+    assert isinstance(layer, QuantizedLinear)
+    s = group_factor(random_checkpoint.transformer, group, alpha, stats)
+    tokens = stats.tokens.float()
+    folded = s is not None and layer.smoothing is None
+    error = layer(tokens / s if folded else tokens) - linear(tokens)
+    loss = GroupLoss([linear.weight], stats, W4A8, get_convention("integer"), spec.low_rank)
+    assert loss(alpha) == pytest.approx(float(error.square().mean((1, 2)).sum()), rel=2e-2)
+
+
+@pytest.mark.parametrize("method", ["search", "ditas"])
+def test_events_come_in_order_and_the_identity_is_always_a_candidate(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
+) -> None:
+    events = list(search(random_checkpoint, random_calibration, replace(DITAS, method=method)))
+    names = [group.name for group in random_checkpoint.groups]
+    assert isinstance(events[-1], Recipe)
+    per_group = len(GRID) + 2
+    assert len(events) == per_group * len(names) + 1
+    for i, name in enumerate(names):
+        *candidates, done = events[i * per_group : (i + 1) * per_group]
+        assert isinstance(done, LayerDone)
+        assert all(isinstance(c, CandidateDone) and c.group == name for c in candidates)
+        assert [c.alpha for c in candidates] == [None, *GRID]
+        assert (done.group, done.index, done.total, done.grid) == (name, i, len(names), GRID)
+        assert (done.identity, *done.losses) == tuple(c.loss for c in candidates)
+        assert done.energy > 0
+        assert all(math.isfinite(loss) and loss >= 0 for loss in done.losses)
+        chosen = done.identity if done.alpha is None else done.losses[GRID.index(done.alpha)]
+        assert chosen == done.best == min(done.identity, *done.losses)
+        assert done.gain_db >= 0
+        assert events[-1].layers[name].alpha == done.alpha
+
+
+def test_the_identity_wins_where_smoothing_hurts(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    """At 16 bits nothing is rounded; any s only adds float error, at most."""
+    spec = replace(DITAS, method="search", bits=BitWidths(16, 16))
+    recipe = find_recipe(random_checkpoint, random_calibration, spec)
+    assert {layer.alpha for layer in recipe.layers.values()} == {None}
+
+
+def test_the_default_grid_is_searched_whole(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    spec = SearchSpec(W4A8, method="search")
+    group = random_checkpoint.groups[0]
+    *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+    assert isinstance(done, LayerDone)
+    assert done.grid == ALPHA_GRID and len(done.losses) == 21
+
+
+def test_smoothing_is_one_fixed_alpha_and_plain_is_none(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    smoothing = find_recipe(
+        random_checkpoint, random_calibration, SearchSpec(W4A8, method="smoothing")
+    )
+    assert {layer.alpha for layer in smoothing.layers.values()} == {0.5}
+    assert {layer.low_rank.rank for layer in smoothing.layers.values()} == {0}
+    plain = find_recipe(random_checkpoint, random_calibration, SearchSpec(W4A8, method="plain"))
+    assert plain == plain_recipe(random_checkpoint, W4A8, "integer")
+    assert not plain.needs_calibration
+    assert isinstance(quantized(random_checkpoint, plain), nn.Module)
+
+
+def test_qkv_share_one_alpha_and_one_factor(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    """At 16 bits each of q, k and v holds W s; V's rows are divided by the projection's s."""
+    names = {group.name: group for group in random_checkpoint.groups}
+    assert [g.kind for g in random_checkpoint.groups] == ["qkv", "proj", "fc1", "fc2"] * 2
+    layers = {name: LayerRecipe(BitWidths(16, 16), alpha=0.5) for name in names}
+    recipe = Recipe(
+        "smoothing", "integer", random_checkpoint.fingerprint, layers, random_calibration.sha256
+    )
+    model = quantized(random_checkpoint, recipe, random_calibration)
+    source = random_checkpoint.transformer
+
+    def factor(name: str) -> torch.Tensor:
+        s = group_factor(source, names[name], 0.5, random_calibration.groups[name])
+        assert s is not None
+        return s
+
+    for block in range(2):
+        s, rows = factor(f"{block}.qkv"), factor(f"{block}.proj")
+        for path in names[f"{block}.qkv"].layers:
+            expected = get_linear(source, path).weight * s
+            if path.endswith("to_v"):
+                expected = expected / rows[:, None]
+            layer = model.get_submodule(path)
+            assert isinstance(layer, QuantizedLinear)
+            assert layer.smoothing is None
+            assert torch.allclose(layer.weight, expected, rtol=1e-6)
+        fc2 = model.get_submodule(names[f"{block}.fc2"].layers[0])
+        assert isinstance(fc2, QuantizedLinear) and fc2.smoothing is not None
+        assert torch.equal(fc2.smoothing, factor(f"{block}.fc2"))
+
+
+def test_search_is_repeatable(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe
+) -> None:
+    torch.manual_seed(99)
+    again = find_recipe(random_checkpoint, random_calibration, DITAS)
+    assert again == ditas_recipe
+    assert again.to_json() == ditas_recipe.to_json()
+
+
+def test_equal_recipes_give_bit_equal_models(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe
+) -> None:
+    restored = Recipe.from_json(ditas_recipe.to_json())
+    assert restored == ditas_recipe
+    first = quantized(random_checkpoint, ditas_recipe, random_calibration).state_dict()
+    second = quantized(random_checkpoint, restored, random_calibration).state_dict()
+    assert set(first) == set(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    other = replace(
+        ditas_recipe,
+        layers={n: replace(x, bits=BitWidths(3, 8)) for n, x in ditas_recipe.layers.items()},
+    )
+    third = quantized(random_checkpoint, other, random_calibration).state_dict()
+    assert not all(torch.equal(first[key], third[key]) for key in first)
+
+
+def test_the_search_can_be_left_at_any_event(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    before = fingerprint(random_checkpoint.transformer)
+    for stop in (1, 4, 9):
+        running = search(random_checkpoint, random_calibration, DITAS)
+        for _ in range(stop):
+            next(running)
+        running.close()
+        assert torch.is_grad_enabled()
+    converting = quantize_transformer(
+        random_checkpoint, plain_recipe(random_checkpoint, W4A8, "integer")
+    )
+    assert next(converting) == ConversionProgress("0.qkv", 1, 8)
+    converting.close()
+    assert torch.is_grad_enabled()
+    assert fingerprint(random_checkpoint.transformer) == before
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_leaves_the_base_weights_alone(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
+) -> None:
+    transformer = random_checkpoint.transformer
+    before, calibration_before = fingerprint(transformer), random_calibration.sha256
+    modules = [type(m).__name__ for m in transformer.modules()]
+    spec = replace(DITAS, convention=convention, method=method)
+    recipe = find_recipe(random_checkpoint, random_calibration, spec)
+    model = quantized(random_checkpoint, recipe, random_calibration)
+    replaced = [path for path, m in model.named_modules() if isinstance(m, QuantizedLinear)]
+    assert sorted(replaced) == sorted(p for g in random_checkpoint.groups for p in g.layers)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    arguments = {"timestep": torch.tensor([500, 10]), "class_labels": torch.tensor([1, 1000])}
+    with torch.no_grad():
+        expected, got = (m(x, **arguments).sample for m in (transformer, model))
+        for buffer in model.buffers():
+            buffer.zero_()
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert 0 < float((got - expected).norm() / expected.norm()) < 0.5
+    assert fingerprint(transformer) == before
+    assert [type(m).__name__ for m in transformer.modules()] == modules
+    fresh = replace(random_calibration)
+    assert fresh.sha256 == calibration_before
+
+
+def test_more_bits_are_closer(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    arguments = {"timestep": torch.tensor([500, 10]), "class_labels": torch.tensor([1, 1000])}
+    errors = []
+    with torch.no_grad():
+        expected = random_checkpoint.transformer(x, **arguments).sample
+        for bits in ("W2A4", "W4A8", "W8A8", "W8A16", "W16A16"):
+            recipe = plain_recipe(random_checkpoint, BitWidths.parse(bits), "integer")
+            got = quantized(random_checkpoint, recipe)(x, **arguments).sample
+            errors.append(float((got - expected).norm()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0
+
+
+def test_bits_and_rank_differ_per_layer(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe
+) -> None:
+    mixed = ditas_recipe.with_layer("0.fc1", LayerRecipe(BitWidths(8, 16)))
+    mixed = mixed.with_layer(
+        "1.fc1", LayerRecipe(BitWidths(2, 8), 0.5, LowRankSpec(rank=9, weighting="none"))
+    )
+    model = quantized(random_checkpoint, mixed, random_calibration)
+    first = model.get_submodule("transformer_blocks.0.ff.net.0.proj")
+    second = model.get_submodule("transformer_blocks.1.ff.net.0.proj")
+    assert isinstance(first, QuantizedLinear) and isinstance(second, QuantizedLinear)
+    assert first.weight_spec.bits == 8 and first.up.shape[1] == 0
+    assert second.weight_spec.bits == 2 and second.up.shape[1] == 9
+    assert int(second.codes.max()) == 3
+
+
+def test_a_rank_above_the_layers_shape_is_cut_to_it(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe
+) -> None:
+    big = LayerRecipe(W4A8, 0.5, LowRankSpec(rank=256, iterations=1))
+    model = quantized(random_checkpoint, ditas_recipe.with_layer("0.proj", big), random_calibration)
+    layer = model.get_submodule("transformer_blocks.0.attn1.to_out.0")
+    assert isinstance(layer, QuantizedLinear) and layer.up.shape[1] == 32
+
+
+def test_another_checkpoints_calibration_is_refused(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    foreign = replace(random_calibration, checkpoint="0" * 64)
+    with pytest.raises(SpecError, match="calibration"):
+        next(search(random_checkpoint, foreign, DITAS))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda recipe: replace(recipe, checkpoint="0" * 64),
+        lambda recipe: replace(recipe, calibration="0" * 64),
+        lambda recipe: replace(recipe, layers={**recipe.layers, "7.qkv": LayerRecipe(W4A8)}),
+        lambda recipe: replace(recipe, layers={"0.qkv": LayerRecipe(W4A8)}),
+    ],
+    ids=["checkpoint", "calibration", "more layers", "fewer layers"],
+)
+def test_a_recipe_that_does_not_fit_is_refused(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe, damage
+) -> None:
+    with pytest.raises(RecipeError):
+        next(quantize_transformer(random_checkpoint, damage(ditas_recipe), random_calibration))
+
+
+def test_a_smoothed_recipe_needs_its_calibration(
+    random_checkpoint: Checkpoint, ditas_recipe: Recipe
+) -> None:
+    with pytest.raises(RecipeError, match="calibration"):
+        next(quantize_transformer(random_checkpoint, ditas_recipe))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"method": "magic"},
+        {"convention": "none"},
+        {"grid": ()},
+        {"grid": (0.5, 1.5)},
+        {"grid": (float("nan"),)},
+    ],
+)
+def test_hostile_search_settings(hostile: dict[str, object]) -> None:
+    with pytest.raises(SpecError):
+        SearchSpec(W4A8, **hostile)

@@ -1,0 +1,337 @@
+"""Settings: what is accepted, what is refused and how; recipes as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ditas_core.specs import (
+    ACTIVATION_BITS,
+    BIT_PRESETS,
+    CONVENTIONS,
+    METHODS,
+    WEIGHT_BITS,
+    WEIGHTINGS,
+    BitWidths,
+    CalibrationSpec,
+    Granularity,
+    LayerRecipe,
+    LowRankSpec,
+    QuantizerSpec,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+    get_convention,
+    summarize,
+)
+
+NOT_A_COUNT = [float("nan"), float("inf"), -1, 10**9, 2.5, True, "50", None, [50]]
+NOT_A_NUMBER = [float("nan"), float("inf"), float("-inf"), -0.5, 1e9, True, "0.5", [0.5]]
+
+bit_widths = st.builds(
+    BitWidths, st.sampled_from([*WEIGHT_BITS, 16]), st.sampled_from(ACTIVATION_BITS)
+)
+low_ranks = st.builds(
+    LowRankSpec, st.integers(0, 256), st.integers(1, 50), st.sampled_from(WEIGHTINGS)
+)
+layer_recipes = st.builds(LayerRecipe, bit_widths, st.none() | st.floats(0, 1), low_ranks)
+recipes = st.builds(
+    Recipe,
+    name=st.sampled_from(METHODS),
+    convention=st.sampled_from(sorted(CONVENTIONS)),
+    checkpoint=st.text(max_size=20),
+    layers=st.dictionaries(st.text(max_size=8), layer_recipes, min_size=1, max_size=4),
+    calibration=st.text(max_size=8),
+    calibration_file=st.text(max_size=8),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def example_document() -> dict[str, Any]:
+    recipe = Recipe(
+        "ditas",
+        "integer",
+        "c" * 64,
+        {
+            "0.qkv": LayerRecipe(BitWidths(4, 8), 0.35, LowRankSpec(16)),
+            "0.proj": LayerRecipe(BitWidths(8, 8)),
+        },
+        "d" * 64,
+        "calibration.safetensors",
+    )
+    return dict(json.loads(recipe.to_json()))
+
+
+@pytest.mark.parametrize("weight", [*WEIGHT_BITS, 16])
+@pytest.mark.parametrize("activation", ACTIVATION_BITS)
+def test_bits_parse_what_they_print(weight: int, activation: int) -> None:
+    bits = BitWidths(weight, activation)
+    assert BitWidths.parse(str(bits)) == bits
+    assert BitWidths.parse(f"  {str(bits).lower()}\n") == bits
+
+
+def test_presets_parse() -> None:
+    assert [str(BitWidths.parse(text)) for text in BIT_PRESETS] == list(BIT_PRESETS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "W4", "A8", "4A8", "W4A", "WA8", "W4 A8", "W4A8x", "W1A8", "W9A8", "W0A0", "W4A3"),
+        *("W4A17", "W99A99", "W-4A8", "W4.0A8", "W444A8", "A8W4", "W4A8W4A8", "W15A8"),
+    ],
+)
+def test_bits_refuse_anything_else(text: str) -> None:
+    with pytest.raises(SpecError, match="bits: expected"):
+        BitWidths.parse(text)
+
+
+@given(text=st.text(max_size=8))
+def test_bits_from_any_text(text: str) -> None:
+    try:
+        bits = BitWidths.parse(text)
+    except SpecError as error:
+        assert "expected" in str(error)
+    else:
+        assert bits.activation in ACTIVATION_BITS
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_COUNT, 0, 1, 4.0, 9, 17])
+def test_hostile_bits(bad: Any) -> None:
+    with pytest.raises(SpecError):
+        BitWidths(bad, 8)
+    if bad != 9:
+        with pytest.raises(SpecError):
+            BitWidths(8, bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_COUNT, 0, 1, 17])
+def test_hostile_quantizer_bits(bad: Any) -> None:
+    with pytest.raises(SpecError):
+        QuantizerSpec(bad, False, Granularity.PER_TENSOR)
+
+
+@pytest.mark.parametrize("granularity", [Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP])
+@pytest.mark.parametrize("bad", [0, -1, 2.5, None, "32"])
+def test_hostile_group_sizes(granularity: Granularity, bad: Any) -> None:
+    with pytest.raises(SpecError, match="group_size"):
+        QuantizerSpec(4, False, granularity, bad)
+
+
+def test_power_of_two_steps_are_asymmetric_only() -> None:
+    with pytest.raises(SpecError, match="power_of_two_steps"):
+        QuantizerSpec(4, True, Granularity.PER_TENSOR, power_of_two_steps=True)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_codes_and_steps(bits: int) -> None:
+    signed = QuantizerSpec(bits, True, Granularity.PER_TENSOR)
+    assert signed.qmin == -signed.qmax and signed.steps == 2**bits - 2
+    unsigned = QuantizerSpec(bits, False, Granularity.PER_TENSOR)
+    assert (unsigned.qmin, unsigned.qmax, unsigned.steps) == (0, 2**bits - 1, 2**bits - 1)
+    released = QuantizerSpec(bits, False, Granularity.PER_TENSOR, power_of_two_steps=True)
+    assert (released.qmin, released.qmax, released.steps) == (0, 2**bits - 1, 2**bits)
+
+
+def test_the_three_conventions() -> None:
+    assert list(CONVENTIONS) == ["integer", "paper", "released"]
+    for name, convention in CONVENTIONS.items():
+        assert get_convention(name) is convention
+        weight, activation = convention.quantizers(BitWidths(4, 6))
+        assert (weight.bits, activation.bits) == (4, 6)
+        assert convention.name == name and convention.summary
+    released = CONVENTIONS["released"]
+    assert released.weight.group_size == 32
+    assert released.weight.power_of_two_steps and released.activation.power_of_two_steps
+    assert CONVENTIONS["integer"].activation.granularity is Granularity.PER_TOKEN
+    assert CONVENTIONS["paper"].weight.granularity is Granularity.PER_INPUT_CHANNEL
+
+
+@pytest.mark.parametrize("bad", ["", "Integer", "int8", None, 3])
+def test_unknown_conventions(bad: Any) -> None:
+    with pytest.raises(SpecError, match=r"convention: expected one of integer, paper, released"):
+        get_convention(bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_COUNT, 0, 1001])
+def test_hostile_steps(bad: Any) -> None:
+    with pytest.raises(SpecError, match="steps"):
+        SamplingSpec(steps=bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_NUMBER, None, 50.1])
+def test_hostile_guidance(bad: Any) -> None:
+    with pytest.raises(SpecError, match="guidance_scale"):
+        SamplingSpec(guidance_scale=bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_COUNT, 65])
+def test_hostile_guided_channels(bad: Any) -> None:
+    with pytest.raises(SpecError, match="guided_channels"):
+        SamplingSpec(guided_channels=bad)
+
+
+@pytest.mark.parametrize("bad", ["", "DDIM", "euler", None, 1, ["ddim"]])
+def test_hostile_schedulers(bad: Any) -> None:
+    with pytest.raises(SpecError, match="scheduler"):
+        SamplingSpec(scheduler=bad)
+
+
+@pytest.mark.parametrize("field", ["samples", "tokens", "seed"])
+@pytest.mark.parametrize("bad", NOT_A_COUNT)
+def test_hostile_calibration_settings(field: str, bad: Any) -> None:
+    if field == "seed" and bad == 10**9:
+        bad = 2**31
+    with pytest.raises(SpecError, match=field):
+        CalibrationSpec(**{field: bad})
+
+
+@pytest.mark.parametrize("field", ["rank", "iterations"])
+@pytest.mark.parametrize("bad", NOT_A_COUNT)
+def test_hostile_low_rank(field: str, bad: Any) -> None:
+    with pytest.raises(SpecError, match=field):
+        LowRankSpec(**{field: bad})
+
+
+@pytest.mark.parametrize("bad", ["", "Energy", None, ["none"]])
+def test_hostile_weighting(bad: Any) -> None:
+    with pytest.raises(SpecError, match="weighting"):
+        LowRankSpec(weighting=bad)
+
+
+@pytest.mark.parametrize("bad", [*NOT_A_NUMBER, 1.01])
+def test_hostile_alpha(bad: Any) -> None:
+    with pytest.raises(SpecError, match="alpha"):
+        LayerRecipe(BitWidths(4, 8), bad)
+
+
+@given(recipe=recipes)
+def test_recipe_round_trip(recipe: Recipe) -> None:
+    text = recipe.to_json()
+    restored = Recipe.from_json(text)
+    assert restored == recipe
+    assert restored.calibration_file == recipe.calibration_file
+    assert restored.to_json() == text
+    assert summarize(restored) == summarize(recipe)
+
+
+def test_the_hint_where_the_calibration_lies_is_not_compared() -> None:
+    document = example_document()
+    here = Recipe.from_json(json.dumps(document))
+    there = Recipe.from_json(json.dumps({**document, "calibration_file": "elsewhere"}))
+    assert here == there
+    assert here != Recipe.from_json(json.dumps({**document, "calibration": "other"}))
+
+
+def test_recipe_needs_its_calibration_only_for_what_comes_from_it() -> None:
+    def needs(layer: LayerRecipe) -> bool:
+        return Recipe("x", "integer", "c", {"0.qkv": layer}).needs_calibration
+
+    bits = BitWidths(4, 8)
+    assert not needs(LayerRecipe(bits))
+    assert not needs(LayerRecipe(bits, None, LowRankSpec(8, weighting="none")))
+    assert needs(LayerRecipe(bits, 0.0))
+    assert needs(LayerRecipe(bits, None, LowRankSpec(8, weighting="energy")))
+
+
+def test_with_layer_replaces_one_group_in_a_copy() -> None:
+    recipe = Recipe.from_json(json.dumps(example_document()))
+    changed = recipe.with_layer("0.proj", LayerRecipe(BitWidths(2, 4)))
+    assert changed.layers["0.proj"].bits == BitWidths(2, 4)
+    assert recipe.layers["0.proj"].bits == BitWidths(8, 8)
+    with pytest.raises(SpecError, match=r"9\.fc9"):
+        recipe.with_layer("9.fc9", LayerRecipe(BitWidths(2, 4)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        '"recipe"',
+        "{}",
+        '{"format": 2}',
+        "NaN",
+        "[" * 100_000,
+        '{"format": ' + "1" * 5000 + "}",
+    ],
+    ids=lambda text: text[:14],
+)
+def test_text_that_is_no_recipe(text: str) -> None:
+    with pytest.raises(SpecError, match="recipe"):
+        Recipe.from_json(text)
+
+
+@given(text=st.text(max_size=40))
+def test_any_text(text: str) -> None:
+    with pytest.raises(SpecError):
+        Recipe.from_json(text)
+
+
+@given(value=json_values)
+def test_any_json(value: Any) -> None:
+    for document in (value, {"format": 1, "layers": value}, {**example_document(), "x": value}):
+        with pytest.raises(SpecError):
+            Recipe.from_json(json.dumps(document))
+
+
+TOP = ("format", "name", "convention", "checkpoint", "layers", "calibration", "calibration_file")
+LAYER = ("bits", "alpha", "low_rank")
+
+
+@given(value=json_values, data=st.data())
+def test_any_field_replaced_or_removed(value: Any, data: st.DataObject) -> None:
+    """Only SpecError, and whatever is accepted can be written and read again."""
+    document = example_document()
+    where = data.draw(st.sampled_from(["top", "layer", "bits", "low_rank"]))
+    layer = document["layers"]["0.qkv"]
+    target, keys = {
+        "top": (document, TOP),
+        "layer": (layer, LAYER),
+        "bits": (layer["bits"], ("weight", "activation")),
+        "low_rank": (layer["low_rank"], ("rank", "iterations", "weighting")),
+    }[where]
+    key = data.draw(st.sampled_from(keys))
+    if data.draw(st.booleans()):
+        target[key] = value
+    else:
+        del target[key]
+    try:
+        recipe = Recipe.from_json(json.dumps(document))
+    except SpecError:
+        return
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    summarize(recipe)
+
+
+@pytest.mark.parametrize("field", ["name", "checkpoint", "calibration", "calibration_file"])
+@pytest.mark.parametrize("bad", [None, 3, True, ["x"], {}])
+def test_a_recipes_texts_are_texts(field: str, bad: Any) -> None:
+    with pytest.raises(SpecError):
+        Recipe.from_json(json.dumps({**example_document(), field: bad}))
+
+
+def test_a_recipe_has_layers_and_a_known_convention() -> None:
+    with pytest.raises(SpecError, match="layers"):
+        Recipe("x", "integer", "c", {})
+    with pytest.raises(SpecError, match="convention"):
+        Recipe("x", "other", "c", {"0.qkv": LayerRecipe(BitWidths(4, 8))})
+
+
+def test_specs_are_frozen() -> None:
+    for spec in (BitWidths(4, 8), SamplingSpec(), CalibrationSpec(), LowRankSpec()):
+        with pytest.raises(AttributeError):
+            spec.anything = 1  # type: ignore[union-attr]
