@@ -1,0 +1,15 @@
+"""``python app.py``: build the page and serve it.
+
+``GRADIO_SERVER_NAME`` and ``GRADIO_SERVER_PORT`` choose where (default 127.0.0.1:7860).
+"""
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from ditas_core.ui import build_app, launch_options
+
+demo = build_app()
+
+if __name__ == "__main__":
+    demo.launch(**launch_options())

@@ -1,0 +1,106 @@
+"""Loss over alpha while the search runs; divergence over the denoising steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from .style import BLUE, FONT, GREY, KIND_COLOURS, ORANGE, dress
+
+
+def relative_db(losses: ArrayLike, identity: float) -> NDArray[np.float64]:
+    """10 log10(loss / loss without smoothing): below 0 is better than leaving the layer alone."""
+    values = np.maximum(np.asarray(losses, dtype=np.float64), 1e-30)
+    return 10 * np.log10(values / max(identity, 1e-30))
+
+
+def loss_curves(
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float], float]], total: int | None = None
+) -> go.Figure:
+    """One line per layer from ``(name, grid, losses, identity)``; its minimum is marked.
+
+    A name is ``block.kind``; lines are coloured by kind. Of a search that is still to
+    reach ``total`` layers, the newest line is drawn thick.
+    """
+    figure = go.Figure()
+    seen: set[str] = set()
+    lowest = 0.0
+    for index, (name, grid, losses, identity) in enumerate(curves):
+        kind = name.rsplit(".", 1)[-1]
+        colour = KIND_COLOURS.get(kind, GREY)
+        db = relative_db(losses, identity)
+        best = int(db.argmin())
+        lowest = min(lowest, float(db[best]))
+        last = total is not None and index == len(curves) - 1 and len(curves) < total
+        sizes = [0] * len(db)
+        sizes[best] = 9
+        figure.add_trace(
+            go.Scatter(
+                x=list(grid),
+                y=[round(float(v), 3) for v in db],
+                mode="lines+markers",
+                name=kind,
+                legendgroup=kind,
+                showlegend=kind not in seen,
+                line={"color": colour, "width": 4 if last else 1.4},
+                marker={"size": sizes, "color": colour, "opacity": 1},
+                opacity=1.0 if last else 0.6,
+                hovertemplate=f"{name}<br>α = %{{x}}: %{{y:+.2f}} dB<extra></extra>",
+            )
+        )
+        seen.add(kind)
+    dress(figure, 420)
+    figure.add_hline(
+        y=0,
+        line={"color": GREY, "dash": "dash", "width": 1.5},
+        annotation={"text": "no smoothing", "font": {"size": 11}},
+    )
+    figure.update_xaxes(title="migration strength α", range=[-0.02, 1.02], dtick=0.2)
+    figure.update_yaxes(
+        title="output error against no smoothing, dB", range=[lowest * 1.12 - 0.6, 6.5]
+    )
+    figure.update_layout(
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+    )
+    return figure
+
+
+def divergence_curves(timesteps: Sequence[int], series: Mapping[str, Sequence[float]]) -> go.Figure:
+    """Latent SQNR in dB after every denoising step, one line per quantized model."""
+    figure = go.Figure()
+    colours = (ORANGE, BLUE, GREY)
+    dashes = ("dot", "solid", "dash")
+    symbols = ("diamond", "circle", "square")
+    steps = list(range(1, len(timesteps) + 1))
+    for index, (name, values) in enumerate(series.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=steps,
+                y=[round(float(v), 3) for v in values],
+                mode="lines+markers",
+                name=name,
+                customdata=list(timesteps),
+                line={"color": colours[index % 3], "width": 2.6, "dash": dashes[index % 3]},
+                marker={"size": 6, "symbol": symbols[index % 3]},
+                hovertemplate="step %{x} (t = %{customdata})<br>%{y:.1f} dB<extra>%{fullData.name}"
+                "</extra>",
+            )
+        )
+    dress(figure, 340)
+    figure.update_xaxes(title="denoising step")
+    figure.update_yaxes(title="latent SQNR, dB (higher is closer)")
+    figure.update_layout(
+        showlegend=True,
+        legend={
+            "orientation": "h",
+            "y": 1.0,
+            "yanchor": "bottom",
+            "x": 0,
+            "font": {"family": FONT, "size": 12},
+        },
+    )
+    return figure
