@@ -1,0 +1,129 @@
+"""``python -m ditas_core.ui.precompute assets/NAME``: the results that the page opens on.
+
+The same library calls as a visitor's, at the default settings: one calibration,
+the search at every preset, and a comparison of plain rounding and the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..calibration import Calibration, calibrate
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..comparison import Trajectory, compare, run_trajectory
+from ..conversion import quantize_transformer
+from ..evaluation.outliers import outlier_atlas
+from ..search import LayerDone, SearchSpec, plain_recipe, search
+from ..specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
+from .catalogue import precomputed_folder, showcase
+from .messages import FAILURES
+from .results import PLAIN, RECIPE, Preset, Shipped, make_result, save_shipped
+
+CONVENTION = "integer"
+SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
+Report = Callable[[str], None]
+
+
+def precompute(
+    checkpoint: Checkpoint,
+    report: Report,
+    calibration_spec: CalibrationSpec,
+    sampling: SamplingSpec,
+    samples: int = SAMPLES,
+    presets: Sequence[str] = BIT_PRESETS,
+) -> Shipped:
+    """All shipped results of one checkpoint."""
+    report(f"calibrating {checkpoint.name}")
+    *_, calibration = calibrate(checkpoint, calibration_spec)
+    assert isinstance(calibration, Calibration)
+    chosen = showcase(checkpoint.class_names, samples)
+    names = tuple(chosen[i % len(chosen)] for i in range(samples))
+    labels = torch.tensor([checkpoint.class_index(name) for name in names])
+
+    def sample(transformer: torch.nn.Module) -> Trajectory:
+        *_, run = run_trajectory(checkpoint, transformer, labels, sampling, SEED)
+        assert isinstance(run, Trajectory)
+        return run
+
+    report("sampling in full precision")
+    reference = sample(checkpoint.transformer)
+    found: dict[str, Preset] = {}
+    for name in presets:
+        bits = BitWidths.parse(name)
+        report(f"{name}: searching")
+        *events, recipe = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "ditas"))
+        assert isinstance(recipe, Recipe)
+        runs = {}
+        for variant, each in (
+            (PLAIN, plain_recipe(checkpoint, bits, CONVENTION)),
+            (RECIPE, recipe),
+        ):
+            report(f"{name}: sampling, {variant}")
+            *_, quantized = quantize_transformer(checkpoint, each, calibration)
+            assert isinstance(quantized, torch.nn.Module)
+            run = sample(quantized)
+            runs[variant] = (run, compare(reference, run))
+        title = f"{checkpoint.name} · {name} · {CONVENTION} · shipped"
+        found[name] = Preset(
+            recipe=recipe,
+            layers=tuple(event for event in events if isinstance(event, LayerDone)),
+            result=make_result(title, names, reference, runs),
+        )
+    return Shipped(
+        fingerprint=checkpoint.fingerprint,
+        convention=CONVENTION,
+        calibration=calibration.sha256,
+        atlas=outlier_atlas(checkpoint, calibration),
+        presets=found,
+    )
+
+
+def write(shipped: Shipped, target: Path) -> None:
+    """Build the folder beside its place, then rename; an older one is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
+    try:
+        save_shipped(shipped, work)
+        work.chmod(0o755)
+        for file in work.iterdir():
+            file.chmod(0o644)
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ditas_core.ui.precompute", description=__doc__)
+    parser.add_argument("checkpoint", help="a local DiT folder, for example assets/NAME")
+    parser.add_argument("--out", type=Path, default=None, help="default: assets/precomputed")
+    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps (default 50)")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="images (default 8)")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    options = parser.parse_args(arguments)
+    try:
+        shipped = precompute(
+            load_checkpoint(options.checkpoint),
+            lambda line: print(line, file=sys.stderr, flush=True),
+            CalibrationSpec(SamplingSpec(steps=options.steps)),
+            SamplingSpec(steps=options.steps, guidance_scale=options.guidance),
+            options.samples,
+        )
+    except FAILURES as error:
+        print(error, file=sys.stderr)
+        return 2
+    write(shipped, options.out or precomputed_folder())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

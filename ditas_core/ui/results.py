@@ -1,0 +1,175 @@
+"""Comparison results for display, and the shipped results of the demo checkpoint on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..comparison import Comparison, Trajectory
+from ..evaluation.outliers import OutlierAtlas
+from ..figures import contact_strip, split_strip, to_uint8
+from ..search import LayerDone
+from ..specs import Recipe
+
+FORMAT = 1
+REFERENCE, PLAIN, RECIPE = "full precision", "plain rounding", "recipe"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Images and metrics of one comparison.
+
+    images      variant -> (N, H, W, 3) bytes; the reference is one of them
+    metrics     variant -> metric -> one value per sample
+    divergence  variant -> mean latent SQNR after every step
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    images: dict[str, np.ndarray] = field(repr=False)
+    metrics: dict[str, dict[str, list[float]]] = field(repr=False)
+    divergence: dict[str, list[float]] = field(repr=False)
+
+    @property
+    def variants(self) -> list[str]:
+        return [name for name in self.images if name != REFERENCE]
+
+
+def make_result(
+    title: str,
+    labels: tuple[str, ...],
+    reference: Trajectory,
+    others: dict[str, tuple[Trajectory, Comparison]],
+) -> Result:
+    """Collect one reference and its quantized counterparts."""
+    images = {REFERENCE: to_uint8(reference.images)}
+    metrics, divergence = {}, {}
+    for name, (run, comparison) in others.items():
+        images[name] = to_uint8(run.images)
+        metrics[name] = {
+            "latent SQNR, dB": comparison.latent_sqnr.tolist(),
+            "PSNR, dB": comparison.psnr.tolist(),
+            "SSIM": comparison.ssim.tolist(),
+        }
+        divergence[name] = comparison.divergence.mean(1).tolist()
+    return Result(title, labels, reference.timesteps, images, metrics, divergence)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Shipped results at one bit-width."""
+
+    recipe: Recipe
+    layers: tuple[LayerDone, ...]
+    result: Result
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Everything the page opens on."""
+
+    fingerprint: str
+    convention: str
+    calibration: str
+    atlas: OutlierAtlas
+    presets: dict[str, Preset]
+
+
+def save_result(result: Result, folder: Path, stem: str) -> dict[str, Any]:
+    """Write one strip of images per variant; returns the rest as JSON."""
+    files = {}
+    for index, (name, pixels) in enumerate(result.images.items()):
+        files[name] = f"{stem}-{index}.png"
+        contact_strip(pixels).save(folder / files[name], optimize=True)
+    return {
+        "title": result.title,
+        "labels": list(result.labels),
+        "timesteps": list(result.timesteps),
+        "images": files,
+        "metrics": result.metrics,
+        "divergence": result.divergence,
+    }
+
+
+def load_result(document: dict[str, Any], folder: Path) -> Result:
+    """Inverse of ``save_result``."""
+    labels = tuple(document["labels"])
+    images = {}
+    for name, file in document["images"].items():
+        with Image.open(folder / Path(file).name) as strip:
+            images[name] = split_strip(strip, len(labels))
+    return Result(
+        title=document["title"],
+        labels=labels,
+        timesteps=tuple(document["timesteps"]),
+        images=images,
+        metrics=document["metrics"],
+        divergence=document["divergence"],
+    )
+
+
+def layer_from_json(document: dict[str, Any]) -> LayerDone:
+    values = {**document, "grid": tuple(document["grid"]), "losses": tuple(document["losses"])}
+    return LayerDone(**values)
+
+
+def save_shipped(shipped: Shipped, folder: Path) -> None:
+    """Write into an existing folder."""
+    shipped.atlas.save(folder / "atlas.safetensors")
+    presets = {}
+    for name, preset in shipped.presets.items():
+        (folder / f"recipe-{name}.json").write_text(preset.recipe.to_json(), encoding="utf-8")
+        presets[name] = {
+            "layers": [asdict(layer) for layer in preset.layers],
+            "result": save_result(preset.result, folder, name),
+        }
+    document = {
+        "format": FORMAT,
+        "fingerprint": shipped.fingerprint,
+        "convention": shipped.convention,
+        "calibration": shipped.calibration,
+        "presets": presets,
+    }
+    (folder / "results.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def load_shipped(folder: Path, fingerprint: str) -> Shipped:
+    """Inverse of ``save_shipped``.
+
+    Raises:
+        ValueError: missing, damaged, or made for another checkpoint.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError("none found in assets/precomputed")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ValueError(f"expected format {FORMAT}, got {document['format']}")
+        if document["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"made for checkpoint {document['fingerprint'][:12]}, this is {fingerprint[:12]}"
+            )
+        presets = {}
+        for name, preset in document["presets"].items():
+            recipe = (folder / f"recipe-{Path(name).name}.json").read_text(encoding="utf-8")
+            presets[name] = Preset(
+                recipe=Recipe.from_json(recipe),
+                layers=tuple(layer_from_json(layer) for layer in preset["layers"]),
+                result=load_result(preset["result"], folder),
+            )
+        return Shipped(
+            fingerprint=fingerprint,
+            convention=document["convention"],
+            calibration=document["calibration"],
+            atlas=OutlierAtlas.load(folder / "atlas.safetensors"),
+            presets=presets,
+        )
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"damaged: {type(error).__name__} {error}") from error

@@ -1,0 +1,54 @@
+"""Checks of everything that comes from a browser; components alone do not enforce them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .messages import refuse
+
+
+def shown(value: object) -> str:
+    """What came, cut short."""
+    text = repr(value) if not isinstance(value, str) or len(value) < 40 else repr(value[:40]) + "…"
+    return text[:60]
+
+
+def real(value: object, name: str, low: float, high: float) -> float:
+    """A finite number from low to high."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise refuse(f"{name}: expected a number from {low:g} to {high:g}, got {shown(value)}")
+    return float(value)
+
+
+def whole(value: object, name: str, low: int, high: int) -> int:
+    """A whole number from low to high."""
+    number = real(value, name, low, high)
+    if number != int(number):
+        raise refuse(f"{name}: expected a whole number from {low} to {high}, got {shown(value)}")
+    return int(number)
+
+
+def flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise refuse(f"{name}: expected yes or no, got {shown(value)}")
+    return value
+
+
+def one_of(value: object, name: str, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        some = ", ".join(choices[:8]) + (" …" if len(choices) > 8 else "")
+        raise refuse(f"{name}: expected one of {some}, got {shown(value)}")
+    return value
+
+
+def some_of(value: object, name: str, choices: Sequence[str], most: int) -> list[str]:
+    """One to ``most`` of the choices."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= most:
+        raise refuse(f"{name}: expected 1 to {most} choices, got {shown(value)}")
+    return [one_of(item, name, choices) for item in value]
