@@ -230,3 +230,21 @@ def test_images_are_in_range_and_independent_of_the_batch(random_checkpoint: Che
 )
 def test_labels_are_spread_over_all_classes(count: int, classes: int, expected: list[int]) -> None:
     assert spread_labels(count, classes).tolist() == expected
+
+
+def test_explicit_generators_are_the_seeds_streams(random_checkpoint: Checkpoint) -> None:
+    def run(seed: int | list[torch.Generator], scheduler: str) -> torch.Tensor:
+        return sample_latents(
+            random_checkpoint.transformer,
+            random_checkpoint.scheduler,
+            torch.tensor([0, 1]),
+            random_checkpoint.latent_shape,
+            SamplingSpec(steps=2, scheduler=scheduler),
+            seed,
+        )
+
+    for scheduler in ("ddim", "ddpm"):
+        streams = [torch.Generator().manual_seed(9 + i) for i in range(2)]
+        assert torch.equal(run(9, scheduler), run(streams, scheduler))
+    with pytest.raises(ValueError, match="expected 2, got 1"):
+        run([torch.Generator()], "ddim")

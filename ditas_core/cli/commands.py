@@ -50,8 +50,11 @@ def write_text(path: Path, text: str) -> None:
     """Beside the target, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sampling_spec(args: argparse.Namespace) -> SamplingSpec:

@@ -79,11 +79,19 @@ def iterate_latents(
     labels: Tensor,
     shape: tuple[int, int, int],
     spec: SamplingSpec,
-    seed: int,
+    seed: int | list[torch.Generator],
 ) -> Iterator[Step]:
-    """Denoise ``len(labels)`` samples from seeded noise; yields after every step."""
+    """Denoise ``len(labels)`` samples from seeded noise; yields after every step.
+
+    ``seed`` gives sample i the stream of seed + i; or pass one generator per sample.
+
+    Raises:
+        ValueError: another number of generators than of labels.
+    """
     scheduler = build_scheduler(scheduler_config, spec)
-    streams = generators(seed, len(labels))
+    streams = generators(seed, len(labels)) if isinstance(seed, int) else seed
+    if len(streams) != len(labels):
+        raise ValueError(f"generators: expected {len(labels)}, got {len(streams)}")
     latents = initial_noise(shape, streams) * float(scheduler.init_noise_sigma)
     for index, t in enumerate(scheduler.timesteps.tolist()):
         eps = predict_eps(transformer, latents, t, labels, spec)
@@ -114,7 +122,7 @@ def sample_latents(
     labels: Tensor,
     shape: tuple[int, int, int],
     spec: SamplingSpec,
-    seed: int,
+    seed: int | list[torch.Generator],
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Run ``iterate_latents`` to its end; the final latents, (N, C, H, W)."""
