@@ -11,21 +11,23 @@ METHOD = r"""
 ### What happens
 A diffusion transformer (DiT) turns noise into a picture in some fifty steps. Storing its weights
 and activations as 4 or 8 bit integers saves memory, but every layer's input has a few channels
-far larger than the rest, and they move from step to step. One rounding scale has to span them all.
+far larger than the rest. They stay in the same channels while their size changes from step to step,
+and one rounding scale has to span them all.
 
 DiTAS answers with three training-free steps:
 
 1. **Temporal-aggregated smoothing.** Divide input channel $c$ by one factor for all timesteps and
    multiply the matching weight column, which leaves the product as it was:
-   $$ s_c = \frac{\max_{t}\,\max|X_{t,c}|^{\alpha}}{\max|W_{:,c}|^{1-\alpha}},\qquad
+   $$ s_c = \frac{(\max_{t}\,\max|X_{t,c}|)^{\alpha}}{(\max|W_{:,c}|)^{1-\alpha}},\qquad
    XW^\top = (X / s)\,(W s)^\top $$
    The division disappears into the layer before (the modulation of adaLN, the rows of V); only
    the second feed-forward layer divides on the fly.
 2. **Grid search of α per layer.** $\; \min_\alpha \sum_t \lVert Y_t - Q_a(X_t/s)\,Q_w(Ws)^\top
    \rVert^2$ on tokens kept from one full-precision run. The identity $s = 1$ takes part and may
    win.
-3. **A low-rank branch.** What weight rounding loses is approximated by $LR$ of rank 32, found by
-   alternating rounding and a singular value decomposition.
+3. **A low-rank branch.** What weight rounding loses is approximated by $LR$ of low rank (8 at
+   width 256), found by alternating rounding and a singular value decomposition in the norm of
+   the layer's own inputs: the error that counts is the one the inputs see.
 
 $Q(x) = \mathrm{clamp}(\mathrm{round}(x/\Delta) + z,\; q_{min},\; q_{max})$ with step $\Delta$ and
 offset $z$.
