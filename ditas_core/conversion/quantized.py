@@ -16,7 +16,14 @@ from ..layers import QuantizedLinear
 from ..lowrank import fit_low_rank, second_moment_root
 from ..quantizer import fake_quantize
 from ..smoothing import Affine, divide_rows, multiply_columns, smoothing_factor, weight_absmax
-from ..specs import Convention, LayerRecipe, QuantizerSpec, Recipe, get_convention
+from ..specs import (
+    FULL_PRECISION_BITS,
+    Convention,
+    LayerRecipe,
+    QuantizerSpec,
+    Recipe,
+    get_convention,
+)
 from .fold import fold_producer_, get_affine
 
 
@@ -85,7 +92,7 @@ def fit_branch(
 ) -> tuple[Tensor, Tensor] | None:
     """The low-rank branch of one (smoothed) weight, or None where it has none."""
     low_rank = layer.low_rank
-    if low_rank.rank == 0 or layer.bits.weight >= 16:
+    if low_rank.rank == 0 or layer.bits.weight >= FULL_PRECISION_BITS:
         return None
     weight_spec, activation_spec = quantizers
     root, variance = None, 0.0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..specs import QuantizerSpec
+from ..specs import FULL_PRECISION_BITS, QuantizerSpec
 from .grouping import group_view, ungroup
 
 TINY = 1e-30
@@ -102,7 +102,7 @@ def fake_quantize(x: Tensor, spec: QuantizerSpec) -> Tensor:
 
     The source tensor is never written to.
     """
-    if spec.bits >= 16:
+    if spec.bits >= FULL_PRECISION_BITS:
         return x
     grouped, dims = group_view(x, spec)
     params = params_from_range(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
@@ -115,7 +115,7 @@ def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpe
     Used where ``x`` is a part of a tensor whose exact range was recorded:
     ``lo`` and ``hi`` broadcast against ``x``.
     """
-    if spec.bits >= 16:
+    if spec.bits >= FULL_PRECISION_BITS:
         return x
     params = params_from_range(lo, hi, spec)
     return from_codes(to_codes(x, params, spec), params)

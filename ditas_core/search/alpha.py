@@ -24,14 +24,15 @@ from ..lowrank import fit_low_rank, second_moment_root
 from ..quantizer import fake_quantize, fake_quantize_in_range
 from ..smoothing import ALPHA_GRID, smoothing_factor, weight_absmax
 from ..specs import (
+    METHODS,
     BitWidths,
     Convention,
     Granularity,
     LayerRecipe,
     LowRankSpec,
-    QuantizerSpec,
     Recipe,
     SpecError,
+    check_choice,
     default_rank,
     get_convention,
 )
@@ -54,10 +55,7 @@ class SearchSpec:
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
-        if self.method not in ("plain", "smoothing", "search", "ditas"):
-            raise SpecError(
-                f"method: expected plain, smoothing, search or ditas, got {self.method!r}"
-            )
+        check_choice("method", self.method, METHODS)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
 
@@ -161,7 +159,7 @@ class GroupLoss:
             if self.low_rank.rank:
                 output = self.with_branch(scaled, s, smoothed, rounded, variance, on_full)
             else:
-                output = F.linear(rounded, round_weight(scaled, self.weight_spec))
+                output = F.linear(rounded, fake_quantize(scaled, self.weight_spec))
             loss += float((output - reference).square().mean((1, 2)).sum())
         return loss
 
@@ -180,7 +178,7 @@ class GroupLoss:
             root = root / s if root.ndim == 1 else root / s[:, None]
         fit = fit_low_rank(
             weight,
-            lambda w: round_weight(w, self.weight_spec),
+            lambda w: fake_quantize(w, self.weight_spec),
             min(self.low_rank.rank, *weight.shape),
             self.low_rank.iterations,
             root,
@@ -188,12 +186,8 @@ class GroupLoss:
             exact=False,
         )
         low = fit.up @ fit.down  # (C_out, C)
-        quantized = round_weight(weight - low, self.weight_spec)
+        quantized = fake_quantize(weight - low, self.weight_spec)
         return F.linear(rounded, quantized) + F.linear(smoothed if on_full else rounded, low)
-
-
-def round_weight(weight: Tensor, spec: QuantizerSpec) -> Tensor:
-    return fake_quantize(weight, spec)
 
 
 @torch.no_grad()

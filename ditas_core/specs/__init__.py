@@ -1,6 +1,6 @@
 """Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
 
-from .checks import SpecError
+from .checks import SpecError, check_choice
 from .quantization import (
     ACTIVATION_BITS,
     BIT_PRESETS,
@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "SamplingSpec",
     "SpecError",
+    "check_choice",
     "default_rank",
     "get_convention",
     "summarize",
