@@ -54,6 +54,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` in one step; a failed write leaves nothing beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def save_quantized(
     target: Path, checkpoint: Checkpoint, transformer: DiTTransformer2DModel, recipe: Recipe
 ) -> None:

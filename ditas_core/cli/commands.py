@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..artifact import is_quantized, load_quantized, save_quantized, whole_folder
+from ..artifact import is_quantized, load_quantized, save_quantized, whole_folder, write_text
 from ..calibration import Calibration, CalibrationProgress, calibrate
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..conversion import quantize_transformer
@@ -44,17 +44,6 @@ def set_threads(count: int) -> None:
 def say(args: argparse.Namespace, line: str) -> None:
     """Text for people: on stdout, or on stderr when stdout carries JSON."""
     (sys.stderr if args.json else sys.stdout).write(line + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Beside the target, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sampling_spec(args: argparse.Namespace) -> SamplingSpec:

@@ -11,9 +11,9 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ..artifact import write_text
 from ..specs import NULL_CLASS
 from .data import HELD_OUT_EVERY, IMAGE_PACKAGE, NAMES_PACKAGE
-from .runs import write_text
 
 Json = dict[str, Any]
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image, ImageDraw, ImageFont
 
+from ..artifact import write_text
 from .classes import CLASS_RULES
 from .data import load_images, to_float
 from .dit import DiTConfig
-from .runs import Log, read_config, read_log, write_text
+from .runs import Log, read_config, read_log
 from .vae import VAEConfig, reconstruction_psnr
 
 SHEET_CLASSES = (

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, ModelMixin
 
+from ..artifact import write_text
 from .classes import CLASS_RULES
 from .dit import DiTConfig, build_scheduler, plain_dit
-from .runs import write_text
 
 
 def export_checkpoint(

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..artifact import write_text
+
 State = dict[str, Any]
 Log = Callable[[str], None]
 Config = TypeVar("Config")
@@ -72,13 +74,6 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.log("  ".join(f"{key} {value:.5g}" for key, value in row.items()))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def read_config(folder: Path, kind: type[Config]) -> Config:
