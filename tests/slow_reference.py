@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from ditas_core.specs import Granularity, QuantizerSpec
+from ditas_core.specs import BitWidths, Convention, Granularity, QuantizerSpec
 
 F32 = np.float32
 
@@ -45,23 +45,27 @@ def scale_and_zero(lo: F32, hi: F32, spec: QuantizerSpec) -> tuple[F32, F32]:
     scale = (hi - lo) / F32(levels)
     if scale == 0:
         scale = abs(lo) if lo != 0 else F32(1)
-    zero = -nearest(lo / scale)
+    zero = -nearest(lo / scale, spec.ties_to_even)
     if spec.include_zero:
         zero = min(max(zero, F32(0)), F32(2**spec.bits - 1))
     return scale, zero
 
 
-def nearest(x: F32) -> F32:
-    """The nearest integer, ties upwards."""
-    return np.floor(x + F32(0.5))
+def nearest(x: F32, even: bool) -> F32:
+    """The nearest integer, ties upwards or to even."""
+    return np.rint(x) if even else np.floor(x + F32(0.5))
 
 
 def round_one(x: F32, scale: F32, zero: F32, spec: QuantizerSpec) -> F32:
     """Quantize and dequantize one number."""
     top = 2 ** (spec.bits - 1) - 1 if spec.symmetric else 2**spec.bits - 1
     bottom = -top if spec.symmetric else 0
-    code = min(max(nearest(x / scale) + zero, F32(bottom)), F32(top))
-    return (code - zero) * scale
+    if spec.offset_form:
+        offset = -zero * scale
+        code = nearest((x - offset) / scale, spec.ties_to_even)
+        return min(max(code, F32(bottom)), F32(top)) * scale + offset
+    code = nearest(x / scale, spec.ties_to_even) + zero
+    return (min(max(code, F32(bottom)), F32(top)) - zero) * scale
 
 
 def slow_fake_quantize(x: np.ndarray, spec: QuantizerSpec) -> np.ndarray:
@@ -106,17 +110,24 @@ def slow_group_loss(
     low: np.ndarray,
     high: np.ndarray,
     weights: list[np.ndarray],
-    specs: tuple[QuantizerSpec, QuantizerSpec],
+    convention: Convention,
+    bits: BitWidths,
     alpha: float | None,
 ) -> float:
-    """sum over steps and layers of mean |Y - Q_a(X / s) Q_w(W s)^T|^2, no branch.
+    """sum over steps of mean over tokens and outputs of |Y - Q_a(X / s) Q_w(W s)^T|^2, no branch.
 
-    tokens (T, K, C); low and high (T, 2, C); each weight (C_out, C).
+    tokens (T, K, C); low and high (T, 2, C); each weight (C_out, C). The released
+    convention rounds the group's weights as one, before smoothing, and takes s from them.
     """
-    weight_spec, activation_spec = specs
+    weight_spec, activation_spec = convention.quantizers(bits)
     steps, kept, channels = tokens.shape
     absmax = [float(max(abs(low[..., c]).max(), abs(high[..., c]).max())) for c in range(channels)]
-    s = np.array(slow_smoothing_factor(absmax, weights, alpha), dtype=F32)
+    whole = np.concatenate(weights)
+    source = weights
+    if convention.name == "released":
+        rounded_first = slow_fake_quantize(whole, weight_spec)
+        source = [rounded_first]
+    s = np.array(slow_smoothing_factor(absmax, source, alpha), dtype=F32)
     rounded = np.zeros((steps, kept, channels), dtype=F32)
     for t in range(steps):
         if activation_spec.granularity is Granularity.PER_TENSOR:
@@ -130,19 +141,17 @@ def slow_group_loss(
                     rounded[t, k, c] = round_one(x, scale, zero, activation_spec)
         else:
             rounded[t] = slow_fake_quantize(tokens[t].astype(F32) / s, activation_spec)
+    if convention.name == "released":
+        quantized = rounded_first * s
+    else:
+        quantized = np.concatenate([slow_fake_quantize(w * s, weight_spec) for w in weights])
     total = 0.0
-    for weight in weights:
-        quantized = slow_fake_quantize(weight * s, weight_spec)
-        for t in range(steps):
-            errors = []
-            for k in range(kept):
-                for o in range(len(weight)):
-                    exact = sum(
-                        float(tokens[t, k, c]) * float(weight[o, c]) for c in range(channels)
-                    )
-                    got = sum(
-                        float(rounded[t, k, c]) * float(quantized[o, c]) for c in range(channels)
-                    )
-                    errors.append((got - exact) ** 2)
-            total += sum(errors) / len(errors)
+    for t in range(steps):
+        errors = []
+        for k in range(kept):
+            for o in range(len(whole)):
+                exact = sum(float(tokens[t, k, c]) * float(whole[o, c]) for c in range(channels))
+                got = sum(float(rounded[t, k, c]) * float(quantized[o, c]) for c in range(channels))
+                errors.append((got - exact) ** 2)
+        total += sum(errors) / len(errors)
     return total

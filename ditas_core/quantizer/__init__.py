@@ -6,6 +6,7 @@ from .affine import (
     dequantize,
     fake_quantize,
     fake_quantize_in_range,
+    from_codes,
     params_from_range,
     quantize,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "fake_quantize_in_range",
+    "from_codes",
     "pack_nibbles",
     "params_from_range",
     "quantize",

@@ -48,19 +48,19 @@ def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
     scale = torch.where(torch.isfinite(span), span / spec.steps, hi / spec.steps - lo / spec.steps)
     constant = torch.where(lo == 0, torch.ones_like(lo), lo.abs())
     scale = torch.where(scale > TINY, scale, constant)
-    zero_point = -round_half_up(lo / scale)
+    zero_point = -nearest_(lo / scale, spec)
     if spec.include_zero:
         zero_point = zero_point.clamp(spec.qmin, spec.qmax)
     return QParams(scale, zero_point)
 
 
-def round_half_up(x: Tensor) -> Tensor:
-    """Nearest integer, ties upwards.
+def nearest_(x: Tensor, spec: QuantizerSpec) -> Tensor:
+    """Nearest integer, in place: ties upwards, or to even where the spec says so.
 
     Ties to even would round the two ends of a range differently and lose a level
     when the result is quantized again.
     """
-    return torch.floor(x + 0.5)
+    return x.round_() if spec.ties_to_even else x.add_(0.5).floor_()
 
 
 def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
@@ -74,13 +74,19 @@ def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
 
 def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     """Integer codes (as floats) of an already grouped tensor."""
-    codes = round_half_up(x / params.scale) + params.zero_point
-    return codes.clamp(spec.qmin, spec.qmax)
+    if spec.offset_form:
+        offset = -params.zero_point * params.scale
+        codes = nearest_((x - offset).div_(params.scale), spec)
+    else:
+        codes = nearest_(x / params.scale, spec).add_(params.zero_point)
+    return codes.clamp_(spec.qmin, spec.qmax)
 
 
-def from_codes(codes: Tensor, params: QParams) -> Tensor:
+def from_codes(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     """``(q - zero_point) * scale`` on an already grouped tensor."""
-    return (codes - params.zero_point) * params.scale
+    if spec.offset_form:
+        return (codes * params.scale).sub_(params.zero_point * params.scale)
+    return (codes - params.zero_point).mul_(params.scale)
 
 
 def quantize(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
@@ -94,7 +100,7 @@ def quantize(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
 def dequantize(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     """Values of codes that ``quantize`` gave, in the codes' shape."""
     grouped, _ = group_view(codes.to(params.scale.dtype), spec)
-    return ungroup(from_codes(grouped, params), codes.shape, spec)
+    return ungroup(from_codes(grouped, params, spec), codes.shape, spec)
 
 
 def fake_quantize(x: Tensor, spec: QuantizerSpec) -> Tensor:
@@ -106,7 +112,7 @@ def fake_quantize(x: Tensor, spec: QuantizerSpec) -> Tensor:
         return x
     grouped, dims = group_view(x, spec)
     params = params_from_range(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
-    return ungroup(from_codes(to_codes(grouped, params, spec), params), x.shape, spec)
+    return ungroup(from_codes(to_codes(grouped, params, spec), params, spec), x.shape, spec)
 
 
 def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> Tensor:
@@ -118,4 +124,4 @@ def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpe
     if spec.bits >= FULL_PRECISION_BITS:
         return x
     params = params_from_range(lo, hi, spec)
-    return from_codes(to_codes(x, params, spec), params)
+    return from_codes(to_codes(x, params, spec), params, spec)

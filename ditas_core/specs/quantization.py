@@ -38,6 +38,7 @@ class Granularity(StrEnum):
 
 
 GROUPED = (Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP)
+WITHIN_INPUT_CHANNEL = (Granularity.PER_INPUT_CHANNEL, Granularity.PER_STRIDED_GROUP)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class QuantizerSpec:
     used by the two group granularities only. ``include_zero`` widens an asymmetric
     range to hold 0, so that zeros stay exact and the zero point is a code; the
     released code takes the bare minimum and maximum.
+
+    Two switches exist to repeat the released code to the bit: ``ties_to_even``
+    rounds ties as ``torch.round`` does (otherwise upwards, which keeps both ends of
+    a range on the grid), and ``offset_form`` evaluates
+    ``q = round((x - offset) / scale)``, ``x_hat = q * scale + offset`` with
+    ``offset = -zero_point * scale`` in that order.
     """
 
     bits: int
@@ -58,17 +65,23 @@ class QuantizerSpec:
     group_size: int = 0
     power_of_two_steps: bool = False
     include_zero: bool = True
+    ties_to_even: bool = False
+    offset_form: bool = False
 
     def __post_init__(self) -> None:
         check_whole("bits", self.bits, 2, FULL_PRECISION_BITS)
         check_flag("symmetric", self.symmetric)
         check_flag("power_of_two_steps", self.power_of_two_steps)
         check_flag("include_zero", self.include_zero)
+        check_flag("ties_to_even", self.ties_to_even)
+        check_flag("offset_form", self.offset_form)
         if not isinstance(self.granularity, Granularity):
             raise SpecError(f"granularity: expected a Granularity, got {show(self.granularity)}")
         check_whole("group_size", self.group_size, int(self.granularity in GROUPED), 2**20)
         if self.symmetric and self.power_of_two_steps:
             raise SpecError("power_of_two_steps: expected an asymmetric quantizer")
+        if self.offset_form and (self.symmetric or self.include_zero):
+            raise SpecError("offset_form: expected an asymmetric quantizer of the bare range")
 
     @property
     def qmin(self) -> int:
@@ -120,6 +133,9 @@ class Convention:
 
     branch_input   what the low-rank branch multiplies: the full-precision input
                    ("full") or the quantized one ("quantized")
+    fused_qkv      to_q, to_k and to_v are quantized as one weight (3 C_out, C_in)
+    factor_from    the weight whose maxima enter the smoothing factor: the layer's
+                   own ("weight") or the quantized one without its branch ("quantized")
     """
 
     name: str
@@ -127,6 +143,16 @@ class Convention:
     weight: QuantizerSpec
     activation: QuantizerSpec
     branch_input: str
+    fused_qkv: bool = False
+    factor_from: str = "weight"
+
+    @property
+    def smoothing_commutes(self) -> bool:
+        """Whether Q(W s) = Q(W) s: each scale lies within one input channel.
+
+        Then s never changes the weight's error, and the weight is quantized once.
+        """
+        return self.weight.granularity in WITHIN_INPUT_CHANNEL
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
         """The weight and the activation quantizer at these bits."""
@@ -158,16 +184,40 @@ CONVENTIONS: dict[str, Convention] = {
             group_size=32,
             power_of_two_steps=True,
             include_zero=False,
+            ties_to_even=True,
+            offset_form=True,
         ),
         activation=QuantizerSpec(
-            8, False, Granularity.PER_TENSOR, power_of_two_steps=True, include_zero=False
+            8,
+            False,
+            Granularity.PER_TENSOR,
+            power_of_two_steps=True,
+            include_zero=False,
+            ties_to_even=True,
         ),
         branch_input="quantized",
+        fused_qkv=True,
+        factor_from="quantized",
     ),
 }
 
 
 def get_convention(name: str) -> Convention:
-    """The convention of that name."""
-    check_choice("convention", name, CONVENTIONS)
-    return CONVENTIONS[name]
+    """The convention of that name; ``integer-gN`` has weights in groups of N inputs.
+
+    Raises:
+        SpecError: neither a preset nor ``integer-g`` with 4 to 4096.
+    """
+    found = re.fullmatch(r"integer-g([0-9]{1,4})", name) if isinstance(name, str) else None
+    if found is None:
+        check_choice("convention", name, CONVENTIONS)
+        return CONVENTIONS[name]
+    size = int(found[1])
+    check_whole("group size of the convention", size, 4, 4096)
+    base = CONVENTIONS["integer"]
+    return replace(
+        base,
+        name=name,
+        summary=f"weights per group of {size} inputs, activations per token",
+        weight=replace(base.weight, granularity=Granularity.PER_GROUP, group_size=size),
+    )
