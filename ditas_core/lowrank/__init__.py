@@ -1,5 +1,21 @@
 """Training-free low-rank decomposition."""
 
-from .branch import LowRankFit, best_rank, fit_low_rank, second_moment_root
+from .alternation import LowRankFit, alternate_released, fit_branch
+from .fit import WeightFit, fit_weight, joined, prefers_weight_start, quick_fit, rounding_variance
+from .moment import InputMoment, input_moment
+from .subspace import leading_subspace
 
-__all__ = ["LowRankFit", "best_rank", "fit_low_rank", "second_moment_root"]
+__all__ = [
+    "InputMoment",
+    "LowRankFit",
+    "WeightFit",
+    "alternate_released",
+    "fit_branch",
+    "fit_weight",
+    "input_moment",
+    "joined",
+    "leading_subspace",
+    "prefers_weight_start",
+    "quick_fit",
+    "rounding_variance",
+]

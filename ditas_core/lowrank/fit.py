@@ -1,0 +1,145 @@
+"""One weight, rounded with its low-rank branch: what search scores and conversion stores.
+
+    W ~ Q(target) + up down
+
+``target`` is W - up down where the best iterate is kept. In the released code's
+alternation, which ends with an SVD, it is W minus the branch of the iteration before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..quantizer import fake_quantize
+from ..specs import FULL_PRECISION_BITS, Convention, LowRankSpec, QuantizerSpec
+from .alternation import alternate_released, fit_branch
+from .moment import InputMoment
+from .subspace import leading_subspace
+
+
+@dataclass(frozen=True)
+class WeightFit:
+    """target (C_out, C), up (C_out, r), down (r, C); r is 0 without a branch.
+
+    settled   the target is W - up down, so that the weight's error is Q(target) - target
+    """
+
+    target: Tensor
+    up: Tensor
+    down: Tensor
+    spec: QuantizerSpec
+    settled: bool = True
+
+    @cached_property
+    def rounded(self) -> Tensor:
+        """Q(target), (C_out, C)."""
+        return fake_quantize(self.target, self.spec)
+
+    def error(self, weight: Tensor) -> Tensor:
+        """Q(target) + up down - W for the W that was fitted, (C_out, C)."""
+        if self.settled:
+            return self.rounded - self.target
+        assert self.low is not None
+        return self.rounded + self.low - weight
+
+    @cached_property
+    def low(self) -> Tensor | None:
+        """up down, (C_out, C), or None without a branch."""
+        return self.up @ self.down if self.up.shape[1] else None
+
+
+def fit_weight(
+    weight: Tensor,
+    spec: QuantizerSpec,
+    low_rank: LowRankSpec,
+    moment: InputMoment,
+    rounding_variance: float = 0.0,
+    power_iterations: int = 2,
+) -> WeightFit:
+    """Fit the branch of one weight (C_out, C), or none where rank or bits leave none.
+
+    The best iterate's branch is rounded to half precision, as it is stored, before the
+    target is taken; the released code's stays in single precision.
+    """
+    c_out, c = weight.shape
+    rank = min(low_rank.rank, c_out, c)
+    if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
+        return WeightFit(weight, weight.new_zeros(c_out, 0), weight.new_zeros(0, c), spec)
+    targets: list[Tensor] = []
+
+    def quantize(target: Tensor) -> Tensor:
+        targets[:] = [target]
+        return fake_quantize(target, spec)
+
+    if low_rank.keep == "last":
+        _, up, down = alternate_released(weight, quantize, rank, low_rank.iterations)
+        return WeightFit(targets[0], up, down, spec, settled=False)
+    fit = fit_branch(
+        weight,
+        quantize,
+        rank,
+        low_rank.iterations,
+        moment,
+        rounding_variance,
+        power_iterations,
+    )
+    if fit.best == 0:
+        return WeightFit(weight, weight.new_zeros(c_out, 0), weight.new_zeros(0, c), spec)
+    up, down = fit.up.half().float().contiguous(), fit.down.half().float().contiguous()
+    return WeightFit(weight - up @ down, up, down, spec)
+
+
+def prefers_weight_start(
+    weight: Tensor,
+    spec: QuantizerSpec,
+    rank: int,
+    moment: InputMoment,
+    rounding_variance: float,
+    power_iterations: int,
+) -> bool:
+    """Whether the start from the best rank of W beats L R = 0 after one alternation."""
+    if rounding_variance <= 0:
+        return False
+    scores = fit_branch(
+        weight,
+        lambda target: fake_quantize(target, spec),
+        min(rank, *weight.shape),
+        1,
+        moment,
+        rounding_variance,
+        power_iterations,
+    ).scores
+    return scores[2] < scores[1]
+
+
+def quick_fit(
+    weight: Tensor,
+    spec: QuantizerSpec,
+    rank: int,
+    moment: InputMoment,
+    weight_start: bool,
+    power_iterations: int,
+) -> WeightFit:
+    """One alternation from a known start, not scored: for comparing candidates."""
+    rank = min(rank, *weight.shape)
+    target = weight
+    if weight_start:
+        up, down = leading_subspace(weight, moment, rank, power_iterations)
+        target = torch.addmm(weight, up, down, alpha=-1)  # (C_out, C)
+    error = weight - fake_quantize(target, spec)
+    up, down = leading_subspace(error, moment, rank, power_iterations)
+    return WeightFit(torch.addmm(weight, up, down, alpha=-1), up, down, spec)
+
+
+def joined(weights: list[Tensor], convention: Convention) -> list[Tensor]:
+    """The weights that are quantized together: one per layer, or all of a group as one."""
+    return [torch.cat(weights)] if convention.fused_qkv else weights
+
+
+def rounding_variance(tokens: Tensor, spec: QuantizerSpec) -> float:
+    """Mean square of the activations' own rounding error on (smoothed) tokens (..., C)."""
+    return float((fake_quantize(tokens, spec) - tokens).square().mean())
