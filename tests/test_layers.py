@@ -105,11 +105,12 @@ def test_nothing_is_shared_with_the_arguments() -> None:
 
 
 def test_stored_size_counts_codes_scales_and_branch() -> None:
+    """Floats as they are stored: single precision unless half holds them exactly."""
     c_out, c_in = SHAPE
     plain = build("integer", BitWidths(4, 8), False, False).bits_stored
-    assert plain == c_out * c_in * 4 + c_out * 32
+    assert plain == c_out * c_in * 4 + c_out * (32 + 16)  # scale, zero point
     whole = build("integer", BitWidths(4, 8), True, True).bits_stored
-    assert whole == plain + 16 * (RANK * (c_out + c_in) + c_in)
+    assert whole == plain + 16 * RANK * (c_out + c_in) + 32 * c_in
     assert build("integer", BitWidths(16, 8), False, False).bits_stored == c_out * c_in * 16
     released = build("released", BitWidths(4, 8), False, False).bits_stored
-    assert released == c_out * c_in * 4 + c_out * c_in // 32 * 32
+    assert released == c_out * c_in * 4 + c_out * c_in // 32 * (32 + 16)

@@ -86,6 +86,7 @@ def save_quantized(
         for part in ("vae", "scheduler"):
             shutil.copytree(checkpoint.path / part, work / part)
         save_file(compact(transformer), work / "transformer" / WEIGHTS)
+        (work / "transformer" / WEIGHTS).chmod(0o644)
 
 
 def compact(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
@@ -157,9 +158,12 @@ def install_layers_(
     for group in smoothing_groups(transformer):
         layer = recipe.layers[group.name]
         weight_spec, activation_spec = convention.quantizers(layer.bits)
+        fused = convention.fused_qkv
+        start = 0
         for name in group.layers:
+            linear = get_linear(transformer, name)
             if weight_spec.bits <= 4:
-                columns = get_linear(transformer, name).in_features
+                columns = linear.in_features
                 tensors[f"{name}.codes"] = unpack_nibbles(tensors[f"{name}.codes"], columns)
             quantized = QuantizedLinear(
                 weight_spec,
@@ -167,10 +171,13 @@ def install_layers_(
                 tensors[f"{name}.codes"],
                 QParams(tensors[f"{name}.scale"], tensors[f"{name}.zero_point"]),
                 tensors[f"{name}.bias"],
-                tensors[f"{name}.up"],
-                tensors[f"{name}.down"],
+                (tensors[f"{name}.up"], tensors[f"{name}.down"]),
                 tensors.get(f"{name}.smoothing"),
+                tensors.get(f"{name}.row_scale"),
                 convention.branch_input == "full",
+                start if fused else 0,
+                len(group.layers) if fused else 1,
             )
+            start += linear.out_features
             parent, _, child = name.rpartition(".")
             transformer.get_submodule(parent)._modules[child] = quantized

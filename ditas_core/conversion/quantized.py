@@ -12,18 +12,10 @@ from torch import Tensor, nn
 
 from ..calibration import Calibration, GroupStatistics
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup
-from ..layers import QuantizedLinear
-from ..lowrank import fit_low_rank, second_moment_root
-from ..quantizer import fake_quantize
-from ..smoothing import Affine, divide_rows, multiply_columns, smoothing_factor, weight_absmax
-from ..specs import (
-    FULL_PRECISION_BITS,
-    Convention,
-    LayerRecipe,
-    QuantizerSpec,
-    Recipe,
-    get_convention,
-)
+from ..layers import QuantizedLinear, build_layers
+from ..lowrank import WeightFit, fit_weight, input_moment, joined, rounding_variance
+from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
+from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
 
 
@@ -64,59 +56,74 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint, calibration: Calibratio
         )
 
 
+POWER_ITERATIONS = 2
+"""Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
+
+
+@dataclass(frozen=True)
+class PreparedGroup:
+    """A group's smoothing factor, and its fits where they do not depend on it."""
+
+    s: Tensor | None
+    fits: list[WeightFit] | None
+
+
 def group_factor(
     transformer: nn.Module,
     group: SmoothingGroup,
-    alpha: float | None,
+    layer: LayerRecipe,
+    convention: Convention,
     statistics: GroupStatistics | None,
 ) -> Tensor | None:
     """The group's smoothing factor, (C,), or None for the identity."""
-    if alpha is None or statistics is None:
-        return None
-    weights = [get_affine(transformer, path).weight for path in group.layers]
-    return smoothing_factor(statistics.aggregated_absmax(), weight_absmax(weights), alpha)
+    return prepare(transformer, group, layer, convention, statistics).s
 
 
-def rounding_variance(smoothed: Tensor, spec: QuantizerSpec) -> float:
-    """Mean square of the activations' own rounding error on stored tokens."""
-    return float((fake_quantize(smoothed, spec) - smoothed).square().mean())
-
-
-def fit_branch(
-    weight: Tensor,
+def prepare(
+    transformer: nn.Module,
+    group: SmoothingGroup,
     layer: LayerRecipe,
-    quantizers: tuple[QuantizerSpec, QuantizerSpec],
-    branch_on_full: bool,
+    convention: Convention,
+    statistics: GroupStatistics | None,
+) -> PreparedGroup:
+    """Where rounding commutes with smoothing, the weights are fitted once, before it."""
+    weights = [get_affine(transformer, path).weight for path in group.layers]
+    fits = None
+    if convention.smoothing_commutes:
+        fits = fit_all(joined(weights, convention), layer, convention, statistics, None)
+    if layer.alpha is None or statistics is None:
+        return PreparedGroup(None, fits)
+    source = weights
+    if fits is not None and convention.factor_from == "quantized":
+        source = [fit.rounded for fit in fits]
+    s = smoothing_factor(statistics.aggregated_absmax(), weight_absmax(source), layer.alpha)
+    return PreparedGroup(s, fits)
+
+
+def fit_all(
+    weights: list[Tensor],
+    layer: LayerRecipe,
+    convention: Convention,
     statistics: GroupStatistics | None,
     s: Tensor | None,
-) -> tuple[Tensor, Tensor] | None:
-    """The low-rank branch of one (smoothed) weight, or None where it has none."""
-    low_rank = layer.low_rank
-    if low_rank.rank == 0 or layer.bits.weight >= FULL_PRECISION_BITS:
-        return None
-    weight_spec, activation_spec = quantizers
-    root, variance = None, 0.0
-    if low_rank.weighting != "none" and statistics is not None:
-        tokens = statistics.tokens.float()  # (T, K, C)
-        energy = statistics.energy.mean(0)  # (C,)
-        if s is not None:
-            tokens, energy = tokens / s, energy / s.square()
-        root = (
-            second_moment_root(tokens, energy)
-            if low_rank.weighting == "covariance"
-            else energy.clamp(min=1e-12).sqrt()
+) -> list[WeightFit]:
+    """The fit of each (smoothed) weight; ``s`` is what its input was divided by."""
+    weight_spec, activation_spec = convention.quantizers(layer.bits)
+    low_rank, variance = layer.low_rank, 0.0
+    moment = input_moment("none")
+    if low_rank.rank and statistics is not None and low_rank.weighting != "none":
+        moment = input_moment(
+            low_rank.weighting, statistics.tokens.float(), statistics.energy.mean(0)
         )
-        if branch_on_full:
+        if s is not None:
+            moment = moment.divided(s)
+        if convention.branch_input == "full":
+            tokens = statistics.tokens.float() if s is None else statistics.tokens / s
             variance = rounding_variance(tokens, activation_spec)
-    fit = fit_low_rank(
-        weight,
-        lambda w: fake_quantize(w, weight_spec),
-        min(low_rank.rank, *weight.shape),
-        low_rank.iterations,
-        root,
-        variance,
-    )
-    return None if fit.best == 0 else (fit.up, fit.down)
+    return [
+        fit_weight(weight, weight_spec, low_rank, moment, variance, POWER_ITERATIONS)
+        for weight in weights
+    ]
 
 
 @torch.no_grad()
@@ -129,60 +136,87 @@ def quantize_transformer(
         RecipeError: recipe, checkpoint and calibration do not belong together.
     """
     check_recipe(recipe, checkpoint, calibration)
-    convention = get_convention(recipe.convention)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
-    by_block = {(group.block, group.kind): group for group in checkpoint.groups}
-    for index, group in enumerate(checkpoint.groups):
-        statistics = None if calibration is None else calibration.groups[group.name]
-        layer = recipe.layers[group.name]
-        s = group_factor(source, group, layer.alpha, statistics)
-        divided_by = None
-        if group.kind == "qkv":
-            proj = by_block[group.block, "proj"]
-            proj_statistics = None if calibration is None else calibration.groups[proj.name]
-            divided_by = group_factor(source, proj, recipe.layers[proj.name].alpha, proj_statistics)
-        for path in group.layers:
-            rows = divided_by if path.endswith("to_v") else None
-            quantized = quantize_layer(
-                get_affine(source, path), group, layer, convention, statistics, s, rows
-            )
+    total = len(checkpoint.groups)
+    for index, (group, s, layers) in enumerate(quantize_groups(checkpoint, recipe, calibration)):
+        for path, layer in layers.items():
             parent, _, child = path.rpartition(".")
-            result.get_submodule(parent)._modules[child] = quantized
+            result.get_submodule(parent)._modules[child] = layer
         if s is not None and group.absorber is Absorber.MODULATION:
             fold_producer_(result, group, s)
-        yield ConversionProgress(group.name, index + 1, len(checkpoint.groups))
+        yield ConversionProgress(group.name, index + 1, total)
     yield result.eval()
 
 
-def quantize_layer(
-    affine: Affine,
+@torch.no_grad()
+def quantize_groups(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None
+) -> Iterator[tuple[SmoothingGroup, Tensor | None, dict[str, QuantizedLinear]]]:
+    """Group by group: its smoothing factor and its finished layers by path.
+
+    The factor of the output projection divides the rows of V, so it is settled first.
+    """
+    convention = get_convention(recipe.convention)
+    source = checkpoint.transformer
+
+    def prepared(group: SmoothingGroup) -> PreparedGroup:
+        statistics = None if calibration is None else calibration.groups[group.name]
+        return prepare(source, group, recipe.layers[group.name], convention, statistics)
+
+    by_block = {(group.block, group.kind): group for group in checkpoint.groups}
+    kept: dict[str, PreparedGroup] = {}
+    for group in checkpoint.groups:
+        here = kept.pop(group.name, None) or prepared(group)
+        value_divisor = None
+        if group.kind == "qkv":
+            proj = by_block[group.block, "proj"]
+            kept[proj.name] = prepared(proj)
+            value_divisor = kept[proj.name].s
+        statistics = None if calibration is None else calibration.groups[group.name]
+        layers = quantize_group(
+            source, group, recipe.layers[group.name], convention, statistics, here, value_divisor
+        )
+        yield group, here.s, dict(zip(group.layers, layers, strict=True))
+
+
+def quantize_group(
+    source: nn.Module,
     group: SmoothingGroup,
     layer: LayerRecipe,
     convention: Convention,
     statistics: GroupStatistics | None,
-    s: Tensor | None,
-    divided_by: Tensor | None,
-) -> QuantizedLinear:
-    """One layer, smoothed by s, its outputs divided by ``divided_by`` (V rows).
+    prepared: PreparedGroup,
+    value_divisor: Tensor | None,
+) -> list[QuantizedLinear]:
+    """The group's layers, smoothed by s; the rows of V divided by ``value_divisor``.
 
     The branch is fitted before the rows are divided, so that it minimises the
-    error of V itself; codes per output channel are the same either way.
+    error of V itself.
     """
-    weight = affine.weight if s is None else multiply_columns(affine.weight, s)
+    s = prepared.s
+    affines = [get_affine(source, path) for path in group.layers]
+    fits, columns = prepared.fits, s
+    if fits is None:
+        weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
+        fits, columns = fit_all(weights, layer, convention, statistics, s), None
+    divisors = [value_divisor if path.endswith("to_v") else None for path in group.layers]
+    smoothing = s if group.absorber is Absorber.ON_THE_FLY else None
     quantizers = convention.quantizers(layer.bits)
-    on_full = convention.branch_input == "full"
-    branch = fit_branch(weight, layer, quantizers, on_full, statistics, s)
-    bias = affine.bias
-    if divided_by is not None:
-        weight, bias = divide_rows(Affine(weight, bias), divided_by)
-        if branch is not None:
-            branch = (branch[0] / divided_by[:, None], branch[1])
-    return QuantizedLinear.from_float(
-        weight,
-        bias,
-        *quantizers,
-        branch=branch,
-        smoothing=s if group.absorber is Absorber.ON_THE_FLY else None,
-        branch_on_full=on_full,
-    )
+    biases = [a.bias for a in affines]
+    parts = [slice(i, i + 1) for i in range(len(affines))]
+    if convention.fused_qkv:
+        parts = [slice(0, len(affines))]
+    layers: list[QuantizedLinear] = []
+    for fit, part in zip(fits, parts, strict=True):
+        layers += build_layers(
+            fit.target,
+            (fit.up, fit.down),
+            biases[part],
+            quantizers,
+            convention,
+            columns,
+            smoothing,
+            divisors[part],
+        )
+    return layers

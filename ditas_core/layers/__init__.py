@@ -1,5 +1,7 @@
 """Quantized linear layers."""
 
-from .linear import QuantizedLinear
+from .build import build_layers
+from .encoding import encode
+from .linear import QuantizedLinear, stored_bits
 
-__all__ = ["QuantizedLinear"]
+__all__ = ["QuantizedLinear", "build_layers", "encode", "stored_bits"]

@@ -12,16 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantizer import QParams, dequantize, fake_quantize, quantize
-from ..specs import FULL_PRECISION_BITS, QuantizerSpec
+from ..quantizer import QParams, dequantize, fake_quantize, from_codes
+from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec
+from .encoding import encode
 
 
 class QuantizedLinear(nn.Module):
-    """Fake-quantized linear layer; build it with ``from_float``.
+    """Fake-quantized linear layer.
 
     codes        uint8 (C_out, C_in), or the float weight where it is left alone
+    scale, zero_point   as the granularity has them; of strided groups a table
+                 (P, C_in) in which row r of the layer uses row (row_start + r) mod P
     up, down     low-rank branch, (C_out, r) and (r, C_in); r may be 0
     smoothing    (C_in,) divisor applied on the fly, or None where it was folded
+    row_scale    (C_out, 1) factor of the dequantized rows where their scale cannot
+                 take it, or None
+    shared       how many layers hold the same table and ``down`` (fused qkv): their
+                 size counts once
     """
 
     codes: Tensor
@@ -31,6 +38,7 @@ class QuantizedLinear(nn.Module):
     up: Tensor
     down: Tensor
     smoothing: Tensor | None
+    row_scale: Tensor | None
     weight: Tensor
 
     def __init__(
@@ -40,22 +48,27 @@ class QuantizedLinear(nn.Module):
         codes: Tensor,
         params: QParams,
         bias: Tensor,
-        up: Tensor,
-        down: Tensor,
-        smoothing: Tensor | None,
-        branch_on_full: bool,
+        branch: tuple[Tensor, Tensor],
+        smoothing: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        branch_on_full: bool = True,
+        row_start: int = 0,
+        shared: int = 1,
     ) -> None:
         super().__init__()
         self.weight_spec = weight_spec
         self.activation_spec = activation_spec
         self.branch_on_full = branch_on_full
+        self.row_start = row_start
+        self.shared = shared
         self.register_buffer("codes", codes)
         self.register_buffer("scale", params.scale)
         self.register_buffer("zero_point", params.zero_point)
         self.register_buffer("bias", bias)
-        self.register_buffer("up", up)
-        self.register_buffer("down", down)
+        self.register_buffer("up", branch[0])
+        self.register_buffer("down", branch[1])
         self.register_buffer("smoothing", smoothing)
+        self.register_buffer("row_scale", row_scale)
         self.register_buffer("weight", self.dequantized(), persistent=False)
         self.register_load_state_dict_post_hook(refresh_weight_)
 
@@ -70,7 +83,7 @@ class QuantizedLinear(nn.Module):
         smoothing: Tensor | None = None,
         branch_on_full: bool = True,
     ) -> QuantizedLinear:
-        """A finished layer from a (smoothed) float weight (C_out, C_in) and its branch.
+        """One finished layer from a (smoothed) float weight (C_out, C_in) and its branch.
 
         The branch is rounded to half precision first, as it is stored; the codes
         then belong to the branch that really runs.
@@ -79,29 +92,30 @@ class QuantizedLinear(nn.Module):
         up, down = branch if branch is not None else (torch.zeros(c_out, 0), torch.zeros(0, c_in))
         up = up.half().float().contiguous()
         down = down.half().float().contiguous()
-        if weight_spec.bits >= FULL_PRECISION_BITS:
-            codes, params = weight.clone(), QParams(torch.ones(1), torch.zeros(1))
-        else:
-            integers, params = quantize(weight - up @ down, weight_spec)
-            codes = (integers - weight_spec.qmin).to(torch.uint8)
+        codes, params = encode(weight - up @ down, weight_spec)
         return cls(
             weight_spec,
             activation_spec,
             codes,
             params,
             bias.clone(),
-            up.clone(),
-            down.clone(),
+            (up, down),
             None if smoothing is None else smoothing.clone(),
-            branch_on_full,
+            branch_on_full=branch_on_full,
         )
 
     def dequantized(self) -> Tensor:
-        """The float weight that the codes stand for, without the branch."""
-        if self.weight_spec.bits >= FULL_PRECISION_BITS:
+        """The float weight that the codes stand for, without the branch, (C_out, C_in)."""
+        spec = self.weight_spec
+        if spec.bits >= FULL_PRECISION_BITS:
             return self.codes
-        params = QParams(self.scale, self.zero_point)
-        return dequantize(self.codes.float() + self.weight_spec.qmin, params, self.weight_spec)
+        codes = self.codes.float() + spec.qmin
+        if spec.granularity is Granularity.PER_STRIDED_GROUP:
+            index = (torch.arange(len(codes)) + self.row_start) % len(self.scale)
+            weight = from_codes(codes, QParams(self.scale[index], self.zero_point[index]), spec)
+        else:
+            weight = dequantize(codes, QParams(self.scale, self.zero_point), spec)
+        return weight if self.row_scale is None else weight * self.row_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C_in) -> (..., C_out)."""
@@ -115,15 +129,23 @@ class QuantizedLinear(nn.Module):
         return F.linear(rounded, self.weight, self.bias) + branch
 
     @property
-    def bits_stored(self) -> int:
-        """Honest size: codes at their width, fp16 scales, zero points and branch."""
-        spec = self.weight_spec
-        if spec.bits >= FULL_PRECISION_BITS:
-            return self.codes.numel() * 16
-        side = self.scale.numel() * (16 if spec.symmetric else 32)
-        extra = self.up.numel() + self.down.numel()
-        extra += 0 if self.smoothing is None else self.smoothing.numel()
-        return self.codes.numel() * spec.bits + side + extra * 16
+    def bits_stored(self) -> float:
+        """Honest size: codes at their width, the rest as it is stored (half precision
+        where that is exact, single where not)."""
+        if self.weight_spec.bits >= FULL_PRECISION_BITS:
+            return self.codes.numel() * 16.0
+        zero_point = 0 if self.weight_spec.symmetric else stored_bits(self.zero_point)
+        table = stored_bits(self.scale) + zero_point + stored_bits(self.down)
+        own = stored_bits(self.up)
+        for vector in (self.smoothing, self.row_scale):
+            own += 0 if vector is None else stored_bits(vector)
+        return self.codes.numel() * self.weight_spec.bits + own + table / self.shared
+
+
+def stored_bits(tensor: Tensor) -> int:
+    """Bits of a float tensor on disk: 16 per element if half precision holds it, else 32."""
+    exact = bool((tensor.half().to(tensor.dtype) == tensor).all())
+    return tensor.numel() * (16 if exact else 32)
 
 
 def refresh_weight_(layer: nn.Module, _incompatible: object) -> None:

@@ -13,7 +13,16 @@ from .quantization import (
     QuantizerSpec,
     get_convention,
 )
-from .recipe import METHODS, WEIGHTINGS, LayerRecipe, LowRankSpec, Recipe, default_rank, summarize
+from .recipe import (
+    METHODS,
+    RELEASED_BRANCH,
+    WEIGHTINGS,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    default_rank,
+    summarize,
+)
 from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "FULL_PRECISION_BITS",
     "METHODS",
     "NULL_CLASS",
+    "RELEASED_BRANCH",
     "SCHEDULERS",
     "WEIGHTINGS",
     "WEIGHT_BITS",

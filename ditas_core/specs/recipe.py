@@ -11,6 +11,7 @@ from .quantization import BitWidths, get_convention
 
 RECIPE_FORMAT = 1
 WEIGHTINGS = ("none", "energy", "covariance")
+KEPT = ("best", "last")
 METHODS = ("plain", "smoothing", "search", "ditas")
 
 
@@ -23,16 +24,29 @@ class LowRankSpec:
     weighting   the norm in which the residual is approximated: "none" (Frobenius),
                 "energy" (each input channel weighted by its root mean square) or
                 "covariance" (the full second moment of the input)
+    keep        which iterate: the "best", never worse than plain rounding, or the
+                "last" of an exact SVD alternation from L R = 0 (the released code)
     """
 
     rank: int = 0
     iterations: int = 4
     weighting: str = "covariance"
+    keep: str = "best"
 
     def __post_init__(self) -> None:
         check_whole("rank", self.rank, 0, 256)
         check_whole("iterations", self.iterations, 1, 50)
         check_choice("weighting", self.weighting, WEIGHTINGS)
+        check_choice("keep", self.keep, KEPT)
+        if self.keep == "last" and self.weighting != "none":
+            raise SpecError(
+                'weighting: expected "none" where the last iterate is kept, '
+                f"got {show(self.weighting)}"
+            )
+
+
+RELEASED_BRANCH = LowRankSpec(rank=32, iterations=10, weighting="none", keep="last")
+"""What the authors' code does, whatever the layer's width."""
 
 
 def default_rank(width: int) -> int:

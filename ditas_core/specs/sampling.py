@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .checks import SpecError, check_choice, check_number, check_whole, show
 
 SCHEDULERS = ("ddim", "ddpm")
+PRECISIONS = ("float32", "bfloat16")
+TOKEN_DTYPES = ("float16", "float32")
 NULL_CLASS = 1000
 """The unconditional class; stock DiTPipeline has no other."""
 
@@ -35,18 +37,28 @@ class SamplingSpec:
 class CalibrationSpec:
     """One calibration: the trajectory, how many samples, the seed, tokens kept per step.
 
-    ``tokens`` input tokens are kept per layer and step, drawn without
-    replacement from all samples and both guidance halves.
+    tokens       input tokens kept per layer and step, drawn without replacement from
+                 all samples and both guidance halves
+    batch        samples in one forward pass; a batch is never cut when the work is
+                 spread over processes, so the result does not depend on their number
+    precision    dtype the transformer runs in: float32 or bfloat16
+    token_dtype  dtype the tokens are kept in: float16 or float32
     """
 
     sampling: SamplingSpec = SamplingSpec()
     samples: int = 8
     seed: int = 0
     tokens: int = 24
+    batch: int = 4
+    precision: str = "float32"
+    token_dtype: str = "float16"
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, SamplingSpec):
             raise SpecError(f"sampling: expected a SamplingSpec, got {show(self.sampling)}")
         check_whole("samples", self.samples, 1, 256)
-        check_whole("tokens", self.tokens, 1, 4096)
+        check_whole("tokens", self.tokens, 1, 2**20)
         check_whole("seed", self.seed, 0, 2**31 - 1)
+        check_whole("batch", self.batch, 1, 256)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("token_dtype", self.token_dtype, TOKEN_DTYPES)
