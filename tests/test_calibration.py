@@ -19,14 +19,17 @@ from ditas_core.calibration import (
     CalibrationError,
     CalibrationProgress,
     GroupStatistics,
+    TokenDraw,
     calibrate,
     record_inputs,
 )
+from ditas_core.calibration.recorder import reduce_call
 from ditas_core.checkpoints import Checkpoint, fingerprint
 from ditas_core.sampling import sample_latents, spread_labels
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 
 SPEC = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
+DRAW = TokenDraw(seed=0, samples=1, kept=2)
 
 
 def hooks(module: nn.Module) -> int:
@@ -124,7 +127,7 @@ def test_calibration_is_repeatable(
     *progress, again = calibrate(random_checkpoint, SPEC)
     assert isinstance(again, Calibration)
     assert again.sha256 == random_calibration.sha256
-    assert progress == [CalibrationProgress(i + 1, 4) for i in range(4)]
+    assert progress == [CalibrationProgress(i + 1, 4, i + 1, 4) for i in range(4)]
     *_, other = calibrate(random_checkpoint, replace(SPEC, seed=6))
     assert isinstance(other, Calibration)
     assert other.sha256 != random_calibration.sha256
@@ -136,7 +139,7 @@ def test_recording_changes_no_output(random_checkpoint: Checkpoint) -> None:
     arguments = {"timestep": torch.tensor([9, 9]), "class_labels": torch.tensor([1, 1000])}
     with torch.no_grad():
         plain = transformer(x, **arguments).sample
-        with record_inputs(transformer, random_checkpoint.groups, 2, 0):
+        with record_inputs(transformer, random_checkpoint.groups, DRAW):
             recorded = transformer(x, **arguments).sample
     assert torch.equal(plain, recorded)
 
@@ -153,7 +156,7 @@ def test_no_hook_is_left_after_the_end_a_close_or_an_error(random_checkpoint: Ch
     assert hooks(transformer) == before
     with (
         pytest.raises(RuntimeError, match="stop"),
-        record_inputs(transformer, random_checkpoint.groups, 2, 0),
+        record_inputs(transformer, random_checkpoint.groups, DRAW),
     ):
         raise RuntimeError("stop")
     assert hooks(transformer) == before
@@ -163,8 +166,7 @@ def test_no_hook_is_left_after_the_end_a_close_or_an_error(random_checkpoint: Ch
         record_inputs(
             transformer,
             (*random_checkpoint.groups, replace(broken, name="x", layers=("no.such.layer",))),
-            2,
-            0,
+            DRAW,
         ),
     ):
         pass
@@ -173,13 +175,11 @@ def test_no_hook_is_left_after_the_end_a_close_or_an_error(random_checkpoint: Ch
 
 
 def test_infinite_or_huge_inputs_stay_finite_as_tokens() -> None:
-    from ditas_core.calibration.recorder import Recording
-
-    recording = Recording()
-    recording.add(torch.full((2, 3, 4), 1e6), 2, torch.Generator())
-    stats = recording.finish()
+    stats = reduce_call(torch.full((2, 3, 4), 1e6), DRAW, 0, 0, 0, torch.float16)
     assert torch.isfinite(stats.tokens).all()
     assert float(stats.high.max()) == 1e6
+    stats = reduce_call(torch.full((2, 3, 4), 1e6), DRAW, 0, 0, 0, torch.float32)
+    assert float(stats.tokens.max()) == 1e6
 
 
 def test_round_trip_through_a_file(random_calibration: Calibration, tmp_path: Path) -> None:

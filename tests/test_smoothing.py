@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from slow_reference import slow_smoothing_factor
 from torch import Tensor, nn
 
-from ditas_core.calibration import Calibration, calibrate, record_inputs
+from ditas_core.calibration import (
+    Calibration,
+    TokenDraw,
+    assemble,
+    calibrate,
+    record_inputs,
+)
 from ditas_core.checkpoints import (
     Absorber,
     Checkpoint,
@@ -188,14 +194,16 @@ def test_folding_one_kind_really_scales_its_inputs(
     factors = {name: s for name, s in factors.items() if name.endswith(kind)}
     folded = rescaled_transformer(transformer, factors)
     groups = random_checkpoint.groups
-    with record_inputs(transformer, groups, 4, 0) as before:
+    with record_inputs(transformer, groups, TokenDraw(0, 1, 4)) as recorder:
         expected = output(random_checkpoint, transformer)
-    with record_inputs(folded, groups, 4, 0) as after:
+    before = recorder.finish()
+    with record_inputs(folded, groups, TokenDraw(0, 1, 4)) as recorder:
         got = output(random_checkpoint, folded)
+    after = recorder.finish()
     assert relative_error(got, expected) <= TOLERANCE
     for name in before:
         s = factors.get(name, torch.ones(()))
-        assert relative_error(after[name].high[0] * s, before[name].high[0]) <= TOLERANCE
+        assert relative_error(after[name].high * s, before[name].high) <= TOLERANCE
 
 
 def test_folding_keeps_the_demo_checkpoints_function(demo_checkpoint: Checkpoint) -> None:
@@ -265,9 +273,10 @@ def test_division_on_the_fly_is_exact(seed: int, decades: float) -> None:
 
 
 def channel_absmax(checkpoint: Checkpoint, transformer: nn.Module) -> dict[str, Tensor]:
-    with record_inputs(transformer, checkpoint.groups, 1, 0) as recordings:
+    with record_inputs(transformer, checkpoint.groups, TokenDraw(0, 1, 1)) as recorder:
         output(checkpoint, transformer)
-    return {name: r.finish().aggregated_absmax() for name, r in recordings.items()}
+    found = assemble([recorder.finish()], [group.name for group in checkpoint.groups])
+    return {name: statistics.aggregated_absmax() for name, statistics in found.items()}
 
 
 @pytest.mark.parametrize("checkpoint", ["random_checkpoint", "demo_checkpoint"])

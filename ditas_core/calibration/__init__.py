@@ -7,15 +7,32 @@ from .calibration import (
     CalibrationError,
     GroupStatistics,
 )
-from .recorder import CalibrationProgress, calibrate, record_inputs
+from .draw import TokenDraw
+from .exchange import exchange_steps
+from .journal import CalibrationJournal
+from .memory import MemoryNeed, memory_need, tokens_for_budget
+from .recorder import StepRecorder, StepStatistics, StepTable, assemble, record_inputs
+from .trajectory import CalibrationProgress, Shard, calibrate, shard_of
 
 __all__ = [
     "CONDITIONAL",
     "UNCONDITIONAL",
     "Calibration",
     "CalibrationError",
+    "CalibrationJournal",
     "CalibrationProgress",
     "GroupStatistics",
+    "MemoryNeed",
+    "Shard",
+    "StepRecorder",
+    "StepStatistics",
+    "StepTable",
+    "TokenDraw",
+    "assemble",
     "calibrate",
+    "exchange_steps",
+    "memory_need",
     "record_inputs",
+    "shard_of",
+    "tokens_for_budget",
 ]

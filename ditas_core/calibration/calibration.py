@@ -89,7 +89,16 @@ class Calibration:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write safetensors beside ``path`` and rename."""
+        """Write safetensors beside ``path`` and rename.
+
+        Raises:
+            CalibrationError: the activations were not finite.
+        """
+        try:
+            for name, stats in self.groups.items():
+                check_statistics(name, stats, len(self.timesteps))
+        except ValueError as error:
+            raise CalibrationError(f"calibration: not written: {error}") from error
         tensors = {}
         for name, stats in self.groups.items():
             tensors[f"{name}.low"] = stats.low
@@ -106,6 +115,7 @@ class Calibration:
         part = path.with_name(path.name + ".part")
         try:
             save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=metadata)
+            part.chmod(0o644)  # safetensors makes files that only their owner can read
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

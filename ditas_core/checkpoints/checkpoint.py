@@ -55,6 +55,12 @@ class Checkpoint:
         return int(config.num_attention_heads) * int(config.attention_head_dim)
 
     @property
+    def image_tokens(self) -> int:
+        """Tokens of one image."""
+        config = self.transformer.config
+        return (int(config.sample_size) // int(config.patch_size)) ** 2
+
+    @property
     def image_size(self) -> int:
         down = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return int(self.transformer.config.sample_size) * down

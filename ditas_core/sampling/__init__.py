@@ -1,25 +1,36 @@
 """The guided denoising loop."""
 
 from .loop import (
+    ForwardDone,
+    Position,
     Step,
     build_scheduler,
     decode_latents,
     generators,
     guided_eps,
     initial_noise,
+    iterate_forwards,
     iterate_latents,
     sample_latents,
     spread_labels,
 )
+from .processes import batches_of, join_rows, process_group, wait_for_all
 
 __all__ = [
+    "ForwardDone",
+    "Position",
     "Step",
+    "batches_of",
     "build_scheduler",
     "decode_latents",
     "generators",
     "guided_eps",
     "initial_noise",
+    "iterate_forwards",
     "iterate_latents",
+    "join_rows",
+    "process_group",
     "sample_latents",
     "spread_labels",
+    "wait_for_all",
 ]

@@ -22,12 +22,35 @@ StepCallback = Callable[["Step"], None]
 
 @dataclass(frozen=True)
 class Step:
-    """One finished denoising step: loop index, diffusion time, latents after it (N, C, H, W)."""
+    """One finished denoising step: loop index, diffusion time, latents after it (N, C, H, W).
+
+    streams  state of every sample's random stream after it, uint8 (N, S)
+    """
 
     index: int
     total: int
     timestep: int
     latents: Tensor
+    streams: Tensor
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an interrupted trajectory goes on: the next step's index, latents, streams."""
+
+    index: int
+    latents: Tensor
+    streams: Tensor
+
+
+@dataclass(frozen=True)
+class ForwardDone:
+    """One forward pass of a step is finished; ``step`` is set with the step's last one."""
+
+    index: int
+    done: int
+    of: int
+    step: Step | None
 
 
 def build_scheduler(config: dict[str, Any], spec: SamplingSpec) -> DDIMScheduler | DDPMScheduler:
@@ -68,22 +91,28 @@ def predict_eps(
     both = torch.cat([latents, latents])  # (2N, C, H, W)
     classes = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])  # (2N,)
     times = torch.full((both.shape[0],), timestep, dtype=torch.long)
-    out = transformer(both, timestep=times, class_labels=classes).sample
+    dtype = next(transformer.parameters()).dtype
+    out = transformer(both.to(dtype), timestep=times, class_labels=classes).sample.float()
     return guided_eps(out[:, :channels], spec)  # a learned variance, if any, is dropped
 
 
 @torch.no_grad()
-def iterate_latents(
+def iterate_forwards(
     transformer: nn.Module,
     scheduler_config: dict[str, Any],
     labels: Tensor,
     shape: tuple[int, int, int],
     spec: SamplingSpec,
     seed: int | list[torch.Generator],
-) -> Iterator[Step]:
-    """Denoise ``len(labels)`` samples from seeded noise; yields after every step.
+    batch: int | None = None,
+    start: Position | None = None,
+    before: Callable[[int, int], None] | None = None,
+) -> Iterator[ForwardDone]:
+    """Denoise ``len(labels)`` samples from seeded noise; yields after every forward pass.
 
     ``seed`` gives sample i the stream of seed + i; or pass one generator per sample.
+    ``batch`` samples run at once (all by default); ``before`` is called with the step's
+    index and the batch's first sample before each pass. ``start`` continues a trajectory.
 
     Raises:
         ValueError: another number of generators than of labels.
@@ -92,11 +121,42 @@ def iterate_latents(
     streams = generators(seed, len(labels)) if isinstance(seed, int) else seed
     if len(streams) != len(labels):
         raise ValueError(f"generators: expected {len(labels)}, got {len(streams)}")
-    latents = initial_noise(shape, streams) * float(scheduler.init_noise_sigma)
-    for index, t in enumerate(scheduler.timesteps.tolist()):
-        eps = predict_eps(transformer, latents, t, labels, spec)
-        latents = scheduler_step(scheduler, eps, t, latents, streams)
-        yield Step(index, spec.steps, t, latents)
+    if start is None:
+        latents = initial_noise(shape, streams) * float(scheduler.init_noise_sigma)
+    else:
+        latents = start.latents
+        for stream, state in zip(streams, start.streams, strict=True):
+            stream.set_state(state.clone())  # it ignores the offset of a view such as a row
+    begin = 0 if start is None else start.index
+    edges = range(0, len(labels), batch or len(labels))
+    size = edges.step
+    for index, t in list(enumerate(scheduler.timesteps.tolist()))[begin:]:
+        parts = []
+        for number, first in enumerate(edges):
+            if before is not None:
+                before(index, first)
+            rows = slice(first, first + size)
+            parts.append(predict_eps(transformer, latents[rows], t, labels[rows], spec))
+            if number + 1 < len(edges):
+                yield ForwardDone(index, number + 1, len(edges), None)
+        latents = scheduler_step(scheduler, torch.cat(parts), t, latents, streams)
+        states = torch.stack([stream.get_state() for stream in streams])  # (N, S)
+        done = Step(index, spec.steps, t, latents, states)
+        yield ForwardDone(index, len(edges), len(edges), done)
+
+
+def iterate_latents(
+    transformer: nn.Module,
+    scheduler_config: dict[str, Any],
+    labels: Tensor,
+    shape: tuple[int, int, int],
+    spec: SamplingSpec,
+    seed: int | list[torch.Generator],
+) -> Iterator[Step]:
+    """``iterate_forwards`` with all samples at once: yields after every step."""
+    for event in iterate_forwards(transformer, scheduler_config, labels, shape, spec, seed):
+        if event.step is not None:
+            yield event.step
 
 
 def scheduler_step(

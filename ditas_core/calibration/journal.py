@@ -1,0 +1,121 @@
+"""What an interrupted calibration leaves behind: one file per finished step.
+
+Each holds the step's statistics and tokens, the latents after it and the state of
+every sample's random stream, so that the next run continues where the last one
+stopped and ends with the same bits. Files appear by rename and carry a checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..sampling import Position, Step
+from ..specs import CalibrationSpec
+from .recorder import StepStatistics
+
+FORMAT = "ditas-calibration-steps-1"
+SETTINGS = "settings.json"
+
+
+class CalibrationJournal:
+    """A folder for one calibration; one of other settings is started anew.
+
+    Nothing on disk is touched before the first step is added.
+    """
+
+    def __init__(
+        self, folder: Path, checkpoint: str, spec: CalibrationSpec, shard: tuple[int, int]
+    ) -> None:
+        self.folder = folder
+        self.settings = json.dumps(
+            {"format": FORMAT, "checkpoint": checkpoint, "spec": asdict(spec), "shard": shard},
+            sort_keys=True,
+        )
+        marker = folder / SETTINGS
+        self.started = marker.is_file() and marker.read_bytes() == self.settings.encode()
+
+    def start(self) -> None:
+        """An empty folder with these settings."""
+        self.remove()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / SETTINGS
+        part = marker.with_name(SETTINGS + ".part")
+        part.write_text(self.settings, encoding="utf-8")
+        os.replace(part, marker)
+        self.started = True
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"step-{index:04d}.safetensors"
+
+    def add(self, statistics: dict[str, StepStatistics], step: Step) -> None:
+        """Keep one finished step."""
+        if not self.started:
+            self.start()
+        tensors = {"latents": step.latents.contiguous(), "streams": step.streams}
+        for name, one in statistics.items():
+            tensors[f"{name}.low"] = one.low.contiguous()
+            tensors[f"{name}.high"] = one.high.contiguous()
+            tensors[f"{name}.squares"] = one.squares.contiguous()
+            tensors[f"{name}.tokens"] = one.tokens.contiguous()
+        rows = next(iter(statistics.values())).rows
+        metadata = {"index": str(step.index), "timestep": str(step.timestep), "rows": str(rows)}
+        metadata["sha256"] = checksum(tensors, metadata)
+        part = self.path(step.index).with_suffix(".part")
+        save_file(tensors, part, metadata=metadata)
+        os.replace(part, self.path(step.index))
+
+    def steps(self) -> Iterator[tuple[dict[str, StepStatistics], int, Position]]:
+        """Of each step that is there, up to the first gap or damage: its statistics, its
+        diffusion time, and where to go on after it."""
+        index = 0
+        while self.started and self.path(index).is_file():
+            try:
+                with safe_open(self.path(index), framework="pt") as file:
+                    metadata = file.metadata() or {}
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            except (SafetensorError, ValueError):
+                return  # damaged: this step is run again
+            whole = metadata.pop("sha256", "") == checksum(tensors, metadata)
+            if not whole or metadata.get("index") != str(index):
+                return
+            index += 1
+            after = Position(index, tensors["latents"], tensors["streams"])
+            yield statistics_of(tensors, int(metadata["rows"])), int(metadata["timestep"]), after
+
+    def remove(self) -> None:
+        """After the calibration is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Over names, shapes, bytes and metadata: safetensors files have none of their own."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def statistics_of(tensors: dict[str, torch.Tensor], rows: int) -> dict[str, StepStatistics]:
+    """Groups of one step file, in their stored names' order."""
+    names = [key.removesuffix(".low") for key in tensors if key.endswith(".low")]
+    return {
+        name: StepStatistics(
+            low=tensors[f"{name}.low"],
+            high=tensors[f"{name}.high"],
+            squares=tensors[f"{name}.squares"],
+            rows=rows,
+            tokens=tensors[f"{name}.tokens"],
+        )
+        for name in names
+    }

@@ -1,0 +1,138 @@
+"""Calibrate: one guided full-precision trajectory, recorded step by step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoints import Checkpoint
+from ..sampling import Position, batches_of, iterate_forwards, spread_labels
+from ..specs import CalibrationSpec, SpecError
+from .calibration import Calibration
+from .draw import TokenDraw
+from .journal import CalibrationJournal
+from .recorder import DTYPES, StepTable, record_inputs
+
+Exchange = Callable[[StepTable], None]
+
+
+@dataclass(frozen=True)
+class CalibrationProgress:
+    """``step`` of ``total`` steps are finished, ``done`` of ``of`` forward passes."""
+
+    step: int
+    total: int
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The samples of one process: numbers ``first`` to ``last`` (exclusive)."""
+
+    first: int
+    last: int
+
+
+def shard_of(spec: CalibrationSpec, rank: int, world: int) -> Shard:
+    """Whole batches, as even as they come.
+
+    Raises:
+        SpecError: fewer batches than processes.
+    """
+    batches = -(-spec.samples // spec.batch)
+    if batches < world:
+        raise SpecError(
+            f"batch: expected at least one batch for each of {world} processes, got "
+            f"{batches} ({spec.samples} samples in batches of {spec.batch})"
+        )
+    return Shard(*batches_of(spec.samples, spec.batch, rank, world))
+
+
+def working_copy(transformer: nn.Module, precision: str) -> nn.Module:
+    """The transformer itself, or a copy in bfloat16, without a float32 copy on the way."""
+    if precision == "float32":
+        return transformer
+    replaced: dict[int, Any] = {}
+    for parameter in transformer.parameters():
+        replaced[id(parameter)] = nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False)
+    for buffer in transformer.buffers():
+        if buffer.is_floating_point():
+            replaced[id(buffer)] = buffer.to(torch.bfloat16)
+    return copy.deepcopy(transformer, replaced)
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    spec: CalibrationSpec,
+    journal: CalibrationJournal | None = None,
+    shard: Shard | None = None,
+    exchange: Exchange | None = None,
+) -> Iterator[CalibrationProgress | Calibration]:
+    """One guided trajectory; yields progress, then the Calibration.
+
+    Labels are spread over all classes; noise and token draws follow ``spec.seed``.
+    With a ``journal`` every finished step is kept on disk, and steps found there are
+    not run again. With a ``shard`` only its samples are run; ``exchange`` then joins
+    the steps of all shards (``exchange_steps`` over torch.distributed).
+
+    Raises:
+        SpecError: more tokens asked for than a step has.
+    """
+    shard = shard or Shard(0, spec.samples)
+    available = spec.samples * 2 * checkpoint.image_tokens
+    if spec.tokens > available:
+        raise SpecError(
+            f"tokens: expected at most {available} (of {spec.samples} samples), got {spec.tokens}"
+        )
+    labels = spread_labels(spec.samples, len(checkpoint.class_names))[shard.first : shard.last]
+    total = spec.sampling.steps
+    table = StepTable(total, spec.tokens)
+    start: Position | None = None
+    timesteps: list[int] = []
+    if journal is not None:
+        for statistics, timestep, position in journal.steps():
+            table.add(statistics)
+            timesteps.append(timestep)
+            start = position
+    per_step = -(-len(labels) // spec.batch)
+    if len(table) < total:
+        transformer = working_copy(checkpoint.transformer, spec.precision)
+        draw = TokenDraw(spec.seed, spec.samples, spec.tokens)
+        with record_inputs(
+            transformer, checkpoint.groups, draw, DTYPES[spec.token_dtype]
+        ) as recorder:
+            for event in iterate_forwards(
+                transformer,
+                checkpoint.scheduler,
+                labels,
+                checkpoint.latent_shape,
+                spec.sampling,
+                spec.seed + shard.first,
+                batch=spec.batch,
+                start=start,
+                before=lambda step, first: recorder.begin(step, shard.first + first),
+            ):
+                if event.step is not None:
+                    statistics = recorder.finish()
+                    table.add(statistics)
+                    timesteps.append(event.step.timestep)
+                    if journal is not None:
+                        journal.add(statistics, event.step)
+                    del statistics
+                done = event.index * per_step + event.done
+                yield CalibrationProgress(len(table), total, done, total * per_step)
+        del transformer
+    if exchange is not None:
+        exchange(table)
+    yield Calibration(
+        checkpoint=checkpoint.fingerprint,
+        spec=spec,
+        timesteps=tuple(timesteps),
+        groups={group.name: table.statistics(group.name) for group in checkpoint.groups},
+    )
