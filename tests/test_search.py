@@ -18,6 +18,7 @@ from ditas_core.conversion import (
     group_factor,
     quantize_transformer,
 )
+from ditas_core.conversion.quantized import POWER_ITERATIONS
 from ditas_core.layers import QuantizedLinear
 from ditas_core.search import (
     CandidateDone,
@@ -100,7 +101,8 @@ def test_loss_equals_plain_loops(
             stats.low.numpy(),
             stats.high.numpy(),
             [w.numpy() for w in weights],
-            get_convention(convention).quantizers(widths),
+            get_convention(convention),
+            widths,
             alpha,
         )
         assert loss(alpha) == pytest.approx(slow, rel=2e-3)
@@ -119,11 +121,15 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
     linear = get_linear(random_checkpoint.transformer, group.layers[0])
     layer = model.get_submodule(group.layers[0])
     assert isinstance(layer, QuantizedLinear)
-    s = group_factor(random_checkpoint.transformer, group, alpha, stats)
+    convention = get_convention("integer")
+    s = group_factor(random_checkpoint.transformer, group, recipe.layers[name], convention, stats)
+    assert alpha is None or s is not None
     tokens = stats.tokens.float()
     folded = s is not None and layer.smoothing is None
     error = layer(tokens / s if folded else tokens) - linear(tokens)
-    loss = GroupLoss([linear.weight], stats, W4A8, get_convention("integer"), spec.low_rank)
+    loss = GroupLoss(
+        [linear.weight], stats, W4A8, convention, spec.low_rank, power_iterations=POWER_ITERATIONS
+    )
     assert loss(alpha) == pytest.approx(float(error.square().mean((1, 2)).sum()), rel=2e-2)
 
 
@@ -198,7 +204,13 @@ def test_qkv_share_one_alpha_and_one_factor(
     source = random_checkpoint.transformer
 
     def factor(name: str) -> torch.Tensor:
-        s = group_factor(source, names[name], 0.5, random_calibration.groups[name])
+        s = group_factor(
+            source,
+            names[name],
+            layers[name],
+            get_convention("integer"),
+            random_calibration.groups[name],
+        )
         assert s is not None
         return s
 

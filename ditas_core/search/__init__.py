@@ -2,7 +2,6 @@
 
 from .alpha import (
     CandidateDone,
-    GroupLoss,
     LayerDone,
     SearchEvent,
     SearchSpec,
@@ -10,12 +9,15 @@ from .alpha import (
     search,
     search_group,
 )
+from .journal import SearchJournal
+from .loss import GroupLoss
 
 __all__ = [
     "CandidateDone",
     "GroupLoss",
     "LayerDone",
     "SearchEvent",
+    "SearchJournal",
     "SearchSpec",
     "plain_recipe",
     "search",

@@ -11,23 +11,18 @@ for the layer that will really run. Nothing is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from ..calibration import Calibration, GroupStatistics
+from ..calibration import Calibration
 from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
-from ..lowrank import fit_low_rank, second_moment_root
-from ..quantizer import fake_quantize, fake_quantize_in_range
-from ..smoothing import ALPHA_GRID, smoothing_factor, weight_absmax
+from ..smoothing import ALPHA_GRID
 from ..specs import (
     METHODS,
+    RELEASED_BRANCH,
     BitWidths,
-    Convention,
-    Granularity,
     LayerRecipe,
     LowRankSpec,
     Recipe,
@@ -36,6 +31,9 @@ from ..specs import (
     default_rank,
     get_convention,
 )
+from .loss import GroupLoss
+
+PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,10 @@ class SearchSpec:
 
     method  "plain": round, nothing else; "smoothing": one fixed alpha of 0.5;
             "search": the grid; "ditas": the grid and the low-rank branch
-    low_rank  the branch of "ditas"; None = ``default_rank`` of the model's width
+    low_rank  the branch of "ditas"; None = the released code's own in its convention,
+              otherwise ``default_rank`` of the model's width
+    products  dtype of the loss's matrix products; bfloat16 is for large models on
+              processors that have it
     """
 
     bits: BitWidths
@@ -52,10 +53,12 @@ class SearchSpec:
     method: str = "ditas"
     low_rank: LowRankSpec | None = None
     grid: tuple[float, ...] = ALPHA_GRID
+    products: str = "float32"
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
         check_choice("method", self.method, METHODS)
+        check_choice("products", self.products, PRODUCTS)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
 
@@ -63,7 +66,11 @@ class SearchSpec:
         """The low-rank branch that the method really has on a model of this width."""
         if self.method != "ditas" or self.bits.weight >= 16:
             return LowRankSpec(rank=0)
-        return self.low_rank or LowRankSpec(rank=default_rank(width))
+        if self.low_rank is not None:
+            return self.low_rank
+        if self.convention.startswith("released"):
+            return RELEASED_BRANCH
+        return LowRankSpec(rank=default_rank(width))
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,11 @@ class LayerDone:
         return min(self.identity, *self.losses)
 
     @property
+    def best_on_grid(self) -> float:
+        """The first alpha with the smallest loss: the choice without an identity candidate."""
+        return self.grid[min(range(len(self.grid)), key=self.losses.__getitem__)]
+
+    @property
     def gain_db(self) -> float:
         """How far the best candidate lies below the identity."""
         ratio = torch.tensor(self.identity / max(self.best, 1e-30))
@@ -105,89 +117,6 @@ class LayerDone:
 
 
 SearchEvent = CandidateDone | LayerDone | Recipe
-
-
-class GroupLoss:
-    """Output error of one smoothing group for any alpha, on its stored tokens."""
-
-    def __init__(
-        self,
-        weights: list[Tensor],
-        statistics: GroupStatistics,
-        bits: BitWidths,
-        convention: Convention,
-        low_rank: LowRankSpec,
-    ) -> None:
-        self.weights = weights
-        self.statistics = statistics
-        self.convention = convention
-        self.low_rank = replace(low_rank, iterations=1)
-        self.weight_spec, self.activation_spec = convention.quantizers(bits)
-        self.tokens = statistics.tokens.float()  # (T, K, C)
-        self.w_absmax = weight_absmax(weights)  # (C,)
-        self.act_absmax = statistics.aggregated_absmax()  # (C,)
-        self.reference = [F.linear(self.tokens, w) for w in weights]  # each (T, K, C_out)
-        self.root: Tensor | None = None
-        if low_rank.rank and low_rank.weighting == "covariance":
-            self.root = second_moment_root(self.tokens, statistics.energy.mean(0))
-        elif low_rank.rank and low_rank.weighting == "energy":
-            self.root = statistics.energy.mean(0).clamp(min=1e-12).sqrt()
-
-    @property
-    def energy(self) -> float:
-        return sum(float(y.square().mean((1, 2)).sum()) for y in self.reference)
-
-    def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
-        """Fake-quantize tokens; a per-tensor range is the exact one of each step."""
-        if self.activation_spec.granularity is not Granularity.PER_TENSOR:
-            return fake_quantize(x, self.activation_spec)
-        lo = (self.statistics.low / s).amin((1, 2))[:, None, None]  # (T, 1, 1)
-        hi = (self.statistics.high / s).amax((1, 2))[:, None, None]  # (T, 1, 1)
-        return fake_quantize_in_range(x, lo, hi, self.activation_spec)
-
-    def __call__(self, alpha: float | None) -> float:
-        s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
-        smoothed = self.tokens / s  # (T, K, C)
-        rounded = self.round_activations(smoothed, s)  # (T, K, C)
-        variance = 0.0
-        on_full = self.convention.branch_input == "full"
-        if self.low_rank.rank and on_full:
-            variance = float((rounded - smoothed).square().mean())
-        loss = 0.0
-        for weight, reference in zip(self.weights, self.reference, strict=True):
-            scaled = weight * s  # (C_out, C)
-            if self.low_rank.rank:
-                output = self.with_branch(scaled, s, smoothed, rounded, variance, on_full)
-            else:
-                output = F.linear(rounded, fake_quantize(scaled, self.weight_spec))
-            loss += float((output - reference).square().mean((1, 2)).sum())
-        return loss
-
-    def with_branch(
-        self,
-        weight: Tensor,
-        s: Tensor,
-        smoothed: Tensor,
-        rounded: Tensor,
-        variance: float,
-        on_full: bool,
-    ) -> Tensor:
-        """Output of the layer with its best low-rank branch, (T, K, C_out)."""
-        root = self.root
-        if root is not None:
-            root = root / s if root.ndim == 1 else root / s[:, None]
-        fit = fit_low_rank(
-            weight,
-            lambda w: fake_quantize(w, self.weight_spec),
-            min(self.low_rank.rank, *weight.shape),
-            self.low_rank.iterations,
-            root,
-            variance,
-            exact=False,
-        )
-        low = fit.up @ fit.down  # (C_out, C)
-        quantized = fake_quantize(weight - low, self.weight_spec)
-        return F.linear(rounded, quantized) + F.linear(smoothed if on_full else rounded, low)
 
 
 @torch.no_grad()
@@ -207,6 +136,7 @@ def search_group(
         spec.bits,
         get_convention(spec.convention),
         spec.branch(checkpoint.width),
+        PRODUCTS[spec.products],
     )
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
@@ -241,10 +171,13 @@ def search(
     calibration: Calibration,
     spec: SearchSpec,
     calibration_file: str = "",
+    finished: Mapping[str, LayerDone] | None = None,
 ) -> Iterator[SearchEvent]:
     """Search every group in execution order; the last event is the Recipe.
 
-    Closing the generator stops within one candidate. The calibration must be the checkpoint's.
+    Closing the generator stops within one candidate. The calibration must be the
+    checkpoint's. Groups that are ``finished`` (from an interrupted run of the same
+    search, see ``SearchJournal``) are repeated as events and not searched again.
     """
     if calibration.checkpoint != checkpoint.fingerprint:
         raise SpecError(
@@ -257,7 +190,13 @@ def search(
     layers: dict[str, LayerRecipe] = {}
     groups = checkpoint.groups
     for index, group in enumerate(groups):
-        for event in search_group(checkpoint, group, calibration, spec, index, len(groups)):
+        known = (finished or {}).get(group.name)
+        events: Iterator[CandidateDone | LayerDone] = (
+            iter([known])
+            if known is not None
+            else search_group(checkpoint, group, calibration, spec, index, len(groups))
+        )
+        for event in events:
             yield event
             if isinstance(event, LayerDone):
                 layers[group.name] = LayerRecipe(

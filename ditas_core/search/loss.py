@@ -1,0 +1,219 @@
+"""The output error of one smoothing group, for any smoothing strength.
+
+With X_s = X / s, its rounded X^ and the weight A that stands for W s,
+
+    E = X^ A^T - X_s (W s)^T = D A^T + X_s V^T,    D = X^ - X_s,  V = A - W s
+
+    loss(alpha) = sum over steps t of mean over tokens and outputs of E_t^2
+
+What candidates share is computed once: where rounding commutes with smoothing
+(one input channel per scale) the weight is rounded before the loop and X_s V^T is
+the same for every s; otherwise the reference X W^T is. Where there are far more
+tokens than channels and more outputs than inputs the products run over Gram
+matrices (C x C) instead of outputs:
+
+    |E|^2 = tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..calibration import GroupStatistics
+from ..lowrank import (
+    WeightFit,
+    fit_weight,
+    input_moment,
+    joined,
+    prefers_weight_start,
+    quick_fit,
+    rounding_variance,
+)
+from ..quantizer import fake_quantize, fake_quantize_in_range
+from ..smoothing import smoothing_factor, weight_absmax
+from ..specs import (
+    FULL_PRECISION_BITS,
+    BitWidths,
+    Convention,
+    Granularity,
+    LowRankSpec,
+)
+
+SEARCH_ITERATIONS = 1
+"""Power iterations of a candidate's branch: it is compared, not kept."""
+
+
+class StandIn(NamedTuple):
+    """``weight`` A multiplies the activations' rounding error, ``error`` is V = A' - W s.
+
+    A' is A with the branch; A itself has it where the branch sees rounded inputs.
+    """
+
+    weight: Tensor
+    error: Tensor
+
+
+class GroupLoss:
+    """Call with alpha (None = identity) -> loss on the stored tokens.
+
+    weights     of the layers that share the input, each (C_out, C)
+    products    dtype of the matrix products: float32 or bfloat16
+    power_iterations  of a candidate's branch, see ``leading_subspace``
+    """
+
+    def __init__(
+        self,
+        weights: list[Tensor],
+        statistics: GroupStatistics,
+        bits: BitWidths,
+        convention: Convention,
+        low_rank: LowRankSpec,
+        products: torch.dtype = torch.float32,
+        power_iterations: int = SEARCH_ITERATIONS,
+    ) -> None:
+        self.convention = convention
+        self.statistics = statistics
+        self.products = products
+        self.power_iterations = power_iterations
+        self.weight_starts: list[bool] | None = None
+        self.weight_spec, self.activation_spec = convention.quantizers(bits)
+        self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
+        self.low_rank = low_rank
+        self.weights = joined([w.float() for w in weights], convention)
+        self.weight = stacked(self.weights)  # (C_out, C)
+        self.steps, self.kept, channels = statistics.tokens.shape
+        self.tokens = statistics.tokens.float().reshape(-1, channels)  # (M, C)
+        self.moment = input_moment("none")
+        if self.low_rank.rank:
+            self.moment = input_moment(
+                low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
+            )
+        self.act_absmax = statistics.aggregated_absmax()  # (C,)
+        outputs, tokens = len(self.weight), len(self.tokens)
+        self.uses_gram = tokens * (outputs - 2 * channels) > 3 * outputs * channels
+        reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
+        self.energy = self.mean_square(reference)
+        self.gram = self.tokens.T @ self.tokens if self.uses_gram else None  # (C, C)
+        self.frozen: StandIn | None = None
+        self.known = reference  # (M, C_out)
+        source = self.weights
+        if convention.smoothing_commutes:
+            fits = [
+                fit_weight(w, self.weight_spec, self.low_rank, self.moment) for w in self.weights
+            ]
+            self.frozen = self.stand_in(fits, self.weights)
+            self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
+            if convention.factor_from == "quantized":
+                source = [fit.rounded for fit in fits]
+        self.w_absmax = weight_absmax(source)  # (C,)
+
+    def __call__(self, alpha: float | None) -> float:
+        s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
+        smoothed = self.tokens / s  # (M, C)
+        rounded = self.round_activations(smoothed, s)  # (M, C)
+        if self.frozen is not None:
+            if not self.rounds_activations:
+                return self.mean_square(self.known)
+            moved = (rounded - smoothed).mul_(s)  # (M, C), in the channels' own units
+            return self.of_frozen(moved, self.frozen)
+        scaled = [weight * s for weight in self.weights]  # each (C_out, C)
+        fits = self.quick_fits(smoothed, s, scaled)
+        return self.of_smoothed(smoothed, rounded, s, fits, scaled)
+
+    def quick_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
+        """Each smoothed weight with a branch of one alternation, or without.
+
+        Which of the two starts is better is found out for the first candidate only.
+        """
+        spec, rank = self.weight_spec, self.low_rank.rank
+        if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
+            return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
+        moment, iterations = self.moment.divided(s), self.power_iterations
+        if self.weight_starts is None:
+            variance = 0.0
+            if self.convention.branch_input == "full":
+                variance = rounding_variance(smoothed, self.activation_spec)
+            self.weight_starts = [
+                prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
+            ]
+        return [
+            quick_fit(w, spec, rank, moment, start, iterations)
+            for w, start in zip(scaled, self.weight_starts, strict=True)
+        ]
+
+    def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
+        """Fake-quantize tokens (M, C); a per-tensor range is the exact one of each step."""
+        if self.activation_spec.granularity is not Granularity.PER_TENSOR:
+            return fake_quantize(x, self.activation_spec)
+        lo = (self.statistics.low / s).amin((1, 2))[:, None, None]  # (T, 1, 1)
+        hi = (self.statistics.high / s).amax((1, 2))[:, None, None]  # (T, 1, 1)
+        by_step = x.reshape(self.steps, self.kept, -1)  # (T, K, C)
+        return fake_quantize_in_range(by_step, lo, hi, self.activation_spec).reshape(x.shape)
+
+    def stand_in(self, fits: list[WeightFit], weights: list[Tensor]) -> StandIn:
+        """A and V of the fits of ``weights``, each (C_out, C), one above the other."""
+        errors = [fit.error(weight) for fit, weight in zip(fits, weights, strict=True)]
+        on_full = self.convention.branch_input == "full"
+        parts = [
+            fit.rounded if on_full or fit.low is None else fit.rounded + fit.low for fit in fits
+        ]
+        return StandIn(stacked(parts), stacked(errors))
+
+    def of_frozen(self, moved: Tensor, frozen: StandIn) -> float:
+        """Loss where A and X V^T are the same for every s; D in the channels' own units."""
+        if self.gram is not None:
+            return self.of_grams(moved, self.tokens, self.gram, frozen)
+        if self.products == torch.float32:
+            return self.mean_square(torch.addmm(self.known, moved, frozen.weight.T))
+        return self.mean_square(self.multiply(moved, frozen.weight).add_(self.known))
+
+    def of_smoothed(
+        self,
+        smoothed: Tensor,
+        rounded: Tensor,
+        s: Tensor,
+        fits: list[WeightFit],
+        scaled: list[Tensor],
+    ) -> float:
+        """Loss where the rounded weight depends on s."""
+        one_product = self.products == torch.float32 and self.gram is None
+        if one_product and all(fit.up.shape[1] == 0 for fit in fits):
+            weight = stacked([fit.rounded for fit in fits])
+            return self.mean_square(torch.addmm(self.known, rounded, weight.T, beta=-1))
+        frozen = self.stand_in(fits, scaled)
+        moved = rounded - smoothed  # (M, C)
+        if self.gram is not None:
+            gram = self.gram / s / s[:, None]  # (C, C)
+            return self.of_grams(moved, smoothed, gram, frozen)
+        error = self.multiply(smoothed, frozen.error)  # (M, C_out)
+        if self.rounds_activations:
+            error.add_(self.multiply(moved, frozen.weight))
+        return self.mean_square(error)
+
+    def of_grams(self, moved: Tensor, x: Tensor, gram: Tensor, frozen: StandIn) -> float:
+        """``tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')``, averaged like the others."""
+        a, v = frozen
+        total = float(((v @ gram) * v).sum(dtype=torch.float64))
+        if self.rounds_activations:
+            both = moved.T @ torch.cat([moved, x], dim=1)  # (C, 2 C)
+            own, cross = both.chunk(2, dim=1)
+            total += float(((a @ own) * a).sum(dtype=torch.float64))
+            total += 2 * float(((a @ cross) * v).sum(dtype=torch.float64))
+        return max(total, 0.0) / (self.kept * len(self.weight))
+
+    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x W^T in the products' dtype, (M, C_out) float32."""
+        return (x.to(self.products) @ weight.to(self.products).T).float()
+
+    def mean_square(self, error: Tensor) -> float:
+        """Sum over steps of the mean square of (M, C_out)."""
+        total = torch.linalg.vector_norm(error.reshape(self.steps, -1), dim=1).double().square()
+        return float(total.sum()) / (self.kept * len(self.weight))
+
+
+def stacked(parts: list[Tensor]) -> Tensor:
+    """Rows one above the other, without a copy where there is one part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
