@@ -1,0 +1,150 @@
+"""The ``convert`` verb: between a diffusers folder and the original DiT's state dict."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..specs import NULL_CLASS
+
+# torch and diffusers take seconds to import, and the parser needs this module
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel
+
+    from ..checkpoints import Architecture, Checkpoint
+    from .commands import Report
+
+COPIED = ("model_index.json", "README*", "LICENSE*", "LICENCE*")
+
+
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument(
+        "source", help="to original: folder or known hub id; to diffusers: .pt or .safetensors"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("original", "diffusers"),
+        required=True,
+        help="original: the state dict that facebookresearch/DiT loads; diffusers: a folder",
+    )
+    parser.add_argument(
+        "--like",
+        default="",
+        help="to diffusers: folder or known hub id to take the autoencoder, the schedule, the "
+        "class names and the licence from",
+    )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        help="to diffusers: attention heads; default: those of --like if it is as wide, "
+        "of the known size, or 64 channels each",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="to original: file to write (.pt or .safetensors); to diffusers: new folder",
+    )
+
+
+def run_convert(args: argparse.Namespace) -> Report:
+    """Convert; the report counts parameters once, as the original layout stores them."""
+    from .commands import say
+
+    started = time.perf_counter()
+    report = convert_to_original(args) if args.to == "original" else convert_to_diffusers(args)
+    report["seconds"] = round(time.perf_counter() - started, 2)
+    say(
+        args,
+        f"wrote {args.out}: {report['blocks']} blocks, width {report['width']}, "
+        f"{report['parameters']} parameters, {report['bytes']} B",
+    )
+    return report
+
+
+def convert_to_original(args: argparse.Namespace) -> Report:
+    from ..checkpoints import compact_state, load_checkpoint, recognise, to_original, write_state
+
+    if args.like or args.heads is not None:
+        raise ValueError("convert: expected --like and --heads only with --to diffusers")
+    if args.out.is_dir():
+        raise IsADirectoryError(f"out: expected a file to write, got the folder {args.out}")
+    state = to_original(load_checkpoint(args.source).transformer)
+    found = recognise(state, heads=1)  # the layout holds no heads
+    write_state(args.out, compact_state(state))
+    return summary(args.out, found, args.out.stat().st_size)
+
+
+def convert_to_diffusers(args: argparse.Namespace) -> Report:
+    from ..artifact import whole_folder
+    from ..checkpoints import from_original, load_checkpoint, read_state, recognise
+
+    if not args.like:
+        raise ValueError(
+            "like: expected a diffusers folder to take the autoencoder, the schedule and the "
+            "class names from, got none; pass --like FOLDER"
+        )
+    state = read_state(Path(args.source))
+    with whole_folder(args.out) as work:
+        like = load_checkpoint(args.like)
+        config = like.transformer.config
+        heads = args.heads
+        if heads is None and recognise(state, heads=1).width == like.width:
+            heads = int(config.num_attention_heads)
+        found = recognise(state, heads)
+        check_fit(found, like)
+        transformer = from_original(state, heads, float(config.norm_eps))
+        for pattern in COPIED:
+            for path in like.path.glob(pattern):
+                shutil.copyfile(path, work / path.name)
+        for part in ("vae", "scheduler"):
+            shutil.copytree(like.path / part, work / part)
+        save_transformer(transformer, work / "transformer")
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    return summary(args.out, found, size)
+
+
+def check_fit(found: Architecture, like: Checkpoint) -> None:
+    """Raise a CheckpointError where the stock pipeline could not run the parts together."""
+    from ..checkpoints import CheckpointError
+
+    latent = int(like.vae.config.latent_channels)
+    if found.in_channels != latent or found.out_channels not in (latent, 2 * latent):
+        raise CheckpointError(
+            f"state dict: expected {latent} latent channels in and {latent} or {2 * latent} out "
+            f"for the autoencoder of {like.name}, got {found.in_channels} and "
+            f"{found.out_channels}; pass another --like"
+        )
+    if found.classes != NULL_CLASS:
+        raise CheckpointError(
+            f"y_embedder.embedding_table.weight: expected {NULL_CLASS + 1} rows, as DiTPipeline "
+            f"takes number {NULL_CLASS} for no class, got {found.classes + 1}"
+        )
+
+
+def save_transformer(transformer: DiTTransformer2DModel, target: Path) -> None:
+    """As the stock pipeline saves it; in half precision where that is exact for every weight."""
+    from ..checkpoints import half_is_exact
+
+    if half_is_exact(transformer.state_dict()):
+        transformer = transformer.half()
+    transformer.save_pretrained(target, safe_serialization=True)
+    for path in target.iterdir():
+        path.chmod(0o644)  # safetensors makes its file private
+
+
+def summary(out: Path, found: Architecture, size: int) -> Report:
+    shapes = found.shapes()
+    shapes.pop("pos_embed")  # fixed, no parameter
+    return {
+        "out": str(out),
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "blocks": found.depth,
+        "width": found.width,
+        "bytes": size,
+    }
