@@ -6,22 +6,37 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from ..artifact import is_quantized, load_quantized, save_quantized, whole_folder, write_text
-from ..calibration import Calibration, CalibrationProgress, calibrate
+from ..calibration import (
+    Calibration,
+    CalibrationJournal,
+    CalibrationProgress,
+    Shard,
+    calibrate,
+    exchange_steps,
+    memory_need,
+    shard_of,
+    tokens_for_budget,
+)
+from ..calibration.trajectory import Exchange
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..conversion import quantize_transformer
 from ..layers import QuantizedLinear
-from ..sampling import spread_labels
-from ..search import LayerDone, SearchSpec, search
+from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
+from ..search import CandidateDone, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
+    RELEASED_BRANCH,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
@@ -35,6 +50,7 @@ from .images import contact_sheet, to_uint8
 from .progress import bar, finish, trajectory
 
 Report = dict[str, Any]
+BATCH = 16
 
 
 def set_threads(count: int) -> None:
@@ -64,7 +80,11 @@ def effective_bits(transformer: torch.nn.Module) -> float:
 
 
 def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSpec:
-    """The branch that was asked for; without --rank the model's default."""
+    """The branch that was asked for; without --rank the model's or the convention's default."""
+    if args.convention.startswith("released"):
+        return replace(
+            RELEASED_BRANCH, rank=RELEASED_BRANCH.rank if args.rank is None else args.rank
+        )
     rank = default_rank(checkpoint.width) if args.rank is None else args.rank
     return LowRankSpec(rank, weighting=args.weighting)
 
@@ -98,42 +118,99 @@ def run_info(args: argparse.Namespace) -> Report:
 
 
 def run_calibrate(args: argparse.Namespace) -> Report:
-    spec = CalibrationSpec(sampling_spec(args), args.samples, args.seed, args.tokens)
+    """One process, or one of several started by ``accelerate launch -m ditas_core calibrate``."""
+    spec = CalibrationSpec(
+        sampling_spec(args),
+        args.samples,
+        args.seed,
+        args.tokens,
+        args.batch,
+        args.precision,
+        args.token_dtype,
+    )
     checkpoint = load_checkpoint(args.checkpoint)
+    if args.token_budget_mb is not None:
+        spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
+    need = memory_need(checkpoint, spec)
     started = time.perf_counter()
-    calibration = calibrated(checkpoint, spec)
-    calibration.save(args.out)
+    with process_group() as (rank, world):
+        if rank == 0:
+            say(args, f"needs {need}, {spec.tokens} tokens per layer and step")
+        shard = shard_of(spec, rank, world)
+        partial = args.out.with_name(args.out.name + ".partial")
+        journal = CalibrationJournal(
+            partial / f"{rank}-of-{world}",
+            checkpoint.fingerprint,
+            spec,
+            (shard.first, shard.last),
+        )
+        resumed = sum(1 for _ in journal.steps())
+        if resumed:
+            say(args, f"going on after {resumed} steps that an earlier run finished")
+        exchange = exchange_steps if world > 1 else None
+        calibration = calibrated(checkpoint, spec, journal, shard, exchange, resumed)
+        if rank == 0:
+            calibration.save(args.out)
+        wait_for_all()  # until the file is there each finished step may be needed again
+        shutil.rmtree(partial, ignore_errors=True)
     seconds = time.perf_counter() - started
-    say(args, f"wrote {args.out}: {len(calibration.groups)} groups, {seconds:.1f} s")
+    if rank == 0:
+        say(args, f"wrote {args.out}: {len(calibration.groups)} groups, {seconds:.1f} s")
     return {
         "out": str(args.out),
         "sha256": calibration.sha256,
         "groups": len(calibration.groups),
         "steps": len(calibration.timesteps),
-        "bytes": args.out.stat().st_size,
+        "tokens": spec.tokens,
+        "memory_need_bytes": need.total,
+        "processes": world,
+        "resumed": resumed,
+        "bytes": args.out.stat().st_size if rank == 0 else 0,
         "seconds": round(seconds, 2),
     }
 
 
-def calibrated(checkpoint: Checkpoint, spec: CalibrationSpec) -> Calibration:
-    with bar("calibrating", spec.sampling.steps) as progress:
-        for event in calibrate(checkpoint, spec):
+def calibrated(
+    checkpoint: Checkpoint,
+    spec: CalibrationSpec,
+    journal: CalibrationJournal | None = None,
+    shard: Shard | None = None,
+    exchange: Exchange | None = None,
+    resumed: int = 0,
+) -> Calibration:
+    samples = spec.samples if shard is None else shard.last - shard.first
+    per_step = -(-samples // spec.batch)
+    before = resumed * per_step
+    with bar("calibrating", spec.sampling.steps * per_step, before) as progress:
+        for event in calibrate(checkpoint, spec, journal, shard, exchange):
             if isinstance(event, CalibrationProgress):
-                progress.update(1)
+                progress.update(event.done - before)
+                before = event.done
             else:
                 return event
     raise RuntimeError("calibration ended without a result")
 
 
 def searched(
-    checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec, file: str = ""
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    spec: SearchSpec,
+    file: str = "",
+    journal: SearchJournal | None = None,
 ) -> tuple[Recipe, list[LayerDone]]:
     layers: list[LayerDone] = []
-    with bar(f"searching {spec.bits} {spec.method}", len(checkpoint.groups)) as progress:
-        for event in search(checkpoint, calibration, spec, file):
-            if isinstance(event, LayerDone):
-                layers.append(event)
+    per_group = 2 if spec.method == "smoothing" else len(spec.grid) + 1
+    finished = {} if journal is None else journal.finished
+    label = f"searching {spec.bits} {spec.method}"
+    total = len(checkpoint.groups) * per_group
+    with bar(label, total, len(finished) * per_group) as progress:
+        for event in search(checkpoint, calibration, spec, file, dict(finished)):
+            if isinstance(event, CandidateDone):
                 progress.update(1)
+            elif isinstance(event, LayerDone):
+                layers.append(event)
+                if journal is not None:
+                    journal.add(event)
             elif isinstance(event, Recipe):
                 return event, layers
     raise RuntimeError("search ended without a recipe")
@@ -143,12 +220,25 @@ def run_search(args: argparse.Namespace) -> Report:
     bits = BitWidths.parse(args.bits)
     SearchSpec(bits, args.convention, args.method, LowRankSpec(weighting=args.weighting))
     checkpoint = load_checkpoint(args.checkpoint)
-    spec = SearchSpec(bits, args.convention, args.method, low_rank_spec(args, checkpoint))
+    spec = SearchSpec(
+        bits,
+        args.convention,
+        args.method,
+        low_rank_spec(args, checkpoint),
+        products=args.precision,
+    )
     calibration = Calibration.load(args.calibration)
     started = time.perf_counter()
     hint = os.path.relpath(args.calibration.resolve(), args.out.resolve().parent)
-    recipe, layers = searched(checkpoint, calibration, spec, hint)
+    journal = SearchJournal(
+        args.out.with_name(args.out.name + ".partial"), calibration, checkpoint, spec
+    )
+    resumed = len(journal.finished)
+    if resumed:
+        say(args, f"going on after {resumed} layers that an earlier run finished")
+    recipe, layers = searched(checkpoint, calibration, spec, hint, journal)
     write_text(args.out, recipe.to_json())
+    journal.remove()
     seconds = time.perf_counter() - started
     for layer in layers:
         alpha = "identity" if layer.alpha is None else f"{layer.alpha:.2f}"
@@ -159,6 +249,9 @@ def run_search(args: argparse.Namespace) -> Report:
         "recipe": summarize(recipe),
         "alphas": {layer.group: layer.alpha for layer in layers},
         "gain_db": {layer.group: round(layer.gain_db, 3) for layer in layers},
+        "losses": {layer.group: layer.losses for layer in layers},
+        "identity": {layer.group: layer.identity for layer in layers},
+        "resumed": resumed,
         "seconds": round(seconds, 2),
     }
 
@@ -214,20 +307,41 @@ def run_sample(args: argparse.Namespace) -> Report:
     else:
         labels = spread_labels(args.samples or 16, len(checkpoint.class_names))
     started = time.perf_counter()
-    result = trajectory("sampling", checkpoint, checkpoint.transformer, labels, spec, args.seed)
     names = [checkpoint.class_names[i] for i in labels.tolist()]
-    with whole_folder(args.out) as work:
-        pixels = to_uint8(result.images)
+    with process_group() as (rank, world):
+        first, last = batches_of(len(labels), BATCH, rank, world)
+        mine = torch.zeros(0, checkpoint.image_size, checkpoint.image_size, 3, dtype=torch.uint8)
+        if first < last:
+            result = trajectory(
+                "sampling",
+                checkpoint,
+                checkpoint.transformer,
+                labels[first:last],
+                spec,
+                args.seed + first,
+            )
+            mine = torch.from_numpy(to_uint8(result.images))
+        pixels = join_rows(mine, first, len(labels)).numpy()
+    settings: dict[str, Any] = {"classes": names, "seed": args.seed, "steps": spec.steps}
+    settings.update(guidance_scale=spec.guidance_scale, scheduler=spec.scheduler)
+    if rank == 0:
+        write_images(args.out, pixels, names, settings)
+    seconds = time.perf_counter() - started
+    if rank == 0:
+        say(args, f"wrote {len(labels)} images to {args.out} in {seconds:.1f} s")
+    return {"out": str(args.out), **settings, "processes": world, "seconds": round(seconds, 2)}
+
+
+def write_images(
+    target: Path, pixels: np.ndarray, names: list[str], settings: dict[str, Any]
+) -> None:
+    """One PNG per sample, a contact sheet and the settings, as a whole folder."""
+    with whole_folder(target) as work:
         for index, (image, name) in enumerate(zip(pixels, names, strict=True)):
             safe = "".join(c if c.isalnum() else "-" for c in name)[:40]
             Image.fromarray(image).save(work / f"{index:04d}-{safe}.png")
         contact_sheet(pixels).save(work / "contact-sheet.png")
-        settings = {"classes": names, "seed": args.seed, "steps": spec.steps}
-        settings.update(guidance_scale=spec.guidance_scale, scheduler=spec.scheduler)
         (work / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    seconds = time.perf_counter() - started
-    say(args, f"wrote {len(labels)} images to {args.out} in {seconds:.1f} s")
-    return {"out": str(args.out), **settings, "seconds": round(seconds, 2)}
 
 
 def finite(value: float) -> float | None:

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .bench import add_bench, run_bench
+from .convert import add_convert, run_convert
+
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
   python -m ditas_core info assets/fluent-emoji-dit
@@ -22,6 +25,7 @@ a first walk, on the checkpoint that ships with the project:
   python -m ditas_core sample quantized/ --classes cat-face,fruit --out samples/
   python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
 """
+RESUMABLE = ("calibrate", "search")
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,8 +88,8 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--convention",
         default="integer",
-        help="integer: runs as an integer product; paper: as described; "
-        "released: as the authors' code computes (%(default)s)",
+        help="integer: runs as an integer product; integer-g64: the same with weights in groups "
+        "of 64 inputs; paper: as described; released: as the authors' code computes (%(default)s)",
     )
     group.add_argument(
         "--rank",
@@ -128,9 +132,30 @@ def build_parser() -> Parser:
     )
     calibrate.add_argument(
         "--tokens",
-        type=number(int, 1, 4096),
+        type=number(int, 1, 2**20),
         default=24,
         help="input tokens kept per layer and step for the search (%(default)s)",
+    )
+    calibrate.add_argument(
+        "--token-budget-mb",
+        type=number(float, 0, 1e6),
+        help="keep as many tokens as fit into this many MB in all, instead of --tokens",
+    )
+    calibrate.add_argument(
+        "--token-dtype",
+        default="float16",
+        help="float16, or float32 for comparisons to the last digit (%(default)s)",
+    )
+    calibrate.add_argument(
+        "--batch",
+        type=number(int, 1, 256),
+        default=4,
+        help="samples in one forward pass; batches are what processes share out (%(default)s)",
+    )
+    calibrate.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, or bfloat16 for large models on processors that have it (%(default)s)",
     )
     calibrate.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
     add_sampling(calibrate)
@@ -144,6 +169,11 @@ def build_parser() -> Parser:
         default="ditas",
         help="plain: round only; smoothing: alpha 0.5 everywhere; search: the grid; "
         "ditas: the grid and the low-rank branch (%(default)s)",
+    )
+    search.add_argument(
+        "--precision",
+        default="float32",
+        help="of the loss's products: float32, or bfloat16 for large models (%(default)s)",
     )
     search.add_argument("--out", type=Path, required=True, help="recipe to write (.json)")
     add_quantization(search)
@@ -201,6 +231,9 @@ def build_parser() -> Parser:
     compare.add_argument("--out", type=Path, help="new folder for the paired images")
     add_sampling(compare)
     add_quantization(compare)
+
+    add_bench(verb("bench", "run one of the project's benchmarks"))
+    add_convert(verb("convert", "between a diffusers folder and the original DiT's state dict"))
     return parser
 
 
@@ -210,29 +243,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    # torch and diffusers take seconds to import: after the arguments are known to be good
-    from . import commands
-    from .compare import run_compare
-
-    runners = {
-        "info": commands.run_info,
-        "calibrate": commands.run_calibrate,
-        "search": commands.run_search,
-        "quantize": commands.run_quantize,
-        "sample": commands.run_sample,
-        "compare": run_compare,
-    }
-    if args.threads:
-        commands.set_threads(args.threads)
     try:
+        # torch and diffusers take seconds to import: after the arguments are known to be good
+        from . import commands
+        from .compare import run_compare
+
+        runners = {
+            "info": commands.run_info,
+            "calibrate": commands.run_calibrate,
+            "search": commands.run_search,
+            "quantize": commands.run_quantize,
+            "sample": commands.run_sample,
+            "compare": run_compare,
+            "bench": run_bench,
+            "convert": run_convert,
+        }
+        if args.threads:
+            commands.set_threads(args.threads)
         report = runners[args.verb](args)
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"ditas {args.verb}: {message}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"ditas {args.verb}: interrupted, nothing half-written\n")
+        again = "; the same command goes on from here" if args.verb in RESUMABLE else ""
+        sys.stderr.write(f"ditas {args.verb}: interrupted, nothing half-written{again}\n")
         return 130
-    if args.json:
+    if args.json and os.environ.get("RANK", "0") == "0":
         sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
     return 0

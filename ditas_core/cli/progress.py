@@ -1,8 +1,9 @@
-"""Progress bars on a terminal; silent elsewhere."""
+"""Progress with an estimate of the time left, on stderr."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,44 @@ from ..comparison import Trajectory, TrajectoryProgress, run_trajectory
 from ..specs import SamplingSpec
 
 
-def bar(label: str, total: int) -> Any:
-    """A bar with elapsed time and ETA on stderr, shown only where that is a terminal."""
-    return tqdm(total=total, desc=label, file=sys.stderr, disable=None, leave=False)
+class Lines:
+    """Plain lines on stderr where there is no terminal: the first after two seconds."""
+
+    FIRST_S = 2.0
+    EVERY_S = 15.0
+
+    def __init__(self, label: str, total: int, initial: int = 0) -> None:
+        self.label, self.total, self.initial = label, total, initial
+        self.done: float = initial
+        self.started = time.monotonic()
+        self.next = self.started + self.FIRST_S
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, count: float = 1) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now < self.next or self.done <= self.initial or self.done >= self.total:
+            return
+        self.next = now + self.EVERY_S
+        elapsed = now - self.started
+        left = elapsed / (self.done - self.initial) * (self.total - self.done)
+        sys.stderr.write(
+            f"{self.label}: {100 * self.done / self.total:.0f} %, "
+            f"{elapsed:.0f} s elapsed, about {left:.0f} s left\n"
+        )
+        sys.stderr.flush()
+
+
+def bar(label: str, total: int, initial: int = 0) -> Any:
+    """Elapsed time and ETA on stderr: a bar on a terminal, a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=label, initial=initial, file=sys.stderr, leave=False)
+    return Lines(label, total, initial)
 
 
 def finish(events: Iterator[Any], progress: Any) -> Any:
