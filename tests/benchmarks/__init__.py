@@ -1,0 +1,1 @@
+"""Slow, independent procedures that the library is measured against."""

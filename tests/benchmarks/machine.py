@@ -1,0 +1,48 @@
+"""What a measurement ran on, and how long and how big it was."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+def describe() -> dict[str, object]:
+    """Processor, cores, threads, versions, load and date."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "load": [round(x, 2) for x in os.getloadavg()],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def peak_gb() -> float:
+    """The process's largest resident memory so far, 10^9 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+@contextmanager
+def stage(name: str, into: dict[str, float]) -> Iterator[None]:
+    """Add the block's wall time to ``into[name]``."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        into[name] = into.get(name, 0.0) + time.perf_counter() - started

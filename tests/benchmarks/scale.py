@@ -1,0 +1,132 @@
+"""The whole pipeline on a model of a known shape with random weights: time and memory.
+
+python -m ditas_core bench scale --model DiT-XL/2 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ditas_core.calibration import Calibration, calibrate, memory_need
+from ditas_core.cli.progress import bar
+from ditas_core.conversion import ConversionProgress, quantize_transformer
+from ditas_core.layers import QuantizedLinear
+from ditas_core.search import CandidateDone, SearchSpec, search
+from ditas_core.specs import (
+    BitWidths,
+    CalibrationSpec,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+    default_rank,
+)
+
+from .machine import describe, peak_gb, stage
+from .models import SHAPES, random_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=sorted(SHAPES), default="DiT-XL/2")
+    parser.add_argument("--blocks", type=int, default=0, help="cut the depth; 0 is the model's own")
+    parser.add_argument("--bits", default="W4A8")
+    parser.add_argument("--method", choices=("search", "ditas"), default="ditas")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=CalibrationSpec().tokens)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Build, calibrate, search, quantize; seconds of each and the peak resident memory."""
+    seconds: dict[str, float] = {}
+    with stage("build", seconds):
+        checkpoint = random_model(args.model, args.blocks)
+    peaks = {"build": peak_gb()}
+    with stage("fingerprint", seconds):
+        _ = checkpoint.fingerprint
+    spec = CalibrationSpec(
+        SamplingSpec(steps=args.steps, guidance_scale=1.5),
+        samples=args.samples,
+        tokens=args.tokens,
+        batch=1,
+        precision=args.precision,
+    )
+    need = memory_need(checkpoint, spec)
+    calibration: Calibration | None = None
+    with stage("calibrate", seconds), bar("calibrating", args.steps * args.samples) as progress:
+        for event in calibrate(checkpoint, spec):
+            if isinstance(event, Calibration):
+                calibration = event
+            else:
+                progress.update(1)
+    assert calibration is not None
+    with stage("hash", seconds):
+        _ = calibration.sha256
+    peaks["calibrate"] = peak_gb()
+    recipe: Recipe | None = None
+    low_rank = LowRankSpec(rank=default_rank(checkpoint.width))
+    search_spec = SearchSpec(
+        BitWidths.parse(args.bits), "integer", args.method, low_rank, products=args.precision
+    )
+    candidates = len(checkpoint.groups) * 22
+    with stage("search", seconds), bar("searching", candidates) as progress:
+        for found in search(checkpoint, calibration, search_spec):
+            if isinstance(found, Recipe):
+                recipe = found
+            elif isinstance(found, CandidateDone):
+                progress.update(1)
+    assert recipe is not None
+    if args.method == "search":  # the branch is fitted all the same
+        layers = {
+            name: type(layer)(layer.bits, layer.alpha, low_rank)
+            for name, layer in recipe.layers.items()
+        }
+        recipe = Recipe("ditas", recipe.convention, recipe.checkpoint, layers, recipe.calibration)
+    peaks["search"] = peak_gb()
+    model = None
+    with stage("quantize", seconds), bar("quantizing", len(checkpoint.groups)) as progress:
+        for done in quantize_transformer(checkpoint, recipe, calibration):
+            if isinstance(done, ConversionProgress):
+                progress.update(1)
+            else:
+                model = done
+    assert model is not None
+    peaks["quantize"] = peak_gb()
+    layers_made = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+    pipeline = {k: v for k, v in seconds.items() if k != "build"}
+    return {
+        "model": checkpoint.name,
+        "parameters": sum(p.numel() for p in checkpoint.transformer.parameters()),
+        "settings": {
+            "steps": args.steps,
+            "samples": args.samples,
+            "guidance": 1.5,
+            "tokens": args.tokens,
+            "bits": args.bits,
+            "method": args.method,
+            "precision": args.precision,
+            "rank": low_rank.rank,
+            "groups": len(checkpoint.groups),
+            "candidates": candidates,
+        },
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "pipeline_seconds": round(sum(pipeline.values()), 1),
+        "peak_gb": {name: round(value, 2) for name, value in peaks.items()},
+        "stated_calibration_gb": round(need.total / 1e9, 2),
+        "quantized_layers": len(layers_made),
+        "effective_bits": round(
+            sum(m.bits_stored for m in layers_made) / sum(m.codes.numel() for m in layers_made), 3
+        ),
+        "machine": describe(),
+    }
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The report for people."""
+    rows = [f"{report['model']}: {report['parameters'] / 1e6:.0f} M parameters"]
+    for name, value in report["seconds"].items():
+        peak = report["peak_gb"].get(name)
+        rows.append(f"{name:>12}  {value:8.1f} s" + (f"  peak {peak:.2f} GB" if peak else ""))
+    rows.append(f"{'pipeline':>12}  {report['pipeline_seconds']:8.1f} s (without building)")
+    return rows

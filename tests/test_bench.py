@@ -1,0 +1,62 @@
+"""The benchmarks run as commands and report what they promise, on the smallest of settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ditas_core.cli import main
+
+
+def bench(capsys: pytest.CaptureFixture[str], arguments: str) -> dict[str, Any]:
+    assert main(["bench", *arguments.split(), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert isinstance(report, dict) and report["machine"]["cpu"]
+    return report
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scale(capsys: pytest.CaptureFixture[str], precision: str) -> None:
+    size = "scale --model DiT-S/2 --blocks 1 --steps 2 --samples 1 --tokens 4"
+    report = bench(capsys, f"{size} --precision {precision}")
+    assert "random weights" in report["model"]
+    assert set(report["seconds"]) >= {"calibrate", "search", "quantize"}
+    assert report["quantized_layers"] == 6 and report["settings"]["candidates"] == 4 * 22
+    assert 4 < report["effective_bits"] < 6
+    assert list(report["peak_gb"].values()) == sorted(report["peak_gb"].values())
+
+
+def test_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    size = "tokens --steps 2 --samples 1 --draws 1 --groups 16 --settings released:W4A8"
+    report = bench(capsys, f"{size} --out {tmp_path}")
+    shares = report["within_1_percent"]["released W4A8"]
+    assert report["layers"] == 2 and set(shares) == {"1", "2", "4", "8", "16", "24", "48"}
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert {"figure.html", "study.json", "table.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:
+    report = bench(capsys, "conventions --samples 1 --steps 2 --bits W8A8 --methods plain")
+    bits = {row["convention"]: row["effective_bits"] for row in report["rows"]}
+    assert set(bits) == {"integer", "paper", "released"}
+    assert bits["integer"] < bits["released"]  # strided groups carry many scales
+
+
+@pytest.mark.slow
+def test_search_beats_one_loop_per_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    report = bench(capsys, "search --runs 1 --steps 2 --samples 2 --xl-steps 1 --xl-samples 1")
+    for result in report["results"]:
+        assert result["forwards"]["reference"] == (result["layers"] + 1) * result["steps"]
+        assert result["forwards"]["engine"] == result["steps"]
+        assert result["ratio"] > 1
+        assert result["agreement"]["within_1_percent"] >= 0.9 * result["layers"]
+
+
+def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "magic"])
+    assert ended.value.code == 2
+    assert "magic" in capsys.readouterr().err

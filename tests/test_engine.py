@@ -1,0 +1,243 @@
+"""The engine against the released procedure, and its short cuts against the long way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.released_reference import ReleasedResult, released_search
+from torch import Tensor, nn
+
+from ditas_core.artifact import load_quantized, save_quantized
+from ditas_core.calibration import Calibration, calibrate
+from ditas_core.checkpoints import Checkpoint, get_linear
+from ditas_core.conversion import quantize_transformer
+from ditas_core.layers import QuantizedLinear
+from ditas_core.lowrank import fit_weight, input_moment, joined
+from ditas_core.sampling import spread_labels
+from ditas_core.search import GroupLoss, LayerDone, SearchSpec, search, search_group
+from ditas_core.specs import (
+    RELEASED_BRANCH,
+    BitWidths,
+    CalibrationSpec,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+    get_convention,
+)
+
+RELEASED = get_convention("released")
+SAMPLING = SamplingSpec(steps=4, guidance_scale=1.5, guided_channels=3, scheduler="ddpm")
+SAMPLES = 2
+SOME = ("0.qkv", "2.proj", "5.fc1", "7.fc2")
+
+
+def all_tokens(checkpoint: Checkpoint, sampling: SamplingSpec, samples: int) -> Calibration:
+    """Every token of every step, in single precision: what the released search sees."""
+    spec = CalibrationSpec(
+        sampling,
+        samples,
+        tokens=samples * 2 * checkpoint.image_tokens,
+        batch=samples,
+        token_dtype="float32",
+    )
+    *_, calibration = calibrate(checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    return calibration
+
+
+def reference(
+    checkpoint: Checkpoint,
+    sampling: SamplingSpec,
+    samples: int,
+    bits: BitWidths,
+    groups: tuple[str, ...] | None,
+) -> ReleasedResult:
+    return released_search(
+        checkpoint.transformer,
+        checkpoint.scheduler,
+        spread_labels(samples, len(checkpoint.class_names)),
+        checkpoint.latent_shape,
+        sampling,
+        0,
+        (bits.weight, bits.activation),
+        groups=groups,
+    )
+
+
+def check_against_reference(
+    checkpoint: Checkpoint,
+    bits: BitWidths,
+    groups: tuple[str, ...] | None,
+    sampling: SamplingSpec = SAMPLING,
+    samples: int = SAMPLES,
+) -> None:
+    """Weights bit-equal, loss curves within 1e-4, the same alpha in every layer."""
+    slow = reference(checkpoint, sampling, samples, bits, groups)
+    calibration = all_tokens(checkpoint, sampling, samples)
+    by_name = {group.name: group for group in checkpoint.groups}
+    assert len(slow.layers) == len(groups or by_name)
+    for layer in slow.layers:
+        group = by_name[layer.name]
+        statistics = calibration.groups[layer.name]
+        assert torch.equal(statistics.aggregated_absmax().clamp(min=1e-4), layer.a_max)
+        weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
+        (fused,) = joined(weights, RELEASED)
+        fit = fit_weight(fused, RELEASED.quantizers(bits)[0], RELEASED_BRANCH, input_moment("none"))
+        assert torch.equal(fit.rounded, layer.Q)
+        assert torch.equal(fit.up @ fit.down, layer.L @ layer.R)
+        *_, done = search_group(checkpoint, group, calibration, SearchSpec(bits, "released"))
+        assert isinstance(done, LayerDone)
+        assert done.losses == pytest.approx(layer.losses, rel=1e-4)
+        assert done.identity == pytest.approx(layer.identity, rel=1e-4)
+        assert done.best_on_grid == layer.alpha
+        with_identity = None if layer.identity <= min(layer.losses) else layer.alpha
+        assert done.alpha == with_identity
+
+
+@pytest.mark.parametrize("bits", ["W4A8", "W8A8", "W4A4"])
+def test_the_released_procedure_number_by_number(demo_checkpoint: Checkpoint, bits: str) -> None:
+    """One layer of each kind; the slow test does all of them."""
+    check_against_reference(demo_checkpoint, BitWidths.parse(bits), SOME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["W4A8", "W8A8"])
+def test_the_released_procedure_in_every_layer(demo_checkpoint: Checkpoint, bits: str) -> None:
+    sampling = replace(SAMPLING, steps=10)
+    check_against_reference(demo_checkpoint, BitWidths.parse(bits), None, sampling, 4)
+
+
+def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoint) -> None:
+    """The converted model's rows are Q s, V's divided by the projection's s; so is the branch."""
+    bits = BitWidths(4, 8)
+    calibration = all_tokens(demo_checkpoint, SAMPLING, SAMPLES)
+    slow = reference(demo_checkpoint, SAMPLING, SAMPLES, bits, ("1.qkv", "1.proj"))
+    qkv, proj = slow.layers
+    alone = LayerRecipe(BitWidths(16, 16))  # the other layers are not what is looked at
+    layers = {group.name: alone for group in demo_checkpoint.groups}
+    for found in slow.layers:
+        layers[found.name] = LayerRecipe(bits, found.alpha, RELEASED_BRANCH)
+    recipe = Recipe("ditas", "released", demo_checkpoint.fingerprint, layers, calibration.sha256)
+    *_, model = quantize_transformer(demo_checkpoint, recipe, calibration)
+    assert isinstance(model, nn.Module)
+
+    def factor(layer: object, alpha: float | None) -> Tensor:
+        if alpha is None:
+            return torch.ones_like(layer.a_max)  # type: ignore[attr-defined]
+        w_max = layer.Q.abs().amax(0).clamp(min=1e-4)  # type: ignore[attr-defined]
+        a_max = layer.a_max  # type: ignore[attr-defined]
+        return (a_max**alpha / w_max ** (1 - alpha)).clamp(min=1e-4)
+
+    s = factor(qkv, recipe.layers["1.qkv"].alpha)
+    rows = factor(proj, recipe.layers["1.proj"].alpha)
+    width = len(s)
+    for i, name in enumerate(("to_q", "to_k", "to_v")):
+        layer = model.get_submodule(f"transformer_blocks.1.attn1.{name}")
+        assert isinstance(layer, QuantizedLinear)
+        part = slice(i * width, (i + 1) * width)
+        expected, up = qkv.Q[part] * s, qkv.L[part]
+        if name == "to_v":
+            expected, up = expected / rows[:, None], up / rows[:, None]
+        assert torch.allclose(layer.weight, expected, rtol=1e-5, atol=1e-8)
+        assert torch.allclose(layer.up @ layer.down, up @ (qkv.R * s), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("convention", ["integer", "integer-g16", "paper", "released"])
+def test_every_convention_survives_a_quantized_folder(
+    demo_checkpoint: Checkpoint, convention: str, tmp_path: Path
+) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
+    *_, calibration = calibrate(demo_checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    settings = SearchSpec(
+        BitWidths(4, 8), convention, low_rank=LowRankSpec(4, 1, "none"), grid=(0.5,)
+    )
+    *_, recipe = search(demo_checkpoint, calibration, settings)
+    assert isinstance(recipe, Recipe) and recipe.convention == convention
+    *_, model = quantize_transformer(demo_checkpoint, recipe, calibration)
+    save_quantized(tmp_path / "out", demo_checkpoint, model, recipe)
+    loaded, again = load_quantized(tmp_path / "out")
+    assert again == recipe
+    x = torch.randn(2, *demo_checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
+    arguments = {"timestep": torch.tensor([500, 500]), "class_labels": torch.tensor([3, 1000])}
+    with torch.no_grad():
+        assert torch.equal(loaded.transformer(x, **arguments).sample, model(x, **arguments).sample)
+
+
+@pytest.fixture(scope="module")
+def many_tokens(random_checkpoint: Checkpoint) -> Calibration:
+    """More tokens than channels, so that Gram matrices pay."""
+    spec = CalibrationSpec(SamplingSpec(steps=8), samples=4, tokens=128, token_dtype="float32")
+    *_, calibration = calibrate(random_checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    return calibration
+
+
+@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
+@pytest.mark.parametrize("bits", ["W8A8", "W4A8", "W4A16"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_gram_matrices_give_the_same_loss(
+    random_checkpoint: Checkpoint, many_tokens: Calibration, convention: str, bits: str, rank: int
+) -> None:
+    group = next(g for g in random_checkpoint.groups if g.name == "0.fc1")
+    weights = [get_linear(random_checkpoint.transformer, path).weight for path in group.layers]
+    loss = GroupLoss(
+        weights,
+        many_tokens.groups[group.name],
+        BitWidths.parse(bits),
+        get_convention(convention),
+        LowRankSpec(rank),
+    )
+    assert loss.uses_gram
+    with_gram = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
+    loss.gram = None
+    direct = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
+    assert with_gram == pytest.approx(direct, rel=1e-4)
+
+
+@pytest.mark.parametrize("convention", ["integer", "released"])
+def test_bfloat16_products_choose_as_well(demo_checkpoint: Checkpoint, convention: str) -> None:
+    """The alpha found with bfloat16 loses at most 1 % of the loss in single precision."""
+    spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=24)
+    *_, calibration = calibrate(demo_checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    settings = SearchSpec(BitWidths(4, 8), convention, "search")
+    for group in demo_checkpoint.groups[4:8]:
+        *_, exact = search_group(demo_checkpoint, group, calibration, settings)
+        fast = replace(settings, products="bfloat16")
+        *_, rough = search_group(demo_checkpoint, group, calibration, fast)
+        assert isinstance(exact, LayerDone) and isinstance(rough, LayerDone)
+        assert rough.losses == pytest.approx(exact.losses, rel=2e-2)
+        losses = {None: exact.identity, **dict(zip(exact.grid, exact.losses, strict=True))}
+        assert losses[rough.alpha] <= exact.best * 1.01
+
+
+def test_searching_again_never_samples(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    """Other bits, granularity, rank, convention: not one forward pass."""
+    calls: list[int] = []
+    handle = random_checkpoint.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        for bits in ("W8A8", "W4A4"):
+            for convention in ("integer", "integer-g8", "paper", "released"):
+                for rank in (0, 3):
+                    spec = SearchSpec(
+                        BitWidths.parse(bits), convention, low_rank=LowRankSpec(rank), grid=(0.5,)
+                    )
+                    *_, recipe = search(random_checkpoint, random_calibration, spec)
+                    assert isinstance(recipe, Recipe)
+    finally:
+        handle.remove()
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", ["integer-g", "integer-g3", "integer-g99999", "paper-g64", "g64"])
+def test_unknown_granularities_are_refused(name: str) -> None:
+    with pytest.raises(SpecError):
+        get_convention(name)
