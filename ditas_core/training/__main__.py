@@ -110,6 +110,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         samples=args.samples,
         steps=args.steps,
         frechet_steps=args.frechet_steps,
+        frechet_bfloat16=args.frechet_bfloat16,
         guidance_scale=args.guidance,
         seed=args.seed,
     )
@@ -200,6 +201,11 @@ def build_parser() -> Parser:
         type=positive,
         default=measure.frechet_steps,
         help="DDIM steps of those images",
+    )
+    verb.add_argument(
+        "--frechet-bfloat16",
+        action="store_true",
+        help="draw those images in bfloat16: twice as fast where the processor has it",
     )
     verb.add_argument(
         "--guidance",

@@ -222,11 +222,12 @@ def _figures(report: Json) -> str:
         block, largest = max(of.items(), key=lambda item: item[1])
         median = statistics.median(of.values())
         strengths.append((f"`{kind}`", f"{median:.1f}", f"{largest:.1f}", block))
+    precision = " in bfloat16" if config.get("frechet_bfloat16") else ""
     return f"""## Figures
 
 Frechet distance to the {frechet["reference_images"]:,} training images, on pooled \
 EfficientNet-Lite0 features (ImageNet weights, bilinear to 224 pixels). Samples: classes in \
-proportion to the training images, {config["frechet_steps"]} DDIM steps, guidance scale \
+proportion to the training images, {config["frechet_steps"]} DDIM steps{precision}, guidance scale \
 {config["guidance_scale"]:g}. The distance grows as the images get fewer, so compare equal \
 numbers; the random subset is part of what it is compared with, which makes its distance a floor.
 

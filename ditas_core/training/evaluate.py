@@ -47,6 +47,7 @@ class EvaluationConfig:
     samples: int = 2000
     steps: int = 50
     frechet_steps: int = 50
+    frechet_bfloat16: bool = False
     guidance_scale: float = 2.0
     batch: int = 50
     outlier_samples: int = 8
@@ -285,7 +286,8 @@ def evaluate(
 
     drawn = torch.multinomial(counts.double(), config.samples, True, generator=generator)
     many = replace(config, steps=config.frechet_steps)
-    samples = sample(pipeline, drawn.tolist(), many, log)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.frechet_bfloat16):
+        samples = sample(pipeline, drawn.tolist(), many, log)
     log("features")
     reference = pooled_features(network, images)
     few = len(validation)
