@@ -164,7 +164,16 @@ def test_module_runs_and_helps() -> None:
         cwd=Path(__file__).resolve().parents[1],
     )
     assert done.returncode == 0
-    for verb in ("info", "calibrate", "search", "quantize", "sample", "compare"):
+    for verb in (
+        "info",
+        "calibrate",
+        "search",
+        "quantize",
+        "sample",
+        "compare",
+        "convert",
+        "bench",
+    ):
         assert verb in done.stdout
 
 

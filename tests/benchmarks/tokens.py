@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings", default="integer:W8A8,integer:W4A8,integer:W4A4,released:W4A8"
     )
     parser.add_argument("--groups", type=int, default=0, help="only every n-th layer; 0 is all")
-    parser.add_argument("--out", type=Path, help="folder for table.md, figure.html, figure.png")
+    parser.add_argument("--out", type=Path, help="folder for table.md, study.json and the figure")
 
 
 def drawn(statistics: GroupStatistics, kept: int, seed: int) -> GroupStatistics:
@@ -162,7 +163,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def draw(report: dict[str, Any], folder: Path) -> None:
-    """figure.html, and figure.png where a browser is at hand."""
+    """figure.png, drawn by a browser; where there is none figure.html, which draws itself."""
     figure = go.Figure()
     symbols = ("circle", "square", "diamond", "triangle-up", "x")
     colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -175,11 +176,31 @@ def draw(report: dict[str, Any], folder: Path) -> None:
             line={"color": colours[i % 5]},
             marker={"symbol": symbols[i % 5], "size": 9},
         )
-    figure.add_hline(y=95, line_dash="dot", annotation_text="95 %")
-    figure.add_vline(x=report["default_tokens"], line_dash="dot", annotation_text="default")
-    figure.update_xaxes(type="log", title="tokens kept per layer and step", dtick=0.30103)
-    figure.update_yaxes(title="layers within 1 % of the optimum, %", range=[0, 102])
-    figure.update_layout(template="plotly_white", width=760, height=440, font_size=14)
+    sizes = [int(k) for k in next(iter(report["within_1_percent"].values()))]
+    ends = math.log10(sizes[0]) - 0.05, math.log10(sizes[-1]) + 0.05
+    figure.add_hline(y=95, line_dash="dot", line_color="#666")
+    figure.add_scatter(
+        x=[report["default_tokens"]] * 2,
+        y=[0, 103],
+        mode="lines",
+        line={"dash": "dash", "color": "#666"},
+        name="the default",
+    )
+    figure.update_xaxes(
+        type="log", title="tokens kept per layer and step", tickvals=sizes, range=ends
+    )
+    lowest = min(min(found.values()) for found in report["within_1_percent"].values())
+    figure.update_yaxes(
+        title="layers within 1 % of the optimum, %", range=[max(0, 100 * lowest - 8), 103]
+    )
+    figure.update_layout(
+        template="plotly_white",
+        width=760,
+        height=440,
+        font_size=14,
+        margin={"l": 70, "r": 20, "t": 20, "b": 60},
+        legend={"x": 0.98, "y": 0.04, "xanchor": "right", "yanchor": "bottom"},
+    )
     html = figure.to_html(include_plotlyjs=True)
     write_text(folder / "figure.html", html)
     try:
@@ -192,5 +213,6 @@ def draw(report: dict[str, Any], folder: Path) -> None:
             page.wait_for_selector(".plot-container .scatterlayer")
             page.screenshot(path=str(folder / "figure.png"))
             browser.close()
+        (folder / "figure.html").unlink()
     except Exception:  # no browser: the HTML is the figure
         return
