@@ -140,21 +140,60 @@ def test_events_come_in_order_and_the_identity_is_always_a_candidate(
     events = list(search(random_checkpoint, random_calibration, replace(DITAS, method=method)))
     names = [group.name for group in random_checkpoint.groups]
     assert isinstance(events[-1], Recipe)
-    per_group = len(GRID) + 2
-    assert len(events) == per_group * len(names) + 1
     for i, name in enumerate(names):
-        *candidates, done = events[i * per_group : (i + 1) * per_group]
+        of_group = [e for e in events[:-1] if e.group == name]
+        *steps, done = of_group
+        assert (
+            events.index(done)
+            == sum(sum(e.group == other for e in events[:-1]) for other in names[: i + 1]) - 1
+        )  # groups come one after the other
+        candidates = [step for step in steps if isinstance(step, CandidateDone)]
         assert isinstance(done, LayerDone)
-        assert all(isinstance(c, CandidateDone) and c.group == name for c in candidates)
         assert [c.alpha for c in candidates] == [None, *GRID]
         assert (done.group, done.index, done.total, done.grid) == (name, i, len(names), GRID)
         assert (done.identity, *done.losses) == tuple(c.loss for c in candidates)
         assert done.energy > 0
         assert all(math.isfinite(loss) and loss >= 0 for loss in done.losses)
-        chosen = done.identity if done.alpha is None else done.losses[GRID.index(done.alpha)]
-        assert chosen == done.best == min(done.identity, *done.losses)
+        choices = {None: done.identity, **dict(zip(GRID, done.losses, strict=True))}
+        if method == "ditas":  # quick fits: the identity and the best alphas are looked at again
+            choices = dict(done.refined)
+            assert None in choices and len(choices) == 3
+        assert choices[done.alpha] == done.best == min(choices.values())
         assert done.gain_db >= 0
         assert events[-1].layers[name].alpha == done.alpha
+
+
+@pytest.mark.parametrize("weighting", ["none", "energy", "covariance"])
+@pytest.mark.parametrize("name", ["0.qkv", "1.proj", "0.fc1", "1.fc2"])
+def test_the_choice_is_made_on_the_loss_of_the_layer_that_runs(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, name: str, weighting: str
+) -> None:
+    """The refined losses equal the errors of the layers that conversion builds."""
+    spec = replace(DITAS, low_rank=LowRankSpec(rank=4, weighting=weighting))
+    group, stats = group_named(random_checkpoint, name), random_calibration.groups[name]
+    *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+    assert isinstance(done, LayerDone) and done.refined
+    recipe = find_recipe(random_checkpoint, random_calibration, replace(spec, grid=(0.5,)))
+    tokens = stats.tokens.float()
+    for alpha, loss in done.refined:
+        layer_recipe = replace(recipe.layers[name], alpha=alpha)
+        # the projection's factor would divide the rows of V: leave it out
+        other = name.replace("qkv", "proj")
+        plain = replace(recipe.layers[other], alpha=None)
+        changed = recipe.with_layer(other, plain).with_layer(name, layer_recipe)
+        model = quantized(random_checkpoint, changed, random_calibration)
+        convention = get_convention("integer")
+        s = group_factor(random_checkpoint.transformer, group, layer_recipe, convention, stats)
+        total = 0.0
+        for path in group.layers:
+            layer, linear = (
+                model.get_submodule(path),
+                get_linear(random_checkpoint.transformer, path),
+            )
+            assert isinstance(layer, QuantizedLinear)
+            x = tokens / s if s is not None and layer.smoothing is None else tokens
+            total += float((layer(x) - linear(tokens)).square().mean((1, 2)).sum())
+        assert loss == pytest.approx(total / len(group.layers), rel=1e-3)
 
 
 def test_the_identity_wins_where_smoothing_hurts(

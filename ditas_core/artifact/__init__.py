@@ -1,5 +1,21 @@
 """Quantized checkpoints on disk."""
 
-from .folder import is_quantized, load_quantized, save_quantized, whole_folder, write_text
+from .folder import (
+    check_new_file,
+    check_new_folder,
+    is_quantized,
+    load_quantized,
+    save_quantized,
+    whole_folder,
+    write_text,
+)
 
-__all__ = ["is_quantized", "load_quantized", "save_quantized", "whole_folder", "write_text"]
+__all__ = [
+    "check_new_file",
+    "check_new_folder",
+    "is_quantized",
+    "load_quantized",
+    "save_quantized",
+    "whole_folder",
+    "write_text",
+]

@@ -29,8 +29,25 @@ from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention
 
-FORMAT = "ditas-quantized-1"
+FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
+
+
+def check_new_folder(target: Path) -> None:
+    """Raise FileExistsError where ``whole_folder`` would: before long work, not after it."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"out: expected a new or empty folder, got {target}")
+
+
+def check_new_file(target: Path, source: Path | None = None) -> None:
+    """Raise OSError unless a file can be made at ``target``, outside the folder ``source``."""
+    if not target.name or target.is_dir():
+        raise IsADirectoryError(f"out: expected a file name, got the folder {target}")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise NotADirectoryError(f"out: expected a folder that can be written to, got {above}")
+    if source is not None and source.is_dir() and source.resolve() in target.resolve().parents:
+        raise PermissionError(f"out: expected a place outside the checkpoint {source}")
 
 
 @contextmanager
@@ -40,8 +57,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: ``target`` exists and is not an empty folder.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"out: expected a new or empty folder, got {target}")
+    check_new_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -120,7 +136,9 @@ def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
     """
     marker = read_json(path / "ditas.json")
     if marker.get("format") != FORMAT:
-        raise CheckpointError(f"{path.name}: expected format {FORMAT}, got {marker.get('format')}")
+        raise CheckpointError(
+            f"{path.name}: expected format {FORMAT}, got {marker.get('format')}; quantize it again"
+        )
     try:
         recipe = Recipe.from_json((path / "recipe.json").read_text(encoding="utf-8"))
         stored = load_file(path / "transformer" / WEIGHTS)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..smoothing import temporal_aggregate
 from ..specs import CalibrationSpec, SamplingSpec, SpecError
 
-FORMAT = "ditas-calibration-1"
+FORMAT = "ditas-calibration-2"
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
 
@@ -85,7 +85,7 @@ class Calibration:
             stats = self.groups[name]
             for tensor in (stats.low, stats.high, stats.tokens, stats.energy):
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
+                digest.update(tensor.contiguous().numpy().data)  # no copy
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -134,7 +134,8 @@ class Calibration:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise CalibrationError(
-                        f"{path.name}: expected a file written by calibrate, got another"
+                        f"{path.name}: expected a file that this version's calibrate wrote, "
+                        f"got {metadata.get('format', 'another')}; calibrate again"
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             settings = json.loads(metadata["spec"])
@@ -149,7 +150,9 @@ class Calibration:
                 )
                 for name in names
             }
-            times = tuple(json.loads(metadata["timesteps"]))
+            times = tuple(int(t) for t in json.loads(metadata["timesteps"]))
+            if len(times) != spec.sampling.steps:
+                raise ValueError(f"timesteps: expected {spec.sampling.steps}, got {len(times)}")
             checkpoint = metadata["checkpoint"]
             for name, stats in groups.items():
                 check_statistics(name, stats, len(times))

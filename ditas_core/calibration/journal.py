@@ -7,6 +7,7 @@ stopped and ends with the same bits. Files appear by rename and carry a checksum
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,7 +31,11 @@ SETTINGS = "settings.json"
 class CalibrationJournal:
     """A folder for one calibration; one of other settings is started anew.
 
-    Nothing on disk is touched before the first step is added.
+    Nothing on disk is touched before the first step is added. ``discards`` says that
+    steps of other settings lie there.
+
+    Raises:
+        FileExistsError: the folder is no journal.
     """
 
     def __init__(
@@ -43,6 +48,11 @@ class CalibrationJournal:
         )
         marker = folder / SETTINGS
         self.started = marker.is_file() and marker.read_bytes() == self.settings.encode()
+        self.discards = not self.started and any(folder.glob("step-*.safetensors"))
+        if folder.exists() and not is_journal(folder):
+            raise FileExistsError(
+                f"{folder}: expected nothing or an interrupted calibration, got something else"
+            )
 
     def start(self) -> None:
         """An empty folder with these settings."""
@@ -97,12 +107,30 @@ class CalibrationJournal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def is_journal(folder: Path) -> bool:
+    """Whether nothing lies in the folder but what a journal writes."""
+    ours = {SETTINGS, SETTINGS + ".part"}
+    return folder.is_dir() and all(
+        path.name in ours or (path.name.startswith("step-") and path.is_file())
+        for path in folder.iterdir()
+    )
+
+
+def remove_journals(folder: Path) -> None:
+    """Remove the journals of all processes in ``folder``, and the folder once it is empty."""
+    for path in folder.glob("*-of-*"):
+        if is_journal(path):
+            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
     """Over names, shapes, bytes and metadata: safetensors files have none of their own."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().data)  # no copy
     return digest.hexdigest()
 
 

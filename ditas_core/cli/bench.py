@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .parsing import Parser
+
 BENCHES = {
     "search": "the released procedure, one sampling loop per layer, against one pass",
     "scale": "the whole pipeline on a model of a known shape: seconds and peak memory",
@@ -44,7 +46,11 @@ def run_bench(args: argparse.Namespace) -> dict[str, Any]:
     rest = [word for word in args.rest if word != "--json"]
     args.json = args.json or len(rest) != len(args.rest)
     module = benchmark(args.name)
-    parser = argparse.ArgumentParser(prog=f"ditas bench {args.name}", description=module.__doc__)
+    parser = Parser(
+        prog=f"ditas bench {args.name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(parser)
     report: dict[str, Any] = module.run(parser.parse_args(rest))
     stream = sys.stderr if args.json else sys.stdout

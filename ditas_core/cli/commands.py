@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -17,7 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..artifact import is_quantized, load_quantized, save_quantized, whole_folder, write_text
+from ..artifact import (
+    check_new_file,
+    check_new_folder,
+    is_quantized,
+    load_quantized,
+    save_quantized,
+    whole_folder,
+    write_text,
+)
 from ..calibration import (
     Calibration,
     CalibrationJournal,
@@ -26,6 +33,7 @@ from ..calibration import (
     calibrate,
     exchange_steps,
     memory_need,
+    remove_journals,
     shard_of,
     tokens_for_budget,
 )
@@ -82,11 +90,14 @@ def effective_bits(transformer: torch.nn.Module) -> float:
 def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSpec:
     """The branch that was asked for; without --rank the model's or the convention's default."""
     if args.convention.startswith("released"):
-        return replace(
-            RELEASED_BRANCH, rank=RELEASED_BRANCH.rank if args.rank is None else args.rank
-        )
+        if args.weighting not in (None, "none"):
+            raise SpecError(
+                f"weighting: expected none in the released convention, got {args.weighting!r}"
+            )
+        rank = RELEASED_BRANCH.rank if args.rank is None else args.rank
+        return replace(RELEASED_BRANCH, rank=rank)
     rank = default_rank(checkpoint.width) if args.rank is None else args.rank
-    return LowRankSpec(rank, weighting=args.weighting)
+    return LowRankSpec(rank, weighting=args.weighting or "covariance")
 
 
 def run_info(args: argparse.Namespace) -> Report:
@@ -128,6 +139,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         args.precision,
         args.token_dtype,
     )
+    check_new_file(args.out, Path(args.checkpoint))
     checkpoint = load_checkpoint(args.checkpoint)
     if args.token_budget_mb is not None:
         spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
@@ -147,12 +159,14 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         resumed = sum(1 for _ in journal.steps())
         if resumed:
             say(args, f"going on after {resumed} steps that an earlier run finished")
+        elif journal.discards:
+            say(args, "finished steps of a run with other settings are dropped")
         exchange = exchange_steps if world > 1 else None
         calibration = calibrated(checkpoint, spec, journal, shard, exchange, resumed)
         if rank == 0:
             calibration.save(args.out)
         wait_for_all()  # until the file is there each finished step may be needed again
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_journals(partial)
     seconds = time.perf_counter() - started
     if rank == 0:
         say(args, f"wrote {args.out}: {len(calibration.groups)} groups, {seconds:.1f} s")
@@ -164,6 +178,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         "tokens": spec.tokens,
         "memory_need_bytes": need.total,
         "processes": world,
+        "rank": rank,
         "resumed": resumed,
         "bytes": args.out.stat().st_size if rank == 0 else 0,
         "seconds": round(seconds, 2),
@@ -218,7 +233,9 @@ def searched(
 
 def run_search(args: argparse.Namespace) -> Report:
     bits = BitWidths.parse(args.bits)
-    SearchSpec(bits, args.convention, args.method, LowRankSpec(weighting=args.weighting))
+    SearchSpec(bits, args.convention, args.method, products=args.precision)
+    LowRankSpec(weighting=args.weighting or "none")
+    check_new_file(args.out, Path(args.checkpoint))
     checkpoint = load_checkpoint(args.checkpoint)
     spec = SearchSpec(
         bits,
@@ -236,6 +253,8 @@ def run_search(args: argparse.Namespace) -> Report:
     resumed = len(journal.finished)
     if resumed:
         say(args, f"going on after {resumed} layers that an earlier run finished")
+    elif journal.discards:
+        say(args, "finished layers of a search with other settings are dropped")
     recipe, layers = searched(checkpoint, calibration, spec, hint, journal)
     write_text(args.out, recipe.to_json())
     journal.remove()
@@ -277,6 +296,7 @@ def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration |
 def run_quantize(args: argparse.Namespace) -> Report:
     if not args.recipe.is_file():
         raise SpecError(f"recipe: expected a file, found none at {args.recipe}")
+    check_new_folder(args.out)
     recipe = Recipe.from_json(args.recipe.read_text(encoding="utf-8"))
     checkpoint = load_checkpoint(args.checkpoint)
     calibration = find_calibration(args, recipe)
@@ -297,8 +317,7 @@ def run_quantize(args: argparse.Namespace) -> Report:
 
 def run_sample(args: argparse.Namespace) -> Report:
     spec = sampling_spec(args)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise FileExistsError(f"out: expected a new or empty folder, got {args.out}")
+    check_new_folder(args.out)
     checkpoint, _ = load_any(args.checkpoint)
     if args.classes.strip():
         wanted = [checkpoint.class_index(name) for name in args.classes.split(",")]
@@ -329,7 +348,13 @@ def run_sample(args: argparse.Namespace) -> Report:
     seconds = time.perf_counter() - started
     if rank == 0:
         say(args, f"wrote {len(labels)} images to {args.out} in {seconds:.1f} s")
-    return {"out": str(args.out), **settings, "processes": world, "seconds": round(seconds, 2)}
+    return {
+        "out": str(args.out),
+        **settings,
+        "processes": world,
+        "rank": rank,
+        "seconds": round(seconds, 2),
+    }
 
 
 def write_images(

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from ..artifact import load_quantized, whole_folder
+from ..artifact import check_new_folder, load_quantized, whole_folder
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..comparison import Trajectory, compare
@@ -46,9 +46,11 @@ class Contestant:
     method: str = ""
 
 
-def ablation(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Contestant]:
-    """Quantize on the spot: every bits x method."""
-    specs = [
+def ablation_specs(args: argparse.Namespace, checkpoint: Checkpoint) -> list[SearchSpec]:
+    """Every bits x method of --ablation."""
+    if not args.ablation:
+        return []
+    return [
         SearchSpec(
             BitWidths.parse(bits),
             args.convention,
@@ -58,9 +60,15 @@ def ablation(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Conte
         for bits in args.ablation.split(",")
         for method in args.methods.split(",")
     ]
-    calibration: Calibration | None = None
-    if args.calibration is not None:
-        calibration = Calibration.load(args.calibration)
+
+
+def ablation(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    specs: list[SearchSpec],
+    calibration: Calibration | None,
+) -> Iterator[Contestant]:
+    """Quantize on the spot; calibrated there too where no calibration is given."""
     for spec in specs:
         if calibration is None:
             # its own seed, far from the compared samples'
@@ -77,7 +85,12 @@ def ablation(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Conte
         )
 
 
-def contestants(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Contestant]:
+def contestants(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    specs: list[SearchSpec],
+    calibration: Calibration | None,
+) -> Iterator[Contestant]:
     for path in args.quantized:
         quantized, recipe = load_quantized(path)
         if recipe.checkpoint != checkpoint.fingerprint:
@@ -85,8 +98,7 @@ def contestants(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[Co
                 f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
             )
         yield Contestant(path.name, summarize(recipe), quantized.transformer)
-    if args.ablation:
-        yield from ablation(args, checkpoint)
+    yield from ablation(args, checkpoint, specs, calibration)
 
 
 def metrics(summary: dict[str, Interval]) -> dict[str, Any]:
@@ -107,6 +119,11 @@ def run_compare(args: argparse.Namespace) -> Report:
         checkpoint = replace(
             checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
         )
+    # everything that can be wrong is looked at before the long work
+    specs = ablation_specs(args, checkpoint)
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
+    if args.out is not None:
+        check_new_folder(args.out)
     spec = sampling_spec(args)
     labels = spread_labels(args.samples, len(checkpoint.class_names))
     started = time.perf_counter()
@@ -118,7 +135,7 @@ def run_compare(args: argparse.Namespace) -> Report:
     images = {"full-precision": reference.images}
     rows: list[dict[str, Any]] = []
     plain: dict[str, Tensor] = {}
-    for one in contestants(args, checkpoint):
+    for one in contestants(args, checkpoint, specs, calibration):
         result = run(one.label, one.transformer)
         found = compare(reference, result)
         row: dict[str, Any] = {

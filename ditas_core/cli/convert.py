@@ -68,12 +68,12 @@ def run_convert(args: argparse.Namespace) -> Report:
 
 
 def convert_to_original(args: argparse.Namespace) -> Report:
+    from ..artifact import check_new_file
     from ..checkpoints import compact_state, load_checkpoint, recognise, to_original, write_state
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")
-    if args.out.is_dir():
-        raise IsADirectoryError(f"out: expected a file to write, got the folder {args.out}")
+    check_new_file(args.out, Path(args.source))
     state = to_original(load_checkpoint(args.source).transformer)
     found = recognise(state, heads=1)  # the layout holds no heads
     write_state(args.out, compact_state(state))
@@ -81,7 +81,7 @@ def convert_to_original(args: argparse.Namespace) -> Report:
 
 
 def convert_to_diffusers(args: argparse.Namespace) -> Report:
-    from ..artifact import whole_folder
+    from ..artifact import check_new_folder, whole_folder
     from ..checkpoints import from_original, load_checkpoint, read_state, recognise
 
     if not args.like:
@@ -89,6 +89,7 @@ def convert_to_diffusers(args: argparse.Namespace) -> Report:
             "like: expected a diffusers folder to take the autoencoder, the schedule and the "
             "class names from, got none; pass --like FOLDER"
         )
+    check_new_folder(args.out)
     state = read_state(Path(args.source))
     with whole_folder(args.out) as work:
         like = load_checkpoint(args.like)

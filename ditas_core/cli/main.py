@@ -10,10 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
+from .parsing import Parser, number
 
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
@@ -26,32 +26,6 @@ a first walk, on the checkpoint that ships with the project:
   python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
 """
 RESUMABLE = ("calibrate", "search")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line and exits with 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-def number(kind: type[int] | type[float], low: float, high: float) -> Any:
-    """An argparse type: a finite number within bounds."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except (ValueError, OverflowError):
-            raise argparse.ArgumentTypeError(
-                f"expected a number from {low:g} to {high:g}, got {text!r}"
-            ) from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"expected a number from {low:g} to {high:g}, got {text}"
-            )
-        return value
-
-    return parse
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps: int = 50) -> None:
@@ -98,8 +72,8 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weighting",
-        default="covariance",
-        help="norm of the low-rank fit: none, energy or covariance of the inputs (%(default)s)",
+        help="norm of the low-rank fit: none, energy or covariance of the inputs; default: "
+        "covariance, in the released convention none",
     )
 
 
@@ -269,6 +243,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = "; the same command goes on from here" if args.verb in RESUMABLE else ""
         sys.stderr.write(f"ditas {args.verb}: interrupted, nothing half-written{again}\n")
         return 130
-    if args.json and os.environ.get("RANK", "0") == "0":
+    if args.json and report.pop("rank", 0) == 0:
         sys.stdout.write(json.dumps(report, allow_nan=False) + "\n")
     return 0

@@ -133,7 +133,7 @@ class QuantizedLinear(nn.Module):
         """Honest size: codes at their width, the rest as it is stored (half precision
         where that is exact, single where not)."""
         if self.weight_spec.bits >= FULL_PRECISION_BITS:
-            return self.codes.numel() * 16.0
+            return float(stored_bits(self.codes))
         zero_point = 0 if self.weight_spec.symmetric else stored_bits(self.zero_point)
         table = stored_bits(self.scale) + zero_point + stored_bits(self.down)
         own = stored_bits(self.up)

@@ -1,7 +1,15 @@
 """Training-free low-rank decomposition."""
 
 from .alternation import LowRankFit, alternate_released, fit_branch
-from .fit import WeightFit, fit_weight, joined, prefers_weight_start, quick_fit, rounding_variance
+from .fit import (
+    WeightFit,
+    fit_weight,
+    joined,
+    prefers_weight_start,
+    quick_fit,
+    released_fits,
+    rounding_variance,
+)
 from .moment import InputMoment, input_moment
 from .subspace import leading_subspace
 
@@ -17,5 +25,6 @@ __all__ = [
     "leading_subspace",
     "prefers_weight_start",
     "quick_fit",
+    "released_fits",
     "rounding_variance",
 ]

@@ -13,7 +13,7 @@ of the error there: ``fit_branch``, which also keeps the best iterate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -152,18 +152,29 @@ def alternate_released(
     Raises:
         ValueError: rank below 0 or above what the shape allows; iterations below 1.
     """
+    *_, last = released_iterates(weight, quantize, rank, iterations)
+    return last
+
+
+def released_iterates(
+    weight: Tensor, quantize: Quantize, rank: int = 32, iterations: int = 10
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Every iterate of ``alternate_released``, in turn; rank 0 has one."""
     limit = min(weight.shape)
     if not 0 <= rank <= limit:
         raise ValueError(f"rank: expected 0 to {limit}, got {rank}")
     if iterations < 1:
         raise ValueError(f"iterations: expected at least 1, got {iterations}")
     up, down = weight.new_zeros(len(weight), rank), weight.new_zeros(rank, weight.shape[1])
+    if rank == 0:
+        yield quantize(weight), up, down
+        return
     quantized = quantize(weight)
-    for done in range(iterations if rank else 0):
+    for done in range(iterations):
         if done:
             quantized = quantize(weight - up @ down)
         u, s, v = torch.linalg.svd((weight - quantized).double(), full_matrices=False)
         root = s[:rank].sqrt()
         up = (u[:, :rank] * root).float()  # (C_out, r)
         down = (root[:, None] * v[:rank]).float()  # (r, C)
-    return quantized, up, down
+        yield quantized, up, down

@@ -8,6 +8,7 @@ alternation, which ends with an SVD, it is W minus the branch of the iteration b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,8 +16,14 @@ import torch
 from torch import Tensor
 
 from ..quantizer import fake_quantize
-from ..specs import FULL_PRECISION_BITS, Convention, LowRankSpec, QuantizerSpec
-from .alternation import alternate_released, fit_branch
+from ..specs import (
+    FULL_PRECISION_BITS,
+    Convention,
+    Granularity,
+    LowRankSpec,
+    QuantizerSpec,
+)
+from .alternation import fit_branch, released_iterates
 from .moment import InputMoment
 from .subspace import leading_subspace
 
@@ -69,18 +76,12 @@ def fit_weight(
     rank = min(low_rank.rank, c_out, c)
     if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
         return WeightFit(weight, weight.new_zeros(c_out, 0), weight.new_zeros(0, c), spec)
-    targets: list[Tensor] = []
-
-    def quantize(target: Tensor) -> Tensor:
-        targets[:] = [target]
-        return fake_quantize(target, spec)
-
     if low_rank.keep == "last":
-        _, up, down = alternate_released(weight, quantize, rank, low_rank.iterations)
-        return WeightFit(targets[0], up, down, spec, settled=False)
+        *_, fit_of_last = released_fits(weight, spec, low_rank)
+        return fit_of_last
     fit = fit_branch(
         weight,
-        quantize,
+        lambda target: fake_quantize(target, spec),
         rank,
         low_rank.iterations,
         moment,
@@ -91,6 +92,19 @@ def fit_weight(
         return WeightFit(weight, weight.new_zeros(c_out, 0), weight.new_zeros(0, c), spec)
     up, down = fit.up.half().float().contiguous(), fit.down.half().float().contiguous()
     return WeightFit(weight - up @ down, up, down, spec)
+
+
+def released_fits(
+    weight: Tensor, spec: QuantizerSpec, low_rank: LowRankSpec
+) -> Iterator[WeightFit]:
+    """The released alternation, one fit per iteration: a slow one can be stopped in between."""
+    rank = min(low_rank.rank, *weight.shape)
+    target = weight
+    for _, up, down in released_iterates(
+        weight, lambda x: fake_quantize(x, spec), rank, low_rank.iterations
+    ):
+        yield WeightFit(target, up, down, spec, settled=False)
+        target = weight - up @ down  # (C_out, C), what the next iteration rounds
 
 
 def prefers_weight_start(
@@ -136,7 +150,17 @@ def quick_fit(
 
 
 def joined(weights: list[Tensor], convention: Convention) -> list[Tensor]:
-    """The weights that are quantized together: one per layer, or all of a group as one."""
+    """The weights that are quantized together: one per layer, or all of a group as one.
+
+    Raises:
+        ValueError: strided groups that would span several input channels.
+    """
+    size, rows = convention.weight.group_size, sum(len(weight) for weight in weights)
+    if convention.weight.granularity is Granularity.PER_STRIDED_GROUP and rows % size:
+        raise ValueError(
+            f"{convention.name}: expected layers with output channels in multiples of {size}, "
+            f"got {rows}"
+        )
     return [torch.cat(weights)] if convention.fused_qkv else weights
 
 

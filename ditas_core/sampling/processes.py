@@ -23,11 +23,13 @@ def process_group() -> Iterator[tuple[int, int]]:
     ``accelerate launch``, ``torchrun`` and the like set RANK and WORLD_SIZE. Opens the
     default group (gloo: what is joined lives on the CPU) unless one is open already.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 and not (dist.is_available() and dist.is_initialized()):
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world in ("", "0", "1") and not (dist.is_available() and dist.is_initialized()):
         yield 0, 1
         return
     opened = not dist.is_initialized()
+    if not world.isdigit():
+        raise ValueError(f"WORLD_SIZE: expected a number of processes, got {world!r}")
     if opened:
         dist.init_process_group("gloo", timeout=PATIENCE)
     try:

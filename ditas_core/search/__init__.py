@@ -2,6 +2,7 @@
 
 from .alpha import (
     CandidateDone,
+    Fitting,
     LayerDone,
     SearchEvent,
     SearchSpec,
@@ -14,6 +15,7 @@ from .loss import GroupLoss
 
 __all__ = [
     "CandidateDone",
+    "Fitting",
     "GroupLoss",
     "LayerDone",
     "SearchEvent",

@@ -5,8 +5,9 @@ For every smoothing group: the loss of each alpha (and of the identity s = 1)
     loss(alpha) = sum over steps t of mean |Y_t - Q_a(X_t / s) Q_w(W s)^T|^2
 
 on the calibration's stored tokens. q, k and v are searched as one. With a
-low-rank branch its best fit is part of the candidate, so that alpha is chosen
-for the layer that will really run. Nothing is sampled again.
+low-rank branch a quick fit of it is part of the candidate; the identity and the best
+alphas are then fitted as conversion fits them, and the choice is made among these, for
+the layer that will really run. Nothing is sampled again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
+from ..lowrank import WeightFit, joined, released_fits
 from ..smoothing import ALPHA_GRID
 from ..specs import (
     METHODS,
@@ -33,6 +35,8 @@ from ..specs import (
 )
 from .loss import GroupLoss
 
+REFINED = 2
+"""Best alphas that are looked at again, beside the identity, where fits were quick."""
 PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -88,6 +92,9 @@ class LayerDone:
 
     losses    one per grid alpha; ``identity`` is the loss at s = 1
     energy    sum over steps of mean |Y_t|^2, the curve's natural unit
+    refined   where candidates' branches are fitted quickly: the losses of the identity
+              (alpha None) and of the best alphas with the branch that conversion fits;
+              the choice is made among these
     """
 
     group: str
@@ -99,9 +106,18 @@ class LayerDone:
     identity: float
     energy: float
     alpha: float | None
+    refined: tuple[tuple[float | None, float], ...] = ()
+
+    @property
+    def before(self) -> float:
+        """The identity's loss, as the choice saw it."""
+        return dict(self.refined).get(None, self.identity)
 
     @property
     def best(self) -> float:
+        """The loss of the choice."""
+        if self.refined:
+            return min(loss for _, loss in self.refined)
         return min(self.identity, *self.losses)
 
     @property
@@ -112,11 +128,20 @@ class LayerDone:
     @property
     def gain_db(self) -> float:
         """How far the best candidate lies below the identity."""
-        ratio = torch.tensor(self.identity / max(self.best, 1e-30))
+        ratio = torch.tensor(self.before / max(self.best, 1e-30))
         return float(10 * torch.log10(ratio.clamp(min=1e-30)))
 
 
-SearchEvent = CandidateDone | LayerDone | Recipe
+@dataclass(frozen=True)
+class Fitting:
+    """``done`` of ``of`` slow fits of one group are finished."""
+
+    group: str
+    done: int
+    of: int
+
+
+SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
 
 
 @torch.no_grad()
@@ -127,16 +152,30 @@ def search_group(
     spec: SearchSpec,
     index: int = 0,
     total: int = 1,
-) -> Iterator[CandidateDone | LayerDone]:
-    """The whole curve of one group: an event per candidate, then the layer's."""
+) -> Iterator[CandidateDone | Fitting | LayerDone]:
+    """The whole curve of one group: an event per candidate and slow fit, then the layer's."""
     weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
+    convention, branch = get_convention(spec.convention), spec.branch(checkpoint.width)
+    fits: list[WeightFit] | None = None
+    if branch.keep == "last" and convention.smoothing_commutes and branch.rank:
+        fits = []
+        whole = joined([weight.float() for weight in weights], convention)
+        rounds = len(whole) * branch.iterations
+        for weight in whole:
+            latest: list[WeightFit] = []
+            steps = released_fits(weight, convention.quantizers(spec.bits)[0], branch)
+            for done, fit in enumerate(steps, len(fits) * branch.iterations + 1):
+                latest[:] = [fit]
+                yield Fitting(group.name, done, rounds)
+            fits += latest
     loss = GroupLoss(
         weights,
         calibration.groups[group.name],
         spec.bits,
-        get_convention(spec.convention),
-        spec.branch(checkpoint.width),
+        convention,
+        branch,
         PRODUCTS[spec.products],
+        fits=fits,
     )
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
@@ -145,8 +184,14 @@ def search_group(
     for alpha in grid:
         losses.append(loss(alpha))
         yield CandidateDone(group.name, alpha, losses[-1])
-    best = min(range(len(grid)), key=losses.__getitem__)
-    chosen = grid[best] if spec.method == "smoothing" or losses[best] < identity else None
+    order = sorted(range(len(grid)), key=losses.__getitem__)
+    chosen = grid[order[0]] if spec.method == "smoothing" or losses[order[0]] < identity else None
+    refined: list[tuple[float | None, float]] = []
+    if loss.approximates and spec.method != "smoothing":
+        for candidate in (None, *(grid[i] for i in order[:REFINED])):
+            refined.append((candidate, loss.as_converted(candidate)))
+            yield Fitting(group.name, len(refined), 1 + min(REFINED, len(grid)))
+        chosen = min(refined, key=lambda pair: pair[1])[0]
     yield LayerDone(
         group.name,
         group.title,
@@ -157,6 +202,7 @@ def search_group(
         identity,
         loss.energy,
         chosen,
+        tuple(refined),
     )
 
 
@@ -164,6 +210,18 @@ def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Re
     """Plain rounding: no smoothing, no branch."""
     layers = {group.name: LayerRecipe(bits) for group in checkpoint.groups}
     return Recipe("plain", convention, checkpoint.fingerprint, layers)
+
+
+def check_fit(checkpoint: Checkpoint, calibration: Calibration) -> None:
+    """Raise SpecError unless every group's inputs were recorded, with its channels."""
+    for group in checkpoint.groups:
+        channels = get_linear(checkpoint.transformer, group.layers[0]).in_features
+        statistics = calibration.groups.get(group.name)
+        found = 0 if statistics is None else statistics.low.shape[-1]
+        if found != channels:
+            raise SpecError(
+                f"calibration: expected {channels} channels of {group.title}, got {found or 'none'}"
+            )
 
 
 def search(
@@ -184,6 +242,8 @@ def search(
             f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
             f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
         )
+    if spec.method != "plain":
+        check_fit(checkpoint, calibration)
     if spec.method == "plain":
         yield plain_recipe(checkpoint, spec.bits, spec.convention)
         return
@@ -191,7 +251,7 @@ def search(
     groups = checkpoint.groups
     for index, group in enumerate(groups):
         known = (finished or {}).get(group.name)
-        events: Iterator[CandidateDone | LayerDone] = (
+        events: Iterator[CandidateDone | Fitting | LayerDone] = (
             iter([known])
             if known is not None
             else search_group(checkpoint, group, calibration, spec, index, len(groups))

@@ -17,14 +17,19 @@ from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from .alpha import LayerDone, SearchSpec
 
-FORMAT = "ditas-search-1"
+FORMAT = "ditas-search-2"
+MARK = b'{"format": "ditas-search'
 
 
 class SearchJournal:
     """The journal of one search: its file, and what it already holds.
 
     A journal of another search (other settings, weights or calibration) is started anew.
-    Nothing on disk is touched before the first group is added.
+    Nothing on disk is touched before the first group is added. ``discards`` says that
+    groups of another search lie there.
+
+    Raises:
+        FileExistsError: the file is no journal.
     """
 
     def __init__(
@@ -39,6 +44,11 @@ class SearchJournal:
         lines = self.whole_lines()
         if lines and lines[0] == self.header:
             self.finished = {done.group: done for done in map(parse_line, lines[1:]) if done}
+        elif is_foreign(path, lines):
+            raise FileExistsError(
+                f"{path}: expected nothing or an interrupted search, got something else"
+            )
+        self.discards = not self.finished and len(lines) > 1
         self.started = False
 
     def whole_lines(self) -> list[str]:
@@ -53,8 +63,11 @@ class SearchJournal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")
         lines = [self.header, *(json.dumps(asdict(done)) for done in self.finished.values())]
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        try:
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            os.replace(part, self.path)
+        finally:
+            part.unlink(missing_ok=True)
         self.started = True
 
     def add(self, done: LayerDone) -> None:
@@ -71,7 +84,17 @@ class SearchJournal:
 
     def remove(self) -> None:
         """After the recipe is written."""
-        self.path.unlink(missing_ok=True)
+        if self.started or self.finished:
+            self.path.unlink(missing_ok=True)
+
+
+def is_foreign(path: Path, lines: list[str]) -> bool:
+    """Whether something lies there that no search wrote, damaged or not."""
+    if not path.is_file():
+        return path.exists()
+    start = path.read_bytes()[: len(MARK)]
+    damaged = not start.strip(b"\0") or MARK.startswith(start)
+    return not damaged and not any(parse_line(line) for line in lines)
 
 
 def parse_line(line: str) -> LayerDone | None:
@@ -79,6 +102,7 @@ def parse_line(line: str) -> LayerDone | None:
     try:
         fields = json.loads(line)
         fields["grid"], fields["losses"] = tuple(fields["grid"]), tuple(fields["losses"])
+        fields["refined"] = tuple((alpha, loss) for alpha, loss in fields["refined"])
         return LayerDone(**fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

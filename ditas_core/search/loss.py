@@ -62,6 +62,7 @@ class GroupLoss:
     weights     of the layers that share the input, each (C_out, C)
     products    dtype of the matrix products: float32 or bfloat16
     power_iterations  of a candidate's branch, see ``leading_subspace``
+    fits        where rounding commutes with smoothing: of the weights, if known already
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class GroupLoss:
         low_rank: LowRankSpec,
         products: torch.dtype = torch.float32,
         power_iterations: int = SEARCH_ITERATIONS,
+        fits: list[WeightFit] | None = None,
     ) -> None:
         self.convention = convention
         self.statistics = statistics
         self.products = products
         self.power_iterations = power_iterations
         self.weight_starts: list[bool] | None = None
+        self.thorough = False
         self.weight_spec, self.activation_spec = convention.quantizers(bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
         self.low_rank = low_rank
@@ -101,14 +104,22 @@ class GroupLoss:
         self.known = reference  # (M, C_out)
         source = self.weights
         if convention.smoothing_commutes:
-            fits = [
-                fit_weight(w, self.weight_spec, self.low_rank, self.moment) for w in self.weights
-            ]
+            if fits is None:
+                fits = [
+                    fit_weight(w, self.weight_spec, self.low_rank, self.moment)
+                    for w in self.weights
+                ]
             self.frozen = self.stand_in(fits, self.weights)
             self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
             if convention.factor_from == "quantized":
                 source = [fit.rounded for fit in fits]
         self.w_absmax = weight_absmax(source)  # (C,)
+
+    @property
+    def approximates(self) -> bool:
+        """Whether candidates' branches are fitted quickly, so that the best need a closer look."""
+        rounds_weights = self.weight_spec.bits < FULL_PRECISION_BITS
+        return self.frozen is None and self.low_rank.rank > 0 and rounds_weights
 
     def __call__(self, alpha: float | None) -> float:
         s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
@@ -120,8 +131,16 @@ class GroupLoss:
             moved = (rounded - smoothed).mul_(s)  # (M, C), in the channels' own units
             return self.of_frozen(moved, self.frozen)
         scaled = [weight * s for weight in self.weights]  # each (C_out, C)
-        fits = self.quick_fits(smoothed, s, scaled)
+        fits = (self.full_fits if self.thorough else self.quick_fits)(smoothed, s, scaled)
         return self.of_smoothed(smoothed, rounded, s, fits, scaled)
+
+    def as_converted(self, alpha: float | None) -> float:
+        """The loss with the branch fitted as conversion fits it, not quickly."""
+        self.thorough = True
+        try:
+            return self(alpha)
+        finally:
+            self.thorough = False
 
     def quick_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
         """Each smoothed weight with a branch of one alternation, or without.
@@ -133,9 +152,7 @@ class GroupLoss:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
         if self.weight_starts is None:
-            variance = 0.0
-            if self.convention.branch_input == "full":
-                variance = rounding_variance(smoothed, self.activation_spec)
+            variance = self.passing_variance(smoothed)
             self.weight_starts = [
                 prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
             ]
@@ -143,6 +160,17 @@ class GroupLoss:
             quick_fit(w, spec, rank, moment, start, iterations)
             for w, start in zip(scaled, self.weight_starts, strict=True)
         ]
+
+    def full_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
+        """Each smoothed weight with its branch as ``quantize_transformer`` fits it."""
+        moment, variance = self.moment.divided(s), self.passing_variance(smoothed)
+        return [fit_weight(w, self.weight_spec, self.low_rank, moment, variance) for w in scaled]
+
+    def passing_variance(self, smoothed: Tensor) -> float:
+        """Variance of the activations' rounding error where it passes the branch by."""
+        if self.convention.branch_input != "full" or self.low_rank.weighting == "none":
+            return 0.0
+        return rounding_variance(smoothed, self.activation_spec)
 
     def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
         """Fake-quantize tokens (M, C); a per-tensor range is the exact one of each step."""

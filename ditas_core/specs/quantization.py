@@ -25,7 +25,7 @@ class Granularity(StrEnum):
     per_channel             (C_out, C_in)       (C_out, 1)
     per_input_channel       (C_out, C_in)       (1, C_in)
     per_group               (C_out, C_in)       (C_out, ceil(C_in/G), 1)
-    per_strided_group       (C_out, C_in)       (1, C_out*C_in/G, 1), see quantizer
+    per_strided_group       (C_out, C_in)       (1, C_out*C_in/G), see quantizer
     ======================  ==================  ===============================
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
 from .quantization import BitWidths, get_convention
 
-RECIPE_FORMAT = 1
+RECIPE_FORMAT = 2
 WEIGHTINGS = ("none", "energy", "covariance")
 KEPT = ("best", "last")
 METHODS = ("plain", "smoothing", "search", "ditas")
@@ -52,7 +52,7 @@ RELEASED_BRANCH = LowRankSpec(rank=32, iterations=10, weighting="none", keep="la
 def default_rank(width: int) -> int:
     """The rank that costs as many bits per weight as the paper's 32 at DiT-XL/2's width 1152.
 
-    At width 256 that is 8: rank 32 would add 4 bits to each 4-bit weight.
+    At width 256 that is 8: rank 32 would add 3 bits to each 4-bit weight.
     """
     return max(4, 4 * round(32 * width / 1152 / 4))
 
@@ -119,7 +119,11 @@ class Recipe:
         except (ValueError, RecursionError) as error:
             raise SpecError(f"recipe: expected JSON, got text that is not ({error})") from None
         if not isinstance(document, dict) or document.get("format") != RECIPE_FORMAT:
-            raise SpecError(f"recipe: expected a recipe of format {RECIPE_FORMAT}")
+            got = document.get("format") if isinstance(document, dict) else None
+            raise SpecError(
+                f"recipe: expected a recipe of format {RECIPE_FORMAT}, got {show(got)}; "
+                "search again to make one"
+            )
         document.pop("format")
         try:
             layers = {

@@ -116,6 +116,7 @@ def load_result(document: dict[str, Any], folder: Path) -> Result:
 
 def layer_from_json(document: dict[str, Any]) -> LayerDone:
     values = {**document, "grid": tuple(document["grid"]), "losses": tuple(document["losses"])}
+    values["refined"] = tuple((alpha, loss) for alpha, loss in document["refined"])
     return LayerDone(**values)
 
 

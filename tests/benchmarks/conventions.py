@@ -12,6 +12,7 @@ from typing import Any
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import load_checkpoint
 from ditas_core.cli.commands import converted, effective_bits, finite, searched
+from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import trajectory
 from ditas_core.comparison import compare
 from ditas_core.evaluation import interval
@@ -26,8 +27,8 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=str(DEMO))
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--samples", type=number(int, 1, 256), default=16)
+    parser.add_argument("--steps", type=number(int, 1, 1000), default=20)
     parser.add_argument("--bits", default=",".join(BIT_PRESETS))
     parser.add_argument("--conventions", default=",".join(CONVENTIONS))
     parser.add_argument("--methods", default="plain,ditas")

@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from ditas_core.calibration import Calibration, calibrate, memory_need
+from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.conversion import ConversionProgress, quantize_transformer
 from ditas_core.layers import QuantizedLinear
@@ -28,12 +29,14 @@ from .models import SHAPES, random_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=sorted(SHAPES), default="DiT-XL/2")
-    parser.add_argument("--blocks", type=int, default=0, help="cut the depth; 0 is the model's own")
+    parser.add_argument(
+        "--blocks", type=number(int, 0, 64), default=0, help="cut the depth; 0 is the model's own"
+    )
     parser.add_argument("--bits", default="W4A8")
     parser.add_argument("--method", choices=("search", "ditas"), default="ditas")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=CalibrationSpec().tokens)
+    parser.add_argument("--steps", type=number(int, 1, 1000), default=20)
+    parser.add_argument("--samples", type=number(int, 1, 256), default=4)
+    parser.add_argument("--tokens", type=number(int, 1, 4096), default=CalibrationSpec().tokens)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
+from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.sampling import spread_labels
 from ditas_core.search import LayerDone, SearchSpec, search
@@ -43,19 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the shipped checkpoint, or 2 blocks of a DiT-XL/2 with random weights; "
         "may be given twice; default: both",
     )
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--xl-steps", type=int, default=2)
-    parser.add_argument("--xl-samples", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=CalibrationSpec().tokens)
+    parser.add_argument("--runs", type=number(int, 1, 100), default=5)
+    parser.add_argument("--steps", type=number(int, 1, 1000), default=6)
+    parser.add_argument("--samples", type=number(int, 1, 256), default=4)
+    parser.add_argument("--xl-steps", type=number(int, 1, 1000), default=2)
+    parser.add_argument("--xl-samples", type=number(int, 1, 256), default=2)
+    parser.add_argument("--tokens", type=number(int, 1, 4096), default=CalibrationSpec().tokens)
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of the engine"
     )
     parser.add_argument("--bits", default="W4A8")
     parser.add_argument(
         "--rank",
-        type=int,
+        type=number(int, 0, 256),
         default=0,
         help="of the released branch, fitted alike on both sides; 0 leaves the search alone",
     )

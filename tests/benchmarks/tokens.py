@@ -22,9 +22,10 @@ import torch
 from ditas_core.artifact import write_text
 from ditas_core.calibration import Calibration, GroupStatistics, calibrate
 from ditas_core.checkpoints import Checkpoint, SmoothingGroup, load_checkpoint
+from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.search import LayerDone, SearchSpec, search_group
-from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
+from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError
 
 from .machine import describe
 
@@ -35,13 +36,15 @@ WITHIN = 0.01
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=str(DEMO))
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--steps", type=number(int, 1, 1000), default=50)
+    parser.add_argument("--samples", type=number(int, 1, 256), default=4)
+    parser.add_argument("--draws", type=number(int, 1, 100), default=3)
     parser.add_argument(
         "--settings", default="integer:W8A8,integer:W4A8,integer:W4A4,released:W4A8"
     )
-    parser.add_argument("--groups", type=int, default=0, help="only every n-th layer; 0 is all")
+    parser.add_argument(
+        "--groups", type=number(int, 0, 1000), default=0, help="only every n-th layer; 0 is all"
+    )
     parser.add_argument("--out", type=Path, help="folder for table.md, study.json and the figure")
 
 
@@ -73,6 +76,9 @@ def losses_of(done: LayerDone) -> list[float]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    settings = [tuple(text.split(":")) for text in args.settings.split(",")]
+    if any(len(pair) != 2 for pair in settings):
+        raise SpecError(f"settings: expected CONVENTION:BITS,..., got {args.settings!r}")
     checkpoint = load_checkpoint(args.checkpoint)
     everything = args.samples * 2 * checkpoint.image_tokens
     spec = CalibrationSpec(SamplingSpec(steps=args.steps), samples=args.samples, tokens=everything)
@@ -84,7 +90,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             else:
                 progress.update(event.done / event.of * args.steps - progress_done(progress))
     assert calibration is not None
-    settings = [tuple(text.split(":")) for text in args.settings.split(",")]
     groups = checkpoint.groups[:: args.groups or 1]
     sizes = [size for size in SIZES if size < everything]
     excess: dict[str, dict[int, list[float]]] = {}
