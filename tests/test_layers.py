@@ -111,6 +111,9 @@ def test_stored_size_counts_codes_scales_and_branch() -> None:
     assert plain == c_out * c_in * 4 + c_out * (32 + 16)  # scale, zero point
     whole = build("integer", BitWidths(4, 8), True, True).bits_stored
     assert whole == plain + 16 * RANK * (c_out + c_in) + 32 * c_in
-    assert build("integer", BitWidths(16, 8), False, False).bits_stored == c_out * c_in * 16
+    alone = build("integer", BitWidths(16, 8), False, False)
+    assert alone.bits_stored == c_out * c_in * 32
+    alone.codes = alone.codes.half().float()
+    assert alone.bits_stored == c_out * c_in * 16
     released = build("released", BitWidths(4, 8), False, False).bits_stored
     assert released == c_out * c_in * 4 + c_out * c_in // 32 * (32 + 16)

@@ -31,7 +31,7 @@ class GroupStatistics:
 
     low, high    exact minimum and maximum, (T, 2, C); half 0 is conditional
     tokens       input tokens drawn uniformly, (T, K, C), float16
-    energy       exact mean square per channel, (T, C)
+    energy       mean square per channel over all tokens, (T, C)
     """
 
     low: Tensor

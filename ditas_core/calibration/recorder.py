@@ -39,8 +39,8 @@ class StepStatistics:
     def joined(self, later: StepStatistics) -> StepStatistics:
         """Together with the statistics of later samples.
 
-        Sums of single-precision numbers in double precision are exact here, so the
-        result does not depend on how the samples were cut.
+        Each batch's sums are single-precision numbers; adding a few of them in double
+        precision loses nothing, so the order of the batches does not matter.
         """
         return StepStatistics(
             low=torch.minimum(self.low, later.low),
