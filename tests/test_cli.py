@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,25 @@ def test_hub_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="go online once, or pass a local"):
         load_checkpoint("facebook/DiT-XL-2-256")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_calibrates_alike(random_checkpoint: Checkpoint) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, tokens=8)
+    *_, expected = calibrate(random_checkpoint, spec)
+    there = replace(random_checkpoint, transformer=copy.deepcopy(random_checkpoint.transformer))
+    there.transformer.to("cuda")
+    *_, found = calibrate(there, spec)
+    assert isinstance(expected, Calibration) and isinstance(found, Calibration)
+    for name, statistics in expected.groups.items():
+        assert torch.allclose(statistics.high, found.groups[name].high, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    demo = str(Path(__file__).resolve().parents[1] / "assets" / "fluent-emoji-dit")
+    out = ["--out", str(tmp_path / "c")]
+    assert main(["calibrate", demo, "--steps", "1", "--device", "cuda", *out]) == 2
+    assert "device: expected a GPU" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

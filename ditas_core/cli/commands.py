@@ -100,6 +100,21 @@ def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSp
     return LowRankSpec(rank, weighting=args.weighting or "covariance")
 
 
+def place_(checkpoint: Checkpoint, device: str) -> None:
+    """Move the loaded networks to this process's device.
+
+    Raises:
+        SpecError: no GPU to be seen.
+    """
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise SpecError("device: expected a GPU for cuda, found none; leave out --device")
+    own = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    checkpoint.transformer.to(f"cuda:{own}")
+    checkpoint.vae.to(f"cuda:{own}")
+
+
 def run_info(args: argparse.Namespace) -> Report:
     checkpoint, recipe = load_any(args.checkpoint)
     transformer = checkpoint.transformer
@@ -145,6 +160,8 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
     need = memory_need(checkpoint, spec)
     started = time.perf_counter()
+    _ = checkpoint.fingerprint  # of the weights as they were read
+    place_(checkpoint, args.device)
     with process_group() as (rank, world):
         if rank == 0:
             say(args, f"needs {need}, {spec.tokens} tokens per layer and step")
@@ -325,6 +342,7 @@ def run_sample(args: argparse.Namespace) -> Report:
         labels = torch.tensor([wanted[i % len(wanted)] for i in range(count)])
     else:
         labels = spread_labels(args.samples or 16, len(checkpoint.class_names))
+    place_(checkpoint, args.device)
     started = time.perf_counter()
     names = [checkpoint.class_names[i] for i in labels.tolist()]
     with process_group() as (rank, world):

@@ -57,6 +57,15 @@ def add_sampling(parser: argparse.ArgumentParser, steps: int = 50) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the networks run; of several processes each takes its own GPU (%(default)s)",
+    )
+
+
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantization")
     group.add_argument(
@@ -132,6 +141,7 @@ def build_parser() -> Parser:
         help="float32, or bfloat16 for large models on processors that have it (%(default)s)",
     )
     calibrate.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
+    add_device(calibrate)
     add_sampling(calibrate)
 
     search = verb("search", "choose every layer's smoothing strength from a calibration")
@@ -172,6 +182,7 @@ def build_parser() -> Parser:
         help="how many; default: one per class named, or 16",
     )
     sample.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_device(sample)
     add_sampling(sample)
 
     compare = verb("compare", "same noise through full precision and quantized models")

@@ -91,8 +91,12 @@ def predict_eps(
     both = torch.cat([latents, latents])  # (2N, C, H, W)
     classes = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])  # (2N,)
     times = torch.full((both.shape[0],), timestep, dtype=torch.long)
-    dtype = next(transformer.parameters()).dtype
-    out = transformer(both.to(dtype), timestep=times, class_labels=classes).sample.float()
+    there = next(transformer.parameters())  # may be in half precision, on an accelerator
+    out = transformer(
+        both.to(there.device, there.dtype),
+        timestep=times.to(there.device),
+        class_labels=classes.to(there.device),
+    ).sample.to(latents.device, torch.float32)
     return guided_eps(out[:, :channels], spec)  # a learned variance, if any, is dropped
 
 
@@ -197,8 +201,8 @@ def sample_latents(
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor, batch: int = 16) -> Tensor:
     """Images in [0, 1], (N, 3, H, W)."""
-    scaled = latents / float(vae.config.scaling_factor)
-    parts = [vae.decode(chunk).sample for chunk in scaled.split(batch)]
+    scaled = latents.to(vae.device) / float(vae.config.scaling_factor)
+    parts = [vae.decode(chunk).sample.cpu() for chunk in scaled.split(batch)]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)  # (N, 3, H, W)
 
 
