@@ -17,7 +17,14 @@ from safetensors import SafetensorError
 from .card import write_card
 from .data import prepare
 from .dit import DiTConfig, train_dit
-from .evaluate import EvaluationConfig, draw_sheet, evaluate, load_pipeline, save_image
+from .evaluate import (
+    EvaluationConfig,
+    draw_all_classes,
+    draw_sheet,
+    evaluate,
+    load_pipeline,
+    save_image,
+)
 from .export import export_checkpoint
 from .runs import read_config
 from .vae import VAEConfig, train_vae
@@ -117,7 +124,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     pipeline = load_pipeline(args.checkpoint)
     if args.sheet is not None:
         save_image(draw_sheet(pipeline, config, say), args.sheet)
-        say(f"wrote {args.sheet}")
+        beside = args.sheet.with_name("all-classes.png")
+        save_image(draw_all_classes(pipeline, config, say), beside)
+        say(f"wrote {args.sheet} and {beside.name}")
         return
     data = images_file(args.data, pipeline.vae.config.sample_size)
     out = args.out or args.checkpoint
@@ -128,7 +137,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     say(f"VAE: {report['vae']['psnr_db']:.2f} dB PSNR")
     strongest = max(report["outliers"], key=lambda layer: report["outliers"][layer])
     say(f"strongest outlier: {report['outliers'][strongest]:.1f} x the median, in {strongest}")
-    say(f"wrote {out}/evaluate.json, contact-sheet.png and loss-curve.png")
+    say(f"wrote {out}/evaluate.json, the contact sheets and loss-curve.png")
 
 
 def run_card(args: argparse.Namespace) -> None:

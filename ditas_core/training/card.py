@@ -44,7 +44,9 @@ def write_card(checkpoint: Path) -> Path:
     sections = [
         FRONT_MATTER + f"# {checkpoint.resolve().name}",
         _summary(checkpoint, report),
-        "![Contact sheet: four samples of each of 16 classes](contact-sheet.png)",
+        "![Contact sheet: four samples of each of 16 classes](contact-sheet.png)\n\n"
+        "Those are classes that it draws well. All 51, the weak ones too: "
+        "[two samples of every class](all-classes.png).",
         _sampling(report),
         _loading(report),
         _architecture(checkpoint),
@@ -251,6 +253,8 @@ def _limits(report: Json) -> str:
 
 - It draws emoji of {size} x {size} pixels of these {len(counts)} classes and nothing else; \
 `{rarest}` was learnt from {counts[rarest]["training"]} images.
+- Faces, people by role, hearts, clocks, moons and flags are clear; animals, vehicles, food and \
+objects, of which there are few images of many kinds, often are not.
 - With so few images it may reproduce some of them closely; originality was not measured.
 - The figures are not comparable with published FIDs: other features, other data, other numbers of \
 images.

@@ -27,7 +27,7 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=str(DEMO))
-    parser.add_argument("--samples", type=number(int, 1, 256), default=16)
+    parser.add_argument("--samples", type=number(int, 1, 256), default=8)
     parser.add_argument("--steps", type=number(int, 1, 1000), default=20)
     parser.add_argument("--bits", default=",".join(BIT_PRESETS))
     parser.add_argument("--conventions", default=",".join(CONVENTIONS))

@@ -37,11 +37,9 @@ WITHIN = 0.01
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=str(DEMO))
     parser.add_argument("--steps", type=number(int, 1, 1000), default=50)
-    parser.add_argument("--samples", type=number(int, 1, 256), default=4)
-    parser.add_argument("--draws", type=number(int, 1, 100), default=3)
-    parser.add_argument(
-        "--settings", default="integer:W8A8,integer:W4A8,integer:W4A4,released:W4A8"
-    )
+    parser.add_argument("--samples", type=number(int, 1, 256), default=2)
+    parser.add_argument("--draws", type=number(int, 1, 100), default=1)
+    parser.add_argument("--settings", default="integer:W8A8,integer:W4A8,released:W4A8")
     parser.add_argument(
         "--groups", type=number(int, 0, 1000), default=0, help="only every n-th layer; 0 is all"
     )
