@@ -253,8 +253,8 @@ def _limits(report: Json) -> str:
 
 - It draws emoji of {size} x {size} pixels of these {len(counts)} classes and nothing else; \
 `{rarest}` was learnt from {counts[rarest]["training"]} images.
-- Faces, people by role, hearts, clocks, moons and flags are clear; animals, vehicles, food and \
-objects, of which there are few images of many kinds, often are not.
+- Faces, people by role, hearts, clocks, moons and flags are clear; animals, plants, vehicles, \
+food and objects, of which there are few images of many kinds, often are not.
 - With so few images it may reproduce some of them closely; originality was not measured.
 - The figures are not comparable with published FIDs: other features, other data, other numbers of \
 images.

@@ -31,7 +31,7 @@ from .vae import VAEConfig, reconstruction_psnr
 
 SHEET_CLASSES = (
     "happy-face", "cat-face", "heart", "astronaut", "firefighter", "police-officer", "cook",
-    "farmer", "royalty", "mage", "santa", "cyclist", "flower", "clock", "moon", "flag",
+    "farmer", "royalty", "mage", "santa", "cyclist", "construction-worker", "clock", "moon", "flag",
 )  # fmt: skip
 """What the checkpoint draws well; ``draw_all_classes`` leaves none out."""
 PROJECTIONS = ("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
