@@ -327,7 +327,7 @@ def test_interrupting_a_calibration(folder: Path, whole: dict[str, Path], tmp_pa
     """Ctrl-C: 130 within two seconds, one line, and the next run goes on."""
     out = tmp_path / "c.safetensors"
     arguments = calibrating(folder, out)
-    running = start(arguments, tmp_path / "first", pause=0.05)
+    running = start(arguments, tmp_path / "first", pause=0.5)  # time to be interrupted in
     running.until(lambda: len(step_files(out)) == 2)
     running.send(signal.SIGINT)
     began = time.monotonic()
