@@ -127,6 +127,8 @@ def command(
 ) -> None:
     """In the process itself."""
     os.environ.update(environment)
+    # a shell's background job ignores SIGINT, and so would everything it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
     import torch
