@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..specs import WEIGHTINGS
+
 SHRINKAGE = 0.05
-WEIGHTINGS = ("none", "energy", "covariance")
 
 
 @dataclass(frozen=True, eq=False)
