@@ -85,7 +85,7 @@ def test_pooling_keeps_the_loudest(channels):
 def test_payload_is_small_for_a_large_layer():
     values = np.random.default_rng(0).random((50, 4608)) + 0.1
     figure = channel_maps(values, values / 3, tuple(range(50)))
-    assert len(figure.to_json()) < 600_000
+    assert len(figure.to_json()) < 300_000
 
 
 def test_strength_is_max_over_median():

@@ -1,40 +1,40 @@
 """How far a few channels stand out, per layer and timestep, before and after smoothing.
 
-    strength = max over channels / median over channels
+    strength = max over channels / median over channels, or another ``Measure``
 
 The atlas holds what the figures need and nothing else, so that it can be shown
-without a model; it is exact in ``act_absmax`` and within 2 % in ``absmax`` after
-a round trip through its file.
+without a model; it is exact in ``act_absmax`` and within 2 % in ``halves`` after
+a round trip through its file (``atlas_file``).
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..calibration import Calibration, GroupStatistics
+from ..calibration import CONDITIONAL, UNCONDITIONAL, Calibration, GroupStatistics
 from ..checkpoints import Checkpoint, get_linear
 from ..smoothing import FLOOR, smoothing_factor, weight_absmax
+from .atlas_file import AtlasError, StoredGroup, read_atlas, write_atlas
+from .strength import Half, Measure, loudest_channels, outlier_strength, step_factors
 
-FORMAT = "ditas-atlas-1"
+__all__ = [
+    "AtlasError",
+    "GroupOutliers",
+    "Half",
+    "LayerRank",
+    "Measure",
+    "OutlierAtlas",
+    "outlier_atlas",
+    "outlier_strength",
+    "rescaled_calibration",
+    "weight_maxima",
+]
 HALF_MAX = 65504.0
-
-
-class AtlasError(ValueError):
-    """An atlas file that cannot be used."""
-
-
-def outlier_strength(absmax: Tensor) -> Tensor:
-    """Largest channel over the median one, (..., C) -> (...)."""
-    return absmax.amax(-1) / absmax.median(-1).values.clamp(min=FLOOR)
 
 
 def in_medians(absmax: Tensor, aggregated: Tensor) -> Tensor:
@@ -44,17 +44,39 @@ def in_medians(absmax: Tensor, aggregated: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GroupOutliers:
-    """One smoothing group over T steps and C channels.
+    """One smoothing group over T steps, C channels and the two guidance halves.
 
-    absmax         largest |X| of each step, over both guidance halves, (T, C)
+    halves         largest |X| of each step, (T, 2, C), half 0 conditional; (T, 1, C) of both
+                   together where it was read from a file of the first format
     act_absmax     its temporal aggregate, (C,)
     weight_absmax  largest |W| over the outputs, (C,)
     """
 
     title: str
-    absmax: Tensor
+    halves: Tensor
     act_absmax: Tensor
     weight_absmax: Tensor
+
+    @property
+    def absmax(self) -> Tensor:
+        """Largest |X| of each step over both halves, (T, C)."""
+        return self.halves.amax(1)
+
+    def half(self, half: Half | str = Half.BOTH) -> Tensor:
+        """Largest |X| of each step of one half, (T, C).
+
+        Raises:
+            AtlasError: the file it was read from held both halves together only.
+        """
+        half = Half(half)
+        if half is Half.BOTH:
+            return self.absmax
+        if self.halves.shape[1] != 2:
+            raise AtlasError(
+                f"atlas: expected both guidance halves to show the {half} one, got their "
+                "maximum only; measure the outliers again"
+            )
+        return self.halves[:, CONDITIONAL if half is Half.CONDITIONAL else UNCONDITIONAL]
 
     def factor(self, alpha: float | None) -> Tensor:
         """The smoothing factor s, (C,)."""
@@ -68,19 +90,44 @@ class GroupOutliers:
         """The same group after its input is divided by any s (C,) and its columns multiplied."""
         return replace(
             self,
-            absmax=self.absmax / s,
+            halves=self.halves / s,
             act_absmax=self.act_absmax / s,
             weight_absmax=self.weight_absmax * s,
         )
 
     @property
     def strength(self) -> float:
-        """Of the whole trajectory."""
-        return float(outlier_strength(self.act_absmax))
+        """Largest channel over the median one, of the whole trajectory."""
+        return self.strength_as(Measure.RATIO)
 
-    def map(self) -> Tensor:
+    def strength_as(self, measure: Measure | str, half: Half | str = Half.BOTH) -> float:
+        """Any measure of one half's whole trajectory."""
+        both = Half(half) is Half.BOTH
+        aggregated = self.act_absmax if both else self.half(half).amax(0)
+        return float(outlier_strength(aggregated, measure))
+
+    def step_factors(self, alpha: float | None, half: Half | str = Half.BOTH) -> Tensor:
+        """s_t, as if every step were smoothed by its own maxima, (T, C)."""
+        return step_factors(self.half(half), self.weight_absmax, alpha)
+
+    def map(self, half: Half | str = Half.BOTH) -> Tensor:
         """absmax in units of the median channel, (T, C)."""
-        return in_medians(self.absmax, self.act_absmax)
+        return in_medians(self.half(half), self.act_absmax)
+
+
+@dataclass(frozen=True)
+class LayerRank:
+    """One row of the table beside the overview.
+
+    channel, timestep   where the loudest value of the whole trajectory lies
+    """
+
+    layer: str
+    strength: float
+    smoothed: float
+    channel: int
+    timestep: int
+    alpha: float | None
 
 
 @dataclass(frozen=True)
@@ -91,13 +138,46 @@ class OutlierAtlas:
     timesteps: tuple[int, ...]
     groups: dict[str, GroupOutliers] = field(repr=False)
 
-    def overview(self, alphas: Mapping[str, float | None] | None = None) -> Tensor:
+    @property
+    def has_halves(self) -> bool:
+        """Whether the two guidance halves can be told apart."""
+        return all(group.halves.shape[1] == 2 for group in self.groups.values())
+
+    def overview(
+        self,
+        alphas: Mapping[str, float | None] | None = None,
+        measure: Measure | str = Measure.RATIO,
+        half: Half | str = Half.BOTH,
+    ) -> Tensor:
         """Strength of every step and layer, (T, L); smoothed where ``alphas`` are given."""
         columns = []
         for name, group in self.groups.items():
             shown = group if alphas is None else group.smoothed(alphas.get(name))
-            columns.append(outlier_strength(shown.absmax))  # (T,)
+            columns.append(outlier_strength(shown.half(half), measure))  # (T,)
         return torch.stack(columns, dim=1)
+
+    def ranking(
+        self,
+        alphas: Mapping[str, float | None],
+        measure: Measure | str = Measure.RATIO,
+        half: Half | str = Half.BOTH,
+    ) -> list[LayerRank]:
+        """Layers by strength over the whole trajectory, strongest first."""
+        rows = []
+        for name, group in self.groups.items():
+            shown, alpha = group.half(half), alphas.get(name)
+            channel = int(loudest_channels(shown.amax(0), 1)[0])
+            rows.append(
+                LayerRank(
+                    layer=name,
+                    strength=group.strength_as(measure, half),
+                    smoothed=group.smoothed(alpha).strength_as(measure, half),
+                    channel=channel,
+                    timestep=self.timesteps[int(shown[:, channel].argmax())],
+                    alpha=alpha,
+                )
+            )
+        return sorted(rows, key=lambda row: -row.strength)
 
     def rescaled(self, factors: Mapping[str, Tensor], checkpoint: Checkpoint) -> OutlierAtlas:
         """The atlas of a checkpoint whose transformer is this one's, rescaled by ``factors``.
@@ -113,58 +193,23 @@ class OutlierAtlas:
         return OutlierAtlas(checkpoint.fingerprint, self.timesteps, groups)
 
     def save(self, path: Path) -> None:
-        """One byte per value of ``absmax`` on each group's own log scale; written, then renamed."""
-        tensors, ranges = {}, {}
-        for name, group in self.groups.items():
-            logs = group.absmax.clamp(min=FLOOR).log()  # (T, C)
-            low, high = float(logs.min()), float(logs.max())
-            span = max(high - low, 1e-6)
-            tensors[f"{name}.absmax"] = ((logs - low) / span * 255).round().to(torch.uint8)
-            tensors[f"{name}.act"] = group.act_absmax.float().contiguous()
-            tensors[f"{name}.weight"] = group.weight_absmax.float().contiguous()
-            ranges[name] = [group.title, low, span]
-        metadata = {
-            "format": FORMAT,
-            "checkpoint": self.checkpoint,
-            "timesteps": json.dumps(self.timesteps),
-            "groups": json.dumps(ranges),
+        """One byte or less per value of ``halves``; written, then renamed."""
+        stored = {
+            name: StoredGroup(group.title, group.halves, group.act_absmax, group.weight_absmax)
+            for name, group in self.groups.items()
         }
-        part = path.with_name(path.name + ".part")
-        try:
-            save_file(tensors, part, metadata=metadata)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atlas(path, self.checkpoint, self.timesteps, stored)
 
     @staticmethod
     def load(path: Path) -> OutlierAtlas:
-        """Inverse of ``save``.
+        """Inverse of ``save``; also reads files that hold both halves together.
 
         Raises:
             AtlasError: no such file, or not an atlas.
         """
-        if not path.is_file():
-            raise AtlasError(f"atlas: expected a file, found no {path.name}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise AtlasError(f"{path.name}: expected a file of format {FORMAT}")
-                groups = {}
-                for name, (title, low, span) in json.loads(metadata["groups"]).items():
-                    codes = file.get_tensor(f"{name}.absmax").float()
-                    groups[name] = GroupOutliers(
-                        title=str(title),
-                        absmax=(codes / 255 * span + low).exp(),
-                        act_absmax=file.get_tensor(f"{name}.act"),
-                        weight_absmax=file.get_tensor(f"{name}.weight"),
-                    )
-            times = tuple(int(t) for t in json.loads(metadata["timesteps"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, AtlasError):
-                raise
-            raise AtlasError(f"{path.name}: expected an atlas ({error})") from error
-        return OutlierAtlas(metadata["checkpoint"], times, groups)
+        checkpoint, timesteps, stored = read_atlas(path)
+        groups = {name: GroupOutliers(*group) for name, group in stored.items()}
+        return OutlierAtlas(checkpoint, timesteps, groups)
 
 
 def weight_maxima(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -185,7 +230,7 @@ def outlier_atlas(checkpoint: Checkpoint, calibration: Calibration) -> OutlierAt
         statistics = calibration.groups[group.name]
         groups[group.name] = GroupOutliers(
             title=group.title,
-            absmax=statistics.absmax.amax(1),
+            halves=statistics.absmax,
             act_absmax=statistics.aggregated_absmax(),
             weight_absmax=maxima[group.name],
         )

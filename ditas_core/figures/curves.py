@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from .style import BLUE, FONT, GREY, KIND_COLOURS, ORANGE, dress
+from .encoding import numbers
+from .style import GREY, KIND_COLOURS, dress, legend_below, role
 
 
 def relative_db(losses: ArrayLike, identity: float) -> NDArray[np.float64]:
@@ -18,7 +19,10 @@ def relative_db(losses: ArrayLike, identity: float) -> NDArray[np.float64]:
 
 
 def loss_curves(
-    curves: Sequence[tuple[str, Sequence[float], Sequence[float], float]], total: int | None = None
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float], float]],
+    total: int | None = None,
+    *,
+    dark: bool = False,
 ) -> go.Figure:
     """One line per layer from ``(name, grid, losses, identity)``; its minimum is marked.
 
@@ -52,7 +56,7 @@ def loss_curves(
             )
         )
         seen.add(kind)
-    dress(figure, 420)
+    dress(figure, 420, dark)
     figure.add_hline(
         y=0,
         line={"color": GREY, "dash": "dash", "width": 1.5},
@@ -62,45 +66,42 @@ def loss_curves(
     figure.update_yaxes(
         title="output error against no smoothing, dB", range=[lowest * 1.12 - 0.6, 6.5]
     )
-    figure.update_layout(
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
-    )
-    return figure
+    figure.update_layout(margin_t=16)
+    return legend_below(figure, 76)
 
 
-def divergence_curves(timesteps: Sequence[int], series: Mapping[str, Sequence[float]]) -> go.Figure:
-    """Latent SQNR in dB after every denoising step, one line per quantized model."""
+def divergence_curves(
+    timesteps: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    *,
+    height: int = 340,
+    dark: bool = False,
+) -> go.Figure:
+    """Latent SQNR in dB after every denoising step, one line per quantized model.
+
+    timesteps   of the run, (T,)
+    series      recipe -> (T,) dB against full precision; coloured by the recipe's ``role``
+    """
     figure = go.Figure()
-    colours = (ORANGE, BLUE, GREY)
-    dashes = ("dot", "solid", "dash")
-    symbols = ("diamond", "circle", "square")
     steps = list(range(1, len(timesteps) + 1))
+    few = len(steps) <= 60
     for index, (name, values) in enumerate(series.items()):
+        look = role(name, index)
         figure.add_trace(
             go.Scatter(
                 x=steps,
-                y=[round(float(v), 3) for v in values],
-                mode="lines+markers",
+                y=numbers(np.asarray(values, dtype=np.float64)),
+                mode="lines+markers" if few else "lines",
                 name=name,
                 customdata=list(timesteps),
-                line={"color": colours[index % 3], "width": 2.6, "dash": dashes[index % 3]},
-                marker={"size": 6, "symbol": symbols[index % 3]},
+                line={"color": look.colour, "width": 2.6, "dash": look.dash},
+                marker={"size": 6, "symbol": look.symbol},
                 hovertemplate="step %{x} (t = %{customdata})<br>%{y:.1f} dB<extra>%{fullData.name}"
                 "</extra>",
             )
         )
-    dress(figure, 340)
-    figure.update_xaxes(title="denoising step")
-    figure.update_yaxes(title="latent SQNR, dB (higher is closer)")
-    figure.update_layout(
-        showlegend=True,
-        legend={
-            "orientation": "h",
-            "y": 1.0,
-            "yanchor": "bottom",
-            "x": 0,
-            "font": {"family": FONT, "size": 12},
-        },
-    )
-    return figure
+    dress(figure, height, dark)
+    figure.update_layout(margin_t=16)
+    figure.update_xaxes(title="denoising step", nticks=8)
+    figure.update_yaxes(title="latent SQNR, dB (higher is closer)", nticks=6)
+    return legend_below(figure, 84)

@@ -1,128 +1,133 @@
-"""Before and after smoothing as two stacked panels with linked axes and one colour scale."""
+"""Layer and channel maps: stacked panels with linked axes on one colour scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from .style import LOUDNESS, dress
+from .encoding import (
+    LEVELS,
+    MAX_CELLS,
+    MAX_COLUMNS,
+    MAX_ROWS,
+    Array,
+    LogRange,
+    pool_channels,
+    pool_steps,
+    rounded,
+    shared_range,
+    short,
+)
+from .style import (
+    BAR_FOOT,
+    BAR_TOP,
+    DIFFERENCE,
+    LOUDNESS,
+    above,
+    bar_above,
+    dress,
+    panel_titles,
+    title_above,
+)
 
-Array = NDArray[np.floating]
-MAX_COLUMNS = 512
-CODES_PER_DECADE = 1000
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-
-
-def pool_channels(values: Array, limit: int = MAX_COLUMNS) -> tuple[Array, int]:
-    """Maximum over neighbouring channels until at most ``limit`` columns are left.
-
-    (T, C) -> (T, ceil(C / width)) and width: a screen has no more columns, and a
-    thinned heatmap would lose exactly the outliers.
-    """
-    steps, channels = values.shape
-    width = max(1, math.ceil(channels / limit))
-    padding = -channels % width
-    padded = np.pad(values, ((0, 0), (0, padding)), constant_values=0)
-    return padded.reshape(steps, -1, width).max(-1), width
-
-
-def shared_range(before: Array, after: Array, floor_quantile: float) -> tuple[float, float]:
-    """One range for both panels: a low quantile to the largest value of the two."""
-    both = np.concatenate([before.ravel(), after.ravel()])
-    low = float(np.quantile(both, floor_quantile))
-    high = float(both.max())
-    low = max(low, high * 1e-6, 1e-6)
-    return low, max(high, low * 1.01)
-
-
-def encode(values: Array) -> NDArray[np.int16]:
-    """Thousandths of a decade as int16: a quarter of the bytes of float64, error 0.1 %."""
-    return np.round(np.log10(np.maximum(values, 1e-6)) * CODES_PER_DECADE).astype(np.int16)
+NATURAL, MAGNITUDE = "natural", "magnitude"
+TITLE, FOOT, GAP = 24, 50, 34
+"""Pixels of a title, below the panels and between them."""
 
 
-def rounded(values: Array) -> NDArray[np.float32]:
-    """float32 with three significant digits, for the hover text."""
-    magnitude = 10 ** (np.floor(np.log10(np.maximum(values, 1e-6))) - 2)
-    return (np.round(values / magnitude) * magnitude).astype(np.float32)
+class Panel(NamedTuple):
+    """One heatmap of a stack: bytes for colour, numbers for the hover text, (T, X) each."""
+
+    codes: NDArray[np.uint8]
+    shown: Array
+    title: str
+    hover: str
+    axis: str = "coloraxis"
 
 
-def colour_axis(low: float, high: float, title: str) -> dict[str, object]:
-    """A log colour axis in the units of ``encode``, its bar lying below the panels."""
-    ticks = [t for t in TICKS if low <= t <= high] or [low, high]
-    if len(ticks) > 7:
-        ticks = [t for t in ticks if f"{t:g}".lstrip("0.").startswith("1")]
-    return {
-        "colorscale": LOUDNESS,
-        "cmin": math.log10(low) * CODES_PER_DECADE,
-        "cmax": math.log10(high) * CODES_PER_DECADE,
-        "colorbar": {
-            "orientation": "h",
-            "x": 0.5,
-            "xanchor": "center",
-            "yref": "container",
-            "y": 0.99,
-            "yanchor": "top",
-            "ypad": 0,
-            "len": 0.7,
-            "thickness": 10,
-            "title": {"text": title, "side": "top", "font": {"size": 12}},
-            "tickvals": [math.log10(t) * CODES_PER_DECADE for t in ticks],
-            "ticktext": [f"{t:g}×" for t in ticks],
-            "outlinewidth": 0,
-        },
-    }
+def loudness_axis(
+    figure: go.Figure, scale: LogRange, title: str, unit: str = "×", titled: bool = True
+) -> dict[str, Any]:
+    """A log colour axis in bytes, above the panels and the first one's title."""
+    ticks = scale.ticks()
+    places = [float(v) for v in scale.positions(np.array(ticks))]
+    texts = [f"{short(t)}{unit}" for t in ticks]
+    place = above(figure, BAR_FOOT + (TITLE - 8) * titled)
+    bar = bar_above(title, place, tickvals=places, ticktext=texts)
+    return {"colorscale": LOUDNESS, "cmin": 0, "cmax": LEVELS, "colorbar": bar}
 
 
-def paired_heatmaps(
-    before: Array,
-    after: Array,
+def stacked(
+    panels: Sequence[Panel],
     x: Sequence[str] | NDArray[np.int_],
-    timesteps: Sequence[int],
-    titles: tuple[str, str],
-    hover: str,
-    colour_title: str,
+    y: Sequence[str],
     x_title: str,
     height: int,
-    floor_quantile: float,
+    dark: bool,
+    title: str = "",
 ) -> go.Figure:
-    """Two (T, X) panels, the second below the first."""
-    low, high = shared_range(before, after, floor_quantile)
+    """Panels below each other; zooming one zooms all."""
+    bar_top = BAR_TOP + (TITLE - 8) * bool(panels[0].title)
+    top = bar_top + 4 + TITLE * bool(title)
+    inner = height - top - FOOT
+    gap = GAP / inner if len(panels) > 1 else 0.0
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1, subplot_titles=titles
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=gap,
+        subplot_titles=[panel.title for panel in panels],
     )
-    for row, values in enumerate((before, after), start=1):
+    for row, panel in enumerate(panels, start=1):
         figure.add_trace(
             go.Heatmap(
-                z=encode(values),
+                z=panel.codes,
                 x=x,
-                y=[str(t) for t in timesteps],
-                customdata=rounded(values),
-                coloraxis="coloraxis",
-                hovertemplate=hover,
-                name=titles[row - 1],
+                y=y,
+                customdata=rounded(panel.shown),
+                coloraxis=panel.axis,
+                hovertemplate=panel.hover,
+                name=panel.title,
             ),
             row=row,
             col=1,
         )
-    dress(figure, height)
+    dress(figure, height, dark)
     # the steps are not evenly spaced numbers but samples of one run: a category each
     figure.update_yaxes(
         type="category", autorange="reversed", nticks=6, showgrid=False, title="timestep t"
     )
     figure.update_xaxes(showgrid=False)
-    figure.update_xaxes(title=x_title, row=2, col=1)
+    figure.update_xaxes(title=x_title, row=len(panels), col=1)
     figure.update_yaxes(matches="y")
-    figure.update_annotations(font={"size": 13})
-    figure.update_layout(
-        coloraxis=colour_axis(low, high, colour_title),
-        margin={"l": 56, "r": 12, "t": 86, "b": 40},
-    )
+    panel_titles(figure)
+    if title:
+        title_above(figure, title, bar_top)
+    figure.update_layout(margin={"l": 56, "r": 12, "t": top, "b": FOOT})
     return figure
+
+
+def step_labels(timesteps: Sequence[int], width: int) -> list[str]:
+    """The first timestep of every pooled row."""
+    return [str(t) for t in timesteps[::width]]
+
+
+def block_ticks(layers: Sequence[str], most: int = 14) -> dict[str, Any]:
+    """Axis settings for ``block.kind`` names: one short label per block, thinned for a phone."""
+    firsts: dict[str, str] = {}
+    for name in layers:
+        firsts.setdefault(name.split(".", 1)[0], name)
+    if len(firsts) == len(layers):
+        return {"nticks": most}
+    every = math.ceil(len(firsts) / most)
+    blocks = list(firsts)[::every]
+    return {"tickvals": [firsts[b] for b in blocks], "ticktext": blocks, "tickangle": 0}
 
 
 def overview_maps(
@@ -131,21 +136,60 @@ def overview_maps(
     layers: Sequence[str],
     timesteps: Sequence[int],
     title_after: str = "after smoothing",
+    *,
+    dark: bool = False,
 ) -> go.Figure:
     """Outlier strength (max / median over channels) of every layer and step, (T, L) each."""
-    return paired_heatmaps(
-        before,
-        after,
-        list(layers),
-        timesteps,
-        ("before smoothing", title_after),
-        "layer %{x} · t = %{y}<br>loudest channel %{customdata:.3~g}× the median"
-        "<extra>%{fullData.name}</extra>",
-        "loudest channel ÷ median channel",
-        "",
-        520,
-        0.0,
-    )
+    limit = min(MAX_ROWS, MAX_CELLS // (2 * max(1, len(layers))))
+    (before, width), (after, _) = pool_steps(before, limit), pool_steps(after, limit)
+    scale = shared_range(before, after)
+    hover = "layer %{x} · t = %{y}<br>loudest channel %{customdata:.3~g}× the median"
+    hover += "<extra>%{fullData.name}</extra>"
+    panels = [
+        Panel(scale.encode(values), values, title, hover)
+        for values, title in ((before, "before smoothing"), (after, title_after))
+    ]
+    rows = step_labels(timesteps, width)
+    figure = stacked(panels, list(layers), rows, "block, its parts side by side", 520, dark)
+    figure.update_xaxes(**block_ticks(layers))
+    figure.update_layout(coloraxis=loudness_axis(figure, scale, "loudest channel ÷ median channel"))
+    return figure
+
+
+def channel_order(act_absmax: Array, order: str) -> NDArray[np.int_]:
+    """Indices that put channels in their natural order or the loudest first, (C,).
+
+    Raises:
+        ValueError: an unknown order.
+    """
+    if order == NATURAL:
+        return np.arange(len(act_absmax))
+    if order == MAGNITUDE:
+        return np.argsort(-np.asarray(act_absmax), kind="stable")
+    raise ValueError(f"order: expected {NATURAL} or {MAGNITUDE}, got {order}")
+
+
+def ratio_panel(before: Array, after: Array, cell: str) -> tuple[Panel, dict[str, Any]]:
+    """log2(after / before) as bytes around 128, and its diverging colour axis."""
+    ratio = np.maximum(after, 1e-6) / np.maximum(before, 1e-6)
+    logs = np.log2(ratio)
+    # a few dead channels must not set the scale of all the others
+    span = max(1.0, math.ceil(float(np.quantile(np.abs(logs), 0.995))))
+    codes = np.round(np.clip(logs / span, -1, 1) * 127 + 128).astype(np.uint8)
+    hover = f"{cell}<br>multiplied by %{{customdata:.3~g}}<extra>after ÷ before</extra>"
+    marks = [m for m in (-span, -span / 2, 0.0, span / 2, span)]
+    texts = [f"÷{short(2**-m)}" if m < 0 else f"×{short(2**m)}" if m else "same" for m in marks]
+    bar = {
+        "orientation": "v",
+        "x": 1.01,
+        "thickness": 8,
+        "outlinewidth": 0,
+        "tickvals": [m / span * 127 + 128 for m in marks],
+        "ticktext": texts,
+        "tickfont": {"size": 11},
+    }
+    axis = {"colorscale": DIFFERENCE, "cmin": 1, "cmax": 255, "colorbar": bar}
+    return Panel(codes, ratio, "what smoothing changed", hover, "coloraxis2"), axis
 
 
 def channel_maps(
@@ -154,30 +198,60 @@ def channel_maps(
     timesteps: Sequence[int],
     title_before: str = "before smoothing",
     title_after: str = "after smoothing",
+    *,
+    order: str = NATURAL,
+    difference: bool = False,
+    quantity: str = "largest |X| ÷ median channel",
+    unit: str = "×",
+    dark: bool = False,
 ) -> go.Figure:
-    """|X| per step and channel of one layer, in units of its median channel, (T, C) each."""
-    pooled_before, width = pool_channels(before)
-    pooled_after, _ = pool_channels(after)
-    starts = np.arange(pooled_before.shape[1]) * width
-    note = "" if width == 1 else f" (loudest of {width} each)"
-    return paired_heatmaps(
-        pooled_before,
-        pooled_after,
-        starts,
-        timesteps,
-        (title_before, title_after),
-        "channel %{x} · t = %{y}<br>%{customdata:.3~g}× the median channel"
-        "<extra>%{fullData.name}</extra>",
-        "largest |X| ÷ median channel",
-        f"input channel{note}",
-        500,
-        0.02,
-    )
+    """|X| per step and channel of one layer before and after smoothing, (T, C) each.
+
+    Both panels share one log colour scale and their axes. ``order`` is "natural" or
+    "magnitude" (loudest before smoothing first); ``difference`` adds a third panel,
+    after over before on a diverging scale around "same". Of more channels or steps
+    than a screen shows the loudest of neighbours is drawn. ``quantity`` and ``unit``
+    name what the arrays hold.
+
+    Raises:
+        ValueError: an unknown order.
+    """
+    places = channel_order(before.max(0), order)
+    before, every = pool_steps(before[:, places])
+    after, _ = pool_steps(after[:, places])
+    limit = min(MAX_COLUMNS, MAX_CELLS // ((2 + difference) * len(before)))
+    (before, width), (after, _) = pool_channels(before, limit), pool_channels(after, limit)
+    scale = shared_range(before, after, floor_quantile=0.02)
+    cell = "channel %{x} · t = %{y}"
+    hover = f"{cell}<br>{quantity}: %{{customdata:.3~g}}{unit}<extra>%{{fullData.name}}</extra>"
+    panels = [
+        Panel(scale.encode(values), values, title, hover)
+        for values, title in ((before, title_before), (after, title_after))
+    ]
+    height = 500
+    if difference:
+        panel, axis = ratio_panel(before, after, cell)
+        panels.append(panel)
+        height = 680
+    starts = places[::width]
+    x = starts if order == NATURAL else [str(c) for c in starts]
+    notes = [] if order == NATURAL else ["loudest first"]
+    notes += [] if width == 1 else [f"{width} per column"]
+    notes += [] if every == 1 else [f"{every} steps per row"]
+    x_title = "input channel" + (f" ({', '.join(notes)})" if notes else "")
+    figure = stacked(panels, x, step_labels(timesteps, every), x_title, height, dark)
+    figure.update_layout(coloraxis=loudness_axis(figure, scale, quantity, unit))
+    if order == MAGNITUDE:
+        figure.update_xaxes(type="category", nticks=7, tickangle=0)
+    if difference:
+        axis["colorbar"] |= {"len": 0.3, "y": 0.0, "yanchor": "bottom"}
+        figure.update_layout(coloraxis2=axis, margin_r=58)
+    return figure
 
 
-def empty_figure(message: str, height: int = 300) -> go.Figure:
+def empty_figure(message: str, height: int = 300, *, dark: bool = False) -> go.Figure:
     """A frame that says what would be here."""
-    figure = dress(go.Figure(), height)
+    figure = dress(go.Figure(), height, dark)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.add_annotation(
