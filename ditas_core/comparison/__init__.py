@@ -6,6 +6,16 @@ from .paired import (
     TrajectoryProgress,
     compare,
     run_trajectory,
+    switching,
 )
+from .sensitivity import measured_sensitivity
 
-__all__ = ["Comparison", "Trajectory", "TrajectoryProgress", "compare", "run_trajectory"]
+__all__ = [
+    "Comparison",
+    "Trajectory",
+    "TrajectoryProgress",
+    "compare",
+    "measured_sensitivity",
+    "run_trajectory",
+    "switching",
+]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..evaluation import Interval, interval, psnr_db, sqnr_db, ssim
-from ..sampling import decode_latents, iterate_latents
+from ..sampling import TransformerAt, decode_latents, iterate_latents
 from ..specs import SamplingSpec
 
 
@@ -58,9 +58,26 @@ class Comparison:
         }
 
 
+def switching(full: nn.Module, quantized: nn.Module, first_step: int) -> TransformerAt:
+    """``full`` runs the steps before ``first_step`` (loop index), ``quantized`` that and all after.
+
+    0 is the quantized run; the number of steps, or more, is the full-precision one.
+
+    Raises:
+        ValueError: a negative step.
+    """
+    if first_step < 0:
+        raise ValueError(f"first_step: expected at least 0, got {first_step}")
+
+    def transformer_at(index: int) -> nn.Module:
+        return full if index < first_step else quantized
+
+    return transformer_at
+
+
 def run_trajectory(
     checkpoint: Checkpoint,
-    transformer: nn.Module,
+    transformer: nn.Module | TransformerAt,
     labels: Tensor,
     spec: SamplingSpec,
     seed: int,
@@ -68,7 +85,8 @@ def run_trajectory(
 ) -> Iterator[TrajectoryProgress | Trajectory]:
     """Sample in batches with a given transformer; yields after every step, last the Trajectory.
 
-    Sample i starts from the noise of seed + i whatever the batch size.
+    Sample i starts from the noise of seed + i whatever the batch size. ``transformer``
+    may depend on the step, see ``switching``.
     """
     parts: list[Tensor] = []
     timesteps: tuple[int, ...] = ()

@@ -3,5 +3,6 @@
 from .build import build_layers
 from .encoding import encode
 from .linear import QuantizedLinear, stored_bits
+from .size import group_bits_stored
 
-__all__ = ["QuantizedLinear", "build_layers", "encode", "stored_bits"]
+__all__ = ["QuantizedLinear", "build_layers", "encode", "group_bits_stored", "stored_bits"]

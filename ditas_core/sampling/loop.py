@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ..specs import NULL_CLASS, SamplingSpec
 
 StepCallback = Callable[["Step"], None]
+TransformerAt = Callable[[int], nn.Module]
+"""Which transformer runs the step of this loop index (from 0)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def predict_eps(
 
 @torch.no_grad()
 def iterate_forwards(
-    transformer: nn.Module,
+    transformer: nn.Module | TransformerAt,
     scheduler_config: dict[str, Any],
     labels: Tensor,
     shape: tuple[int, int, int],
@@ -117,6 +119,7 @@ def iterate_forwards(
     ``seed`` gives sample i the stream of seed + i; or pass one generator per sample.
     ``batch`` samples run at once (all by default); ``before`` is called with the step's
     index and the batch's first sample before each pass. ``start`` continues a trajectory.
+    ``transformer`` is one for all steps, or a function that names each step's.
 
     Raises:
         ValueError: another number of generators than of labels.
@@ -135,12 +138,13 @@ def iterate_forwards(
     edges = range(0, len(labels), batch or len(labels))
     size = edges.step
     for index, t in list(enumerate(scheduler.timesteps.tolist()))[begin:]:
+        model = transformer if isinstance(transformer, nn.Module) else transformer(index)
         parts = []
         for number, first in enumerate(edges):
             if before is not None:
                 before(index, first)
             rows = slice(first, first + size)
-            parts.append(predict_eps(transformer, latents[rows], t, labels[rows], spec))
+            parts.append(predict_eps(model, latents[rows], t, labels[rows], spec))
             if number + 1 < len(edges):
                 yield ForwardDone(index, number + 1, len(edges), None)
         latents = scheduler_step(scheduler, torch.cat(parts), t, latents, streams)
@@ -150,7 +154,7 @@ def iterate_forwards(
 
 
 def iterate_latents(
-    transformer: nn.Module,
+    transformer: nn.Module | TransformerAt,
     scheduler_config: dict[str, Any],
     labels: Tensor,
     shape: tuple[int, int, int],
@@ -181,7 +185,7 @@ def scheduler_step(
 
 
 def sample_latents(
-    transformer: nn.Module,
+    transformer: nn.Module | TransformerAt,
     scheduler_config: dict[str, Any],
     labels: Tensor,
     shape: tuple[int, int, int],

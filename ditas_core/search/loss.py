@@ -101,6 +101,7 @@ class GroupLoss:
         self.energy = self.mean_square(reference)
         self.gram = self.tokens.T @ self.tokens if self.uses_gram else None  # (C, C)
         self.frozen: StandIn | None = None
+        self.fits: list[WeightFit] | None = None
         self.known = reference  # (M, C_out)
         source = self.weights
         if convention.smoothing_commutes:
@@ -109,6 +110,7 @@ class GroupLoss:
                     fit_weight(w, self.weight_spec, self.low_rank, self.moment)
                     for w in self.weights
                 ]
+            self.fits = fits
             self.frozen = self.stand_in(fits, self.weights)
             self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
             if convention.factor_from == "quantized":
@@ -172,14 +174,25 @@ class GroupLoss:
             return 0.0
         return rounding_variance(smoothed, self.activation_spec)
 
+    def settle(self) -> None:
+        """Choose the branch's start at the identity, as the search does, before other calls."""
+        if self.frozen is None and self.weight_starts is None:
+            identity = torch.ones_like(self.act_absmax)
+            self.quick_fits(self.tokens, identity, self.weights)
+
     def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
         """Fake-quantize tokens (M, C); a per-tensor range is the exact one of each step."""
         if self.activation_spec.granularity is not Granularity.PER_TENSOR:
             return fake_quantize(x, self.activation_spec)
-        lo = (self.statistics.low / s).amin((1, 2))[:, None, None]  # (T, 1, 1)
-        hi = (self.statistics.high / s).amax((1, 2))[:, None, None]  # (T, 1, 1)
+        lo, hi = self.activation_range(s)
         by_step = x.reshape(self.steps, self.kept, -1)  # (T, K, C)
         return fake_quantize_in_range(by_step, lo, hi, self.activation_spec).reshape(x.shape)
+
+    def activation_range(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact minimum and maximum of each step's smoothed inputs, (T, 1, 1) both."""
+        lo = (self.statistics.low / s).amin((1, 2))[:, None, None]
+        hi = (self.statistics.high / s).amax((1, 2))[:, None, None]
+        return lo, hi
 
     def stand_in(self, fits: list[WeightFit], weights: list[Tensor]) -> StandIn:
         """A and V of the fits of ``weights``, each (C_out, C), one above the other."""

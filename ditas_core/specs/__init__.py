@@ -14,13 +14,16 @@ from .quantization import (
     get_convention,
 )
 from .recipe import (
+    LEFT_ALONE,
     METHODS,
     RELEASED_BRANCH,
     WEIGHTINGS,
     LayerRecipe,
     LowRankSpec,
     Recipe,
+    all_but,
     default_rank,
+    only,
     summarize,
 )
 from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec
@@ -30,6 +33,7 @@ __all__ = [
     "BIT_PRESETS",
     "CONVENTIONS",
     "FULL_PRECISION_BITS",
+    "LEFT_ALONE",
     "METHODS",
     "NULL_CLASS",
     "RELEASED_BRANCH",
@@ -46,8 +50,10 @@ __all__ = [
     "Recipe",
     "SamplingSpec",
     "SpecError",
+    "all_but",
     "check_choice",
     "default_rank",
     "get_convention",
+    "only",
     "summarize",
 ]

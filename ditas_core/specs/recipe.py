@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
-from .quantization import BitWidths, get_convention
+from .quantization import FULL_PRECISION_BITS, BitWidths, get_convention
 
 RECIPE_FORMAT = 2
 WEIGHTINGS = ("none", "energy", "covariance")
@@ -68,6 +69,10 @@ class LayerRecipe:
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_number("alpha (none is the identity)", self.alpha, 0, 1)
+
+
+LEFT_ALONE = LayerRecipe(BitWidths(FULL_PRECISION_BITS, FULL_PRECISION_BITS))
+"""A group that nothing is done to: 16 bits, identity, no branch."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,29 @@ class Recipe:
             return Recipe(layers=layers, **document)
         except (TypeError, KeyError, AttributeError) as error:
             raise SpecError(f"recipe: a field is missing or unknown ({error})") from None
+
+
+def only(recipe: Recipe, groups: Collection[str]) -> Recipe:
+    """``groups`` as in the recipe, all others left alone.
+
+    Raises:
+        SpecError: a group that the recipe does not have.
+    """
+    unknown = sorted(set(groups) - set(recipe.layers))
+    if unknown:
+        raise SpecError(f"groups: expected some of the recipe's, got {show(unknown)}")
+    layers = {n: layer if n in groups else LEFT_ALONE for n, layer in recipe.layers.items()}
+    return replace(recipe, layers=layers)
+
+
+def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
+    """``groups`` left alone, all others as in the recipe.
+
+    Raises:
+        SpecError: a group that the recipe does not have.
+    """
+    only(recipe, groups)
+    return only(recipe, [name for name in recipe.layers if name not in groups])
 
 
 def summarize(recipe: Recipe) -> str:

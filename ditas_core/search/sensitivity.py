@@ -1,0 +1,200 @@
+"""Predicted sensitivity: the output error of every smoothing group at several bit-widths.
+
+    error(group, bits) = min over alpha of loss(alpha) / energy
+
+with the loss of ``GroupLoss`` on the calibration's stored tokens, and its energy
+``sum over steps of mean |Y_t|^2``: the share of the group's output that rounding takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..calibration import Calibration
+from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear
+from ..layers import group_bits_stored
+from ..specs import (
+    LEFT_ALONE,
+    BitWidths,
+    Convention,
+    LowRankSpec,
+    Recipe,
+    SpecError,
+    get_convention,
+)
+from .alpha import PRODUCTS, SearchSpec
+from .loss import GroupLoss
+from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
+
+
+@dataclass(frozen=True)
+class SensitivityProgress:
+    """One cell of the map is known: ``done`` of ``total``, group by group."""
+
+    group: str
+    bits: BitWidths
+    error: float
+    alpha: float | None
+    done: int
+    total: int
+
+
+@torch.no_grad()
+def sensitivity(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    spec: SearchSpec,
+    recipe: Recipe | None = None,
+) -> Iterator[SensitivityProgress | SensitivityMap]:
+    """Yields every cell, then the map.
+
+    Of ``spec`` its bits are not read. With a ``recipe`` each group keeps the recipe's
+    alpha at every width; otherwise each cell has the best of the spec's grid and the
+    identity (as in ``search``). W16A16 is a group left alone: no error, no alpha.
+
+    Raises:
+        SpecError: no width or one twice, another checkpoint's calibration, or a recipe
+            of other groups or another convention.
+    """
+    check_inputs(checkpoint, calibration, bits, spec, recipe)
+    groups = checkpoint.groups
+    errors: list[list[float]] = []
+    alphas: list[tuple[float | None, ...]] = []
+    for row, group in enumerate(groups):
+        cells: list[tuple[float, float | None]] = []
+        for column, widths in enumerate(bits):
+            fixed = None if recipe is None else (recipe.layers[group.name].alpha,)
+            here = replace(spec, bits=widths)
+            cells.append(cell(checkpoint, group, calibration, here, fixed))
+            done = row * len(bits) + column + 1
+            yield SensitivityProgress(group.name, widths, *cells[-1], done, len(groups) * len(bits))
+        errors.append([error for error, _ in cells])
+        alphas.append(tuple(alpha for _, alpha in cells))
+    yield sized_map(checkpoint, calibration, bits, spec, errors, alphas)
+
+
+def check_inputs(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    spec: SearchSpec,
+    recipe: Recipe | None,
+) -> None:
+    """Raise SpecError unless they belong together."""
+    if not bits or len(set(bits)) < len(bits):
+        raise SpecError(f"bits: expected at least one, each once, got {len(bits)}")
+    if calibration.checkpoint != checkpoint.fingerprint:
+        raise SpecError(
+            f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
+            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
+        )
+    if recipe is None:
+        return
+    if set(recipe.layers) != {group.name for group in checkpoint.groups}:
+        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
+    if recipe.convention != spec.convention:
+        raise SpecError(f"recipe: expected convention {spec.convention}, got {recipe.convention}")
+
+
+def cell(
+    checkpoint: Checkpoint,
+    group: SmoothingGroup,
+    calibration: Calibration,
+    spec: SearchSpec,
+    fixed: tuple[float | None] | None,
+) -> tuple[float, float | None]:
+    """Relative error and alpha of one group at the spec's bits."""
+    if spec.bits == LEFT_ALONE.bits:
+        return 0.0, None
+    loss = GroupLoss(
+        [get_linear(checkpoint.transformer, path).weight for path in group.layers],
+        calibration.groups[group.name],
+        spec.bits,
+        get_convention(spec.convention),
+        spec.branch(checkpoint.width),
+        PRODUCTS[spec.products],
+    )
+    candidates: tuple[float | None, ...] = (None, *spec.grid)
+    if fixed is not None:
+        loss.settle()
+        candidates = fixed
+    elif spec.method in ("plain", "smoothing"):
+        candidates = (None,) if spec.method == "plain" else (0.5,)
+    losses = [loss(alpha) for alpha in candidates]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return losses[best] / max(loss.energy, 1e-30), candidates[best]
+
+
+def sized_map(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    spec: SearchSpec,
+    errors: list[list[float]],
+    alphas: list[tuple[float | None, ...]],
+) -> SensitivityMap:
+    """The map with what every cell takes on disk."""
+    convention, groups = get_convention(spec.convention), checkpoint.groups
+    branch = replace(spec, bits=BitWidths(8, 8)).branch(checkpoint.width)
+    stored: list[list[float]] = []
+    division: list[list[float]] = []
+    for group, strengths in zip(groups, alphas, strict=True):
+        shapes = shapes_of(checkpoint, group)
+        sizes = [
+            size_of(group, shapes, widths, convention, branch, alpha)
+            for widths, alpha in zip(bits, strengths, strict=True)
+        ]
+        stored.append([float(whole) for whole, _ in sizes])
+        division.append([float(divided - whole) for whole, divided in sizes])
+    return SensitivityMap(
+        checkpoint.fingerprint,
+        calibration.sha256,
+        spec.convention,
+        branch,
+        tuple(group.name for group in groups),
+        tuple(bits),
+        tuple(alphas),
+        tuple(divider(group, groups) for group in groups),
+        tuple(sum(o * c for o, c in shapes_of(checkpoint, group)) for group in groups),
+        stacked_rows(errors),
+        stacked_rows(stored),
+        stacked_rows(division),
+    )
+
+
+def shapes_of(checkpoint: Checkpoint, group: SmoothingGroup) -> list[tuple[int, int]]:
+    """(C_out, C) of the group's layers."""
+    layers = [get_linear(checkpoint.transformer, path) for path in group.layers]
+    return [(layer.out_features, layer.in_features) for layer in layers]
+
+
+def size_of(
+    group: SmoothingGroup,
+    shapes: list[tuple[int, int]],
+    bits: BitWidths,
+    convention: Convention,
+    branch: LowRankSpec,
+    alpha: float | None,
+) -> tuple[int, int]:
+    """Bits on disk where V's rows stay whole, and where they are divided."""
+    values = [i for i, path in enumerate(group.layers) if path.endswith("to_v")]
+    on_the_fly = group.absorber is Absorber.ON_THE_FLY
+    whole, divided = (
+        group_bits_stored(
+            shapes, bits.weight, convention, branch, alpha is not None, on_the_fly, rows
+        )
+        for rows in ([], values)
+    )
+    return whole, divided
+
+
+def divider(group: SmoothingGroup, groups: tuple[SmoothingGroup, ...]) -> int:
+    """The row of the group whose division lies in this group's rows (V), or -1."""
+    for row, other in enumerate(groups):
+        if other.absorber is Absorber.VALUE_ROWS and other.absorber_path in group.layers:
+            return row
+    return NOBODY
