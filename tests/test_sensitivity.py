@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import build_random_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -69,8 +70,25 @@ def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) 
 
 
 @pytest.fixture(scope="module")
-def tiny_map(random_checkpoint: Checkpoint, random_calibration: Calibration) -> SensitivityMap:
-    return map_of(random_checkpoint, random_calibration)
+def half_checkpoint() -> Checkpoint:
+    """Weights that half precision holds, as shipped ones are: left alone they take 16 bits."""
+    checkpoint = build_random_checkpoint()
+    for parameter in checkpoint.transformer.parameters():
+        parameter.data.copy_(parameter.half())
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def half_calibration(half_checkpoint: Checkpoint) -> Calibration:
+    spec = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
+    *_, calibration = calibrate(half_checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    return calibration
+
+
+@pytest.fixture(scope="module")
+def tiny_map(half_checkpoint: Checkpoint, half_calibration: Calibration) -> SensitivityMap:
+    return map_of(half_checkpoint, half_calibration)
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +131,17 @@ def test_cells_are_the_best_of_the_search(
 
 
 def test_alphas_of_a_recipe_are_kept(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, tiny_map: SensitivityMap
+    half_checkpoint: Checkpoint, half_calibration: Calibration, tiny_map: SensitivityMap
 ) -> None:
     recipe = tiny_map.recipe(tiny_map.uniform(BITS[1]))
-    kept = map_of(random_checkpoint, random_calibration, recipe=recipe)
+    kept = map_of(half_checkpoint, half_calibration, recipe=recipe)
     for row, name in enumerate(kept.groups):
         assert kept.alphas[row] == (*[recipe.layers[name].alpha] * 3, None)
     assert torch.equal(kept.error[:, 1], tiny_map.error[:, 1])
     assert bool((kept.error >= tiny_map.error).all())
     with pytest.raises(SpecError, match="convention"):
         other = replace(recipe, convention="paper")
-        map_of(random_checkpoint, random_calibration, recipe=other)
+        map_of(half_checkpoint, half_calibration, recipe=other)
 
 
 def test_plain_and_fixed_methods_have_their_own_alphas(
@@ -136,14 +154,14 @@ def test_plain_and_fixed_methods_have_their_own_alphas(
 
 
 def test_hostile_inputs(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, tiny_map: SensitivityMap
+    half_checkpoint: Checkpoint, half_calibration: Calibration, tiny_map: SensitivityMap
 ) -> None:
     for bits in ((), (BITS[0], BITS[0])):
         with pytest.raises(SpecError, match="bits"):
-            next(sensitivity(random_checkpoint, random_calibration, bits, SPEC))
-    foreign = replace(random_calibration, checkpoint="0" * 64)
+            next(sensitivity(half_checkpoint, half_calibration, bits, SPEC))
+    foreign = replace(half_calibration, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="calibration"):
-        next(sensitivity(random_checkpoint, foreign, BITS, SPEC))
+        next(sensitivity(half_checkpoint, foreign, BITS, SPEC))
     with pytest.raises(SpecError):
         replace(tiny_map, error=tiny_map.error[:3])
     with pytest.raises(SpecError):
@@ -187,21 +205,22 @@ def test_json_round_trip_to_the_bit(tiny_map: SensitivityMap) -> None:
 
 @pytest.mark.parametrize("convention", [*CONVENTIONS, "integer-g6", "integer-g32"])
 @pytest.mark.parametrize("method", ["plain", "smoothing", "ditas"])
+@pytest.mark.parametrize("weights", ["random", "half"])
 def test_sizes_are_those_of_the_layers_that_conversion_builds(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
+    request: pytest.FixtureRequest, convention: str, method: str, weights: str
 ) -> None:
     """Widths and alphas mixed, so that V is divided in one block and not in the other."""
+    checkpoint: Checkpoint = request.getfixturevalue(f"{weights}_checkpoint")
+    calibration: Calibration = request.getfixturevalue(f"{weights}_calibration")
     spec = replace(SPEC, convention=convention, method=method, grid=(0.5,), low_rank=None)
-    made = map_of(random_checkpoint, random_calibration, spec, BITS[1:])
+    made = map_of(checkpoint, calibration, spec, BITS[1:])
     if method != "plain":
         alphas = tuple((None if n == "1.proj" else 0.5, 0.5, None) for n in made.groups)
         errors = made.error.tolist()
-        made = sized_map(
-            random_checkpoint, random_calibration, BITS[1:], spec, errors, list(alphas)
-        )
+        made = sized_map(checkpoint, calibration, BITS[1:], spec, errors, list(alphas))
     for shift in range(3):
         widths = {n: BITS[1:][(i + shift) % 3] for i, n in enumerate(made.groups)}
-        model = converted(random_checkpoint, made.recipe(widths), random_calibration)
+        model = converted(checkpoint, made.recipe(widths), calibration)
         layers = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
         built = sum(layer.bits_stored for layer in layers)
         wanted = made.bits_stored(widths)
@@ -345,11 +364,11 @@ def test_a_mixed_recipe_of_the_demo_fits_its_budget(
 
 
 def test_measured_cells_are_those_of_separate_runs(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, tiny_map: SensitivityMap
+    half_checkpoint: Checkpoint, half_calibration: Calibration, tiny_map: SensitivityMap
 ) -> None:
     labels, spec = torch.tensor([0, 3]), SamplingSpec(steps=2)
     *cells, last = measured_sensitivity(
-        random_checkpoint, random_calibration, tiny_map, labels, spec, seed=4
+        half_checkpoint, half_calibration, tiny_map, labels, spec, seed=4
     )
     assert isinstance(last, SensitivityMap) and last.measured and not tiny_map.measured
     assert torch.equal(last.stored, tiny_map.stored) and last.alphas == tiny_map.alphas
@@ -361,20 +380,20 @@ def test_measured_cells_are_those_of_separate_runs(
     def final(transformer: nn.Module) -> torch.Tensor:
         return sample_latents(
             transformer,
-            random_checkpoint.scheduler,
+            half_checkpoint.scheduler,
             labels,
-            random_checkpoint.latent_shape,
+            half_checkpoint.latent_shape,
             spec,
             4,
         )
 
     recipe = only(tiny_map.recipe(tiny_map.uniform(BITS[0])), ["1.proj"])
-    got = final(converted(random_checkpoint, recipe, random_calibration))
-    reference = final(random_checkpoint.transformer)
+    got = final(converted(half_checkpoint, recipe, half_calibration))
+    reference = final(half_checkpoint.transformer)
     expected = float((got - reference).norm() / reference.norm()) ** 2
     row = tiny_map.groups.index("1.proj")
     assert float(last.error[row, 0]) == pytest.approx(expected, rel=1e-4)
     foreign = replace(tiny_map, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="sensitivity"):
-        next(measured_sensitivity(random_checkpoint, random_calibration, foreign, labels, spec, 4))
+        next(measured_sensitivity(half_checkpoint, half_calibration, foreign, labels, spec, 4))
     assert allocate(last, 9.0)

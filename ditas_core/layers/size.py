@@ -2,9 +2,11 @@
 
 The count of ``QuantizedLinear.bits_stored``: codes at their width; scales, smoothing
 vectors and row scales in single precision; zero points, and branches that were
-rounded to it, in half. Nothing depends on the weights' values, so the count is an
-upper bound in three rare cases: a branch that was no better than none and was
-dropped, and scales or factors that half precision happens to hold.
+rounded to it, in half. A weight that is left alone takes half precision where that
+holds it exactly, which a smoothed or divided one no longer is, and single otherwise.
+Nothing else depends on the weights' values, so the count is an upper bound in a few
+rare cases: a branch that was no better than none and was dropped, and scales, factors
+or smoothed weights that half precision happens to hold.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def group_bits_stored(
     smoothed: bool,
     on_the_fly: bool = False,
     divided: Sequence[int] = (),
+    in_half: Sequence[int] = (),
 ) -> int:
     """Bits of the layers that share one input, biases not counted.
 
@@ -33,6 +36,8 @@ def group_bits_stored(
     on_the_fly  whether the layers hold s themselves (fc2)
     divided     indices of the layers whose rows are divided (V, where the output
                 projection is smoothed)
+    in_half     indices of the layers whose own weights half precision holds exactly;
+                only read from 16 weight bits on
 
     Raises:
         ValueError: no layer, or several inputs.
@@ -41,9 +46,13 @@ def group_bits_stored(
     if len(inputs) != 1:
         raise ValueError(f"shapes: expected layers that share one input, got {list(shapes)}")
     (c,) = inputs
-    weights = sum(c_out for c_out, _ in shapes) * c
     if weight_bits >= FULL_PRECISION_BITS:
-        return weights * HALF
+        untouched = () if smoothed else set(in_half) - set(divided)
+        return sum(
+            c_out * c * (HALF if index in untouched else SINGLE)
+            for index, (c_out, _) in enumerate(shapes)
+        )
+    weights = sum(c_out for c_out, _ in shapes) * c
     together = [list(shapes)] if convention.fused_qkv else [[shape] for shape in shapes]
     halved = low_rank.keep == "best"  # the fit rounds such a branch to half precision
     smoothed_after = smoothed and convention.smoothing_commutes  # down is multiplied by s

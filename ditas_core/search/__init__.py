@@ -7,6 +7,7 @@ from .alpha import (
     LayerDone,
     SearchEvent,
     SearchSpec,
+    partial_recipe,
     plain_recipe,
     search,
     search_group,
@@ -14,8 +15,17 @@ from .alpha import (
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
+from .predicted import PredictedError, predicted_error, predicted_errors
 from .sensitivity import SensitivityProgress, sensitivity
 from .sensitivity_map import SensitivityMap
+from .totals import (
+    SearchTotals,
+    bits_per_weight,
+    change_db,
+    mean_error,
+    relative_error,
+    search_totals,
+)
 
 __all__ = [
     "AlphaLab",
@@ -27,15 +37,25 @@ __all__ = [
     "Histogram",
     "LabView",
     "LayerDone",
+    "PredictedError",
     "SearchEvent",
     "SearchJournal",
     "SearchSpec",
+    "SearchTotals",
     "SensitivityMap",
     "SensitivityProgress",
     "allocate",
+    "bits_per_weight",
+    "change_db",
+    "mean_error",
     "mixed_recipe",
+    "partial_recipe",
     "plain_recipe",
+    "predicted_error",
+    "predicted_errors",
+    "relative_error",
     "search",
     "search_group",
+    "search_totals",
     "sensitivity",
 ]

@@ -12,8 +12,8 @@ the layer that will really run. Nothing is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,11 +33,12 @@ from ..specs import (
     default_rank,
     get_convention,
 )
-from .loss import GroupLoss
+from .loss import PRODUCTS, group_loss
 
+FIXED_ALPHA = 0.5
+"""The one alpha of the method "smoothing"."""
 REFINED = 2
 """Best alphas that are looked at again, beside the identity, where fits were quick."""
-PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,8 @@ class LayerDone:
     @property
     def best(self) -> float:
         """The loss of the choice."""
-        if self.refined:
-            return min(loss for _, loss in self.refined)
-        return min(self.identity, *self.losses)
+        quick = ((None, self.identity), *zip(self.grid, self.losses, strict=True))
+        return dict(self.refined or quick)[self.alpha]
 
     @property
     def best_on_grid(self) -> float:
@@ -127,7 +127,7 @@ class LayerDone:
 
     @property
     def gain_db(self) -> float:
-        """How far the best candidate lies below the identity."""
+        """How far the choice lies below the identity; above it (< 0) only where it was given."""
         ratio = torch.tensor(self.before / max(self.best, 1e-30))
         return float(10 * torch.log10(ratio.clamp(min=1e-30)))
 
@@ -154,11 +154,11 @@ def search_group(
     total: int = 1,
 ) -> Iterator[CandidateDone | Fitting | LayerDone]:
     """The whole curve of one group: an event per candidate and slow fit, then the layer's."""
-    weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
     convention, branch = get_convention(spec.convention), spec.branch(checkpoint.width)
     fits: list[WeightFit] | None = None
     if branch.keep == "last" and convention.smoothing_commutes and branch.rank:
         fits = []
+        weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
         whole = joined([weight.float() for weight in weights], convention)
         rounds = len(whole) * branch.iterations
         for weight in whole:
@@ -168,18 +168,12 @@ def search_group(
                 latest[:] = [fit]
                 yield Fitting(group.name, done, rounds)
             fits += latest
-    loss = GroupLoss(
-        weights,
-        calibration.groups[group.name],
-        spec.bits,
-        convention,
-        branch,
-        PRODUCTS[spec.products],
-        fits=fits,
+    loss = group_loss(
+        checkpoint, group, calibration, spec.bits, convention, branch, spec.products, fits
     )
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
-    grid = (0.5,) if spec.method == "smoothing" else spec.grid
+    grid = (FIXED_ALPHA,) if spec.method == "smoothing" else spec.grid
     losses = []
     for alpha in grid:
         losses.append(loss(alpha))
@@ -187,7 +181,7 @@ def search_group(
     order = sorted(range(len(grid)), key=losses.__getitem__)
     chosen = grid[order[0]] if spec.method == "smoothing" or losses[order[0]] < identity else None
     refined: list[tuple[float | None, float]] = []
-    if loss.approximates and spec.method != "smoothing":
+    if loss.approximates:  # never of "smoothing", which has no branch
         for candidate in (None, *(grid[i] for i in order[:REFINED])):
             refined.append((candidate, loss.as_converted(candidate)))
             yield Fitting(group.name, len(refined), 1 + min(REFINED, len(grid)))
@@ -210,6 +204,31 @@ def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Re
     """Plain rounding: no smoothing, no branch."""
     layers = {group.name: LayerRecipe(bits) for group in checkpoint.groups}
     return Recipe("plain", convention, checkpoint.fingerprint, layers)
+
+
+def partial_recipe(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    spec: SearchSpec,
+    layers: Sequence[LayerDone],
+    name: str = "partial",
+) -> Recipe:
+    """The recipe of a search as far as it has come: ``layers`` in any order.
+
+    Groups that are found have their alpha, all others the identity; bits and branch are
+    the spec's everywhere. With all groups it is the recipe of the whole search.
+
+    Raises:
+        SpecError: a layer that the checkpoint does not have.
+    """
+    alphas = {layer.group: layer.alpha for layer in layers}
+    names = [group.name for group in checkpoint.groups]
+    unknown = sorted(set(alphas) - set(names))
+    if unknown:
+        raise SpecError(f"layers: expected some of {checkpoint.name}'s groups, got {unknown[0]!r}")
+    branch = spec.branch(checkpoint.width)
+    chosen = {group: LayerRecipe(spec.bits, alphas.get(group), branch) for group in names}
+    return Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
 
 
 def check_fit(checkpoint: Checkpoint, calibration: Calibration) -> None:
@@ -235,7 +254,8 @@ def search(
 
     Closing the generator stops within one candidate. The calibration must be the
     checkpoint's. Groups that are ``finished`` (from an interrupted run of the same
-    search, see ``SearchJournal``) are repeated as events and not searched again.
+    search, see ``SearchJournal``) are repeated as events, at their place in this search,
+    and not searched again.
     """
     if calibration.checkpoint != checkpoint.fingerprint:
         raise SpecError(
@@ -247,26 +267,18 @@ def search(
     if spec.method == "plain":
         yield plain_recipe(checkpoint, spec.bits, spec.convention)
         return
-    layers: dict[str, LayerRecipe] = {}
+    layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):
         known = (finished or {}).get(group.name)
         events: Iterator[CandidateDone | Fitting | LayerDone] = (
-            iter([known])
+            iter([replace(known, index=index, total=len(groups))])
             if known is not None
             else search_group(checkpoint, group, calibration, spec, index, len(groups))
         )
         for event in events:
             yield event
             if isinstance(event, LayerDone):
-                layers[group.name] = LayerRecipe(
-                    spec.bits, event.alpha, spec.branch(checkpoint.width)
-                )
-    yield Recipe(
-        spec.method,
-        spec.convention,
-        checkpoint.fingerprint,
-        layers,
-        calibration.sha256,
-        calibration_file,
-    )
+                layers.append(event)
+    recipe = partial_recipe(checkpoint, calibration, spec, layers, spec.method)
+    yield replace(recipe, calibration_file=calibration_file)

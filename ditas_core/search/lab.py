@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
+from ..checkpoints import Checkpoint, SmoothingGroup
 from ..quantizer import choose_qparams, params_from_range
 from ..smoothing import smoothing_factor
 from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, get_convention
-from .alpha import PRODUCTS, SearchSpec
-from .loss import GroupLoss, StandIn, stacked
+from .alpha import SearchSpec
+from .loss import StandIn, group_loss, stacked
 
 BINS = 128
 FLOOR_DB = -200.0
@@ -89,13 +89,9 @@ class AlphaLab:
         calibration: Calibration,
         spec: SearchSpec,
     ) -> None:
-        self.loss = GroupLoss(
-            [get_linear(checkpoint.transformer, path).weight for path in group.layers],
-            calibration.groups[group.name],
-            spec.bits,
-            get_convention(spec.convention),
-            spec.branch(checkpoint.width),
-            PRODUCTS[spec.products],
+        convention, branch = get_convention(spec.convention), spec.branch(checkpoint.width)
+        self.loss = group_loss(
+            checkpoint, group, calibration, spec.bits, convention, branch, spec.products
         )
         self.loss.settle()
         self.frozen_target: Tensor | None = None

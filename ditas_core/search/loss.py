@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..calibration import GroupStatistics
+from ..calibration import Calibration, GroupStatistics
+from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
 from ..lowrank import (
     WeightFit,
     fit_weight,
@@ -44,6 +45,7 @@ from ..specs import (
 
 SEARCH_ITERATIONS = 1
 """Power iterations of a candidate's branch: it is compared, not kept."""
+PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class StandIn(NamedTuple):
@@ -137,8 +139,11 @@ class GroupLoss:
         return self.of_smoothed(smoothed, rounded, s, fits, scaled)
 
     def as_converted(self, alpha: float | None) -> float:
-        """The loss with the branch fitted as conversion fits it, not quickly."""
-        self.thorough = True
+        """The loss with the branch fitted as conversion fits it, not quickly.
+
+        That of a call where calls do not fit quickly.
+        """
+        self.thorough = self.approximates
         try:
             return self(alpha)
         finally:
@@ -253,6 +258,31 @@ class GroupLoss:
         """Sum over steps of the mean square of (M, C_out)."""
         total = torch.linalg.vector_norm(error.reshape(self.steps, -1), dim=1).double().square()
         return float(total.sum()) / (self.kept * len(self.weight))
+
+
+def group_loss(
+    checkpoint: Checkpoint,
+    group: SmoothingGroup,
+    calibration: Calibration,
+    bits: BitWidths,
+    convention: Convention,
+    low_rank: LowRankSpec,
+    products: str = "float32",
+    fits: list[WeightFit] | None = None,
+) -> GroupLoss:
+    """The loss of a checkpoint's group on what the calibration kept of its input.
+
+    ``products`` names a dtype of PRODUCTS; ``fits`` as in ``GroupLoss``.
+    """
+    return GroupLoss(
+        [get_linear(checkpoint.transformer, path).weight for path in group.layers],
+        calibration.groups[group.name],
+        bits,
+        convention,
+        low_rank,
+        PRODUCTS[products],
+        fits=fits,
+    )
 
 
 def stacked(parts: list[Tensor]) -> Tensor:

@@ -2,8 +2,9 @@
 
     error(group, bits) = min over alpha of loss(alpha) / energy
 
-with the loss of ``GroupLoss`` on the calibration's stored tokens, and its energy
-``sum over steps of mean |Y_t|^2``: the share of the group's output that rounding takes.
+with the loss of ``GroupLoss`` on the calibration's stored tokens, of the layer that
+conversion would build, and its energy ``sum over steps of mean |Y_t|^2``: the share of
+the group's output that rounding takes.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import torch
 
 from ..calibration import Calibration
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear
-from ..layers import group_bits_stored
+from ..layers import group_bits_stored, stored_bits
 from ..specs import (
     LEFT_ALONE,
     BitWidths,
     Convention,
+    LayerRecipe,
     LowRankSpec,
     Recipe,
     SpecError,
     get_convention,
 )
-from .alpha import PRODUCTS, SearchSpec
-from .loss import GroupLoss
+from .alpha import FIXED_ALPHA, LayerDone, SearchSpec, search_group
+from .predicted import predicted_error, relative
 from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
 
 
@@ -107,26 +109,21 @@ def cell(
     spec: SearchSpec,
     fixed: tuple[float | None] | None,
 ) -> tuple[float, float | None]:
-    """Relative error and alpha of one group at the spec's bits."""
+    """Relative error and alpha of one group at the spec's bits.
+
+    A grid is searched as ``search_group`` does; a given alpha is taken as converted.
+    """
     if spec.bits == LEFT_ALONE.bits:
         return 0.0, None
-    loss = GroupLoss(
-        [get_linear(checkpoint.transformer, path).weight for path in group.layers],
-        calibration.groups[group.name],
-        spec.bits,
-        get_convention(spec.convention),
-        spec.branch(checkpoint.width),
-        PRODUCTS[spec.products],
-    )
-    candidates: tuple[float | None, ...] = (None, *spec.grid)
-    if fixed is not None:
-        loss.settle()
-        candidates = fixed
-    elif spec.method in ("plain", "smoothing"):
-        candidates = (None,) if spec.method == "plain" else (0.5,)
-    losses = [loss(alpha) for alpha in candidates]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    return losses[best] / max(loss.energy, 1e-30), candidates[best]
+    if fixed is None and spec.method not in ("plain", "smoothing"):
+        *_, done = search_group(checkpoint, group, calibration, spec)
+        assert isinstance(done, LayerDone)
+        return relative(done.best, done.energy), done.alpha
+    if fixed is None:
+        fixed = (None,) if spec.method == "plain" else (FIXED_ALPHA,)
+    layer = LayerRecipe(spec.bits, fixed[0], spec.branch(checkpoint.width))
+    error = predicted_error(checkpoint, group, calibration, spec.convention, layer, spec.products)
+    return error, fixed[0]
 
 
 def sized_map(
@@ -142,10 +139,16 @@ def sized_map(
     branch = replace(spec, bits=BitWidths(8, 8)).branch(checkpoint.width)
     stored: list[list[float]] = []
     division: list[list[float]] = []
+    weights: list[int] = []
     for group, strengths in zip(groups, alphas, strict=True):
-        shapes = shapes_of(checkpoint, group)
+        layers = [get_linear(checkpoint.transformer, path) for path in group.layers]
+        shapes = [(layer.out_features, layer.in_features) for layer in layers]
+        weights.append(sum(c_out * c for c_out, c in shapes))
+        in_half = [
+            i for i, x in enumerate(layers) if stored_bits(x.weight) == 16 * x.weight.numel()
+        ]
         sizes = [
-            size_of(group, shapes, widths, convention, branch, alpha)
+            size_of(group, shapes, widths, convention, branch, alpha, in_half)
             for widths, alpha in zip(bits, strengths, strict=True)
         ]
         stored.append([float(whole) for whole, _ in sizes])
@@ -159,17 +162,11 @@ def sized_map(
         tuple(bits),
         tuple(alphas),
         tuple(divider(group, groups) for group in groups),
-        tuple(sum(o * c for o, c in shapes_of(checkpoint, group)) for group in groups),
+        tuple(weights),
         stacked_rows(errors),
         stacked_rows(stored),
         stacked_rows(division),
     )
-
-
-def shapes_of(checkpoint: Checkpoint, group: SmoothingGroup) -> list[tuple[int, int]]:
-    """(C_out, C) of the group's layers."""
-    layers = [get_linear(checkpoint.transformer, path) for path in group.layers]
-    return [(layer.out_features, layer.in_features) for layer in layers]
 
 
 def size_of(
@@ -179,13 +176,14 @@ def size_of(
     convention: Convention,
     branch: LowRankSpec,
     alpha: float | None,
+    in_half: list[int],
 ) -> tuple[int, int]:
     """Bits on disk where V's rows stay whole, and where they are divided."""
     values = [i for i, path in enumerate(group.layers) if path.endswith("to_v")]
     on_the_fly = group.absorber is Absorber.ON_THE_FLY
     whole, divided = (
         group_bits_stored(
-            shapes, bits.weight, convention, branch, alpha is not None, on_the_fly, rows
+            shapes, bits.weight, convention, branch, alpha is not None, on_the_fly, rows, in_half
         )
         for rows in ([], values)
     )

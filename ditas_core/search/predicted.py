@@ -1,0 +1,106 @@
+"""The output error that a recipe predicts for every group, with its own alpha, bits and branch.
+
+    error = loss(alpha) / energy
+
+of ``GroupLoss``, on the tokens that the calibration kept: the energy of the group's
+output error over that of its output, no unit, with the branch fitted as conversion fits
+it. Of a recipe that a search made it is that search's own loss of its choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..calibration import Calibration
+from ..checkpoints import Checkpoint, SmoothingGroup
+from ..specs import (
+    FULL_PRECISION_BITS,
+    LEFT_ALONE,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SpecError,
+    check_choice,
+    get_convention,
+)
+from .loss import PRODUCTS, group_loss
+
+
+@dataclass(frozen=True)
+class PredictedError:
+    """One group's relative error is known: ``done`` of ``total``, in execution order."""
+
+    group: str
+    error: float
+    done: int
+    total: int
+
+
+@torch.no_grad()
+def predicted_error(
+    checkpoint: Checkpoint,
+    group: SmoothingGroup,
+    calibration: Calibration,
+    convention: str,
+    layer: LayerRecipe,
+    products: str = "float32",
+) -> float:
+    """Relative error of one group as the layer's recipe has it, from 0; W16A16 is 0.
+
+    ``products`` is the dtype of the loss's matrix products, as in ``SearchSpec``.
+
+    Raises:
+        SpecError: an unknown convention or dtype, or a group the calibration lacks.
+    """
+    check_choice("products", products, PRODUCTS)
+    if group.name not in calibration.groups:
+        raise SpecError(f"calibration: expected inputs of {group.title}, got none")
+    if layer.bits == LEFT_ALONE.bits:
+        return 0.0
+    # conversion has no branch beside a weight that is not rounded
+    branch = layer.low_rank if layer.bits.weight < FULL_PRECISION_BITS else LowRankSpec()
+    settings = get_convention(convention)
+    loss = group_loss(checkpoint, group, calibration, layer.bits, settings, branch, products)
+    return relative(loss.as_converted(layer.alpha), loss.energy)
+
+
+def predicted_errors(
+    checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe, products: str = "float32"
+) -> Iterator[PredictedError]:
+    """Of every group in execution order; closing the generator stops within one group.
+
+    Raises:
+        SpecError: recipe, checkpoint and calibration do not belong together, or an
+            unknown dtype.
+    """
+    check_together(checkpoint, calibration, recipe)
+    groups = checkpoint.groups
+    for done, group in enumerate(groups, 1):
+        layer = recipe.layers[group.name]
+        error = predicted_error(checkpoint, group, calibration, recipe.convention, layer, products)
+        yield PredictedError(group.name, error, done, len(groups))
+
+
+def check_together(checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe) -> None:
+    """Raise SpecError unless recipe and calibration are of this checkpoint and each other."""
+    for what, fingerprint in (("calibration", calibration), ("recipe", recipe)):
+        if fingerprint.checkpoint != checkpoint.fingerprint:
+            raise SpecError(
+                f"{what}: made for checkpoint {fingerprint.checkpoint[:12]}, "
+                f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
+            )
+    if set(recipe.layers) != {group.name for group in checkpoint.groups}:
+        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
+    if recipe.needs_calibration and recipe.calibration != calibration.sha256:
+        raise SpecError(
+            f"calibration: the recipe was searched with {recipe.calibration[:12]}, "
+            f"got {calibration.sha256[:12]}"
+        )
+
+
+def relative(loss: float, energy: float) -> float:
+    """A loss over the energy of what it is the error of; a dead output has no error either."""
+    return loss / max(energy, 1e-30)
