@@ -10,7 +10,7 @@ from .calibration import (
 from .draw import TokenDraw
 from .exchange import exchange_steps
 from .journal import CalibrationJournal, remove_journals
-from .memory import MemoryNeed, memory_need, tokens_for_budget
+from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
 from .recorder import StepRecorder, StepStatistics, StepTable, assemble, record_inputs
 from .trajectory import CalibrationProgress, Shard, calibrate, shard_of
 
@@ -32,6 +32,7 @@ __all__ = [
     "calibrate",
     "exchange_steps",
     "memory_need",
+    "memory_of",
     "record_inputs",
     "remove_journals",
     "shard_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..checkpoints import Checkpoint, get_linear
@@ -53,9 +54,21 @@ def channels_of(checkpoint: Checkpoint) -> list[int]:
 
 def memory_need(checkpoint: Checkpoint, spec: CalibrationSpec) -> MemoryNeed:
     """Upper bound for ``calibrate``, alone or as one of several processes."""
-    channels = channels_of(checkpoint)
+    parameters = sum(p.numel() for p in checkpoint.transformer.parameters())
+    return memory_of(channels_of(checkpoint), checkpoint.image_tokens, parameters, spec)
+
+
+def memory_of(
+    channels: Sequence[int], image_tokens: int, parameters: int, spec: CalibrationSpec
+) -> MemoryNeed:
+    """``memory_need`` of a model that is not loaded.
+
+    channels      inputs of every smoothing group
+    image_tokens  of one image
+    parameters    of the transformer
+    """
     steps = spec.sampling.steps
-    rows = 2 * min(spec.batch, spec.samples) * checkpoint.image_tokens
+    rows = 2 * min(spec.batch, spec.samples) * image_tokens
     token_bytes = TOKEN_BYTES[spec.token_dtype]
     tokens = steps * spec.tokens * sum(channels) * token_bytes
     # 2 halves x (low, high) x 4 bytes, sums in 8, means in 4
@@ -63,7 +76,6 @@ def memory_need(checkpoint: Checkpoint, spec: CalibrationSpec) -> MemoryNeed:
     # the step that is being recorded, and again while batches are joined or it is written
     step = 2 * sum(channels) * (spec.tokens * token_bytes + 24)
     picked = 2 * spec.tokens * max(channels) * 4
-    parameters = sum(p.numel() for p in checkpoint.transformer.parameters())
     return MemoryNeed(
         tokens=tokens,
         statistics=statistics + step + picked,

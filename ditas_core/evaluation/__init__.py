@@ -1,5 +1,23 @@
-"""Metrics of paired results."""
+"""Metrics of paired results; what work costs before it starts."""
 
-from .metrics import Interval, interval, psnr_db, sqnr_db, ssim
+from .chance import guessing_probability
+from .cost import Cost, Plan, estimate, measure_speed
+from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
+from .shape import ModelShape, forward_flops, transformer_flops
 
-__all__ = ["Interval", "interval", "psnr_db", "sqnr_db", "ssim"]
+__all__ = [
+    "Cost",
+    "Interval",
+    "ModelShape",
+    "Plan",
+    "estimate",
+    "forward_flops",
+    "guessing_probability",
+    "interval",
+    "measure_speed",
+    "psnr_db",
+    "sqnr_db",
+    "ssim",
+    "transformer_flops",
+    "visible_differences",
+]

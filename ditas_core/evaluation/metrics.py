@@ -20,6 +20,16 @@ class Interval:
     half_width: float
     n: int
 
+    @property
+    def low(self) -> float:
+        """The interval's lower end; the value itself where there is only one."""
+        return self.mean - self.half_width if self.n > 1 else self.mean
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end; the value itself where there is only one."""
+        return self.mean + self.half_width if self.n > 1 else self.mean
+
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.half_width:.2f}"
 
@@ -95,3 +105,9 @@ def ssim(reference: Tensor, other: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     score = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return score.flatten(1).mean(1).float()  # (N,)
+
+
+def visible_differences(a: Tensor, b: Tensor) -> int:
+    """How many values of two images in [0, 1] differ once rounded to 8 bits, any equal shapes."""
+    codes = [torch.round(image.clamp(0, 1) * 255) for image in (a, b)]
+    return int((codes[0] != codes[1]).sum())

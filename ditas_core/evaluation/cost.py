@@ -1,0 +1,220 @@
+"""What work costs before it starts: seconds and memory from a model's shape and a speed.
+
+Everything is counted in operations of a forward pass (``forward_flops``), so that one
+measured speed gives the seconds. Work that moves numbers more than it multiplies them
+(rounding, decompositions) enters with factors that were fitted on the demo and on one
+block of DiT-XL/2, in one thread of an AMD EPYC. All is good to about a factor of two.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..calibration import memory_of
+from ..checkpoints import Checkpoint
+from ..specs import (
+    FULL_PRECISION_BITS,
+    NULL_CLASS,
+    BitWidths,
+    CalibrationSpec,
+    LowRankSpec,
+    SamplingSpec,
+    get_convention,
+)
+from .shape import ModelShape, transformer_flops
+
+RECORDING = 1.15
+"""A recorded pass over a plain one."""
+QUANTIZED = 1.3
+"""A fake-quantized pass over a plain one: 1.2 to 1.5 on the demo, 1.0 to 1.15 at width 1152."""
+ROUNDING = 400.0
+"""Rounding one number, in operations of a matrix product."""
+DECOMPOSITION = 30.0
+"""An exact singular value decomposition in float64, per element and singular value."""
+REFITTED = 3
+"""Candidates that a search fits as conversion does, where its fits are quick."""
+OVERSAMPLING = 8
+"""Probe columns of a branch's fit beyond its rank."""
+LONG_S = 2.0
+"""A pass this long is timed once."""
+LIBRARIES = 400_000_000
+"""Bytes of the process before anything is loaded."""
+
+
+@torch.no_grad()
+def measure_speed(
+    checkpoint: Checkpoint, samples: int = 2, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Operations per second of the checkpoint's own transformer, as it is loaded.
+
+    The median of three passes of ``samples`` guided samples, after one that is not
+    counted; one that takes more than LONG_S is counted itself and not repeated.
+    Wider models run at more operations per second than narrow ones.
+
+    Raises:
+        ValueError: no sample, or a clock that stands still.
+    """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}")
+    there = next(checkpoint.transformer.parameters())
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn((2 * samples, *checkpoint.latent_shape), generator=generator)
+    latents = latents.to(there.device, there.dtype)  # (2 N, C, H, W)
+    times = torch.full((2 * samples,), 500, device=there.device)
+    labels = torch.tensor([0, NULL_CLASS], device=there.device).repeat_interleave(samples)
+
+    def seconds() -> float:
+        start = clock()
+        out = checkpoint.transformer(latents, timestep=times, class_labels=labels).sample
+        float(out.sum())  # waits for an accelerator
+        return clock() - start
+
+    taken = seconds()
+    if taken <= LONG_S:
+        taken = sorted(seconds() for _ in range(3))[1]
+    if not taken > 0:
+        raise ValueError(f"clock: expected time to pass, got {taken} s")
+    return 2 * samples * transformer_flops(checkpoint) / taken
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    branch      the low-rank branch of every group (``SearchSpec.branch``)
+    candidates  what a search tries per group: the grid's alphas and the identity; 0 = no search
+    images      sampled with each of ``variants``, the first of them in full precision
+    """
+
+    calibration: CalibrationSpec = CalibrationSpec()
+    bits: BitWidths = BitWidths(4, 8)
+    convention: str = "integer"
+    branch: LowRankSpec = LowRankSpec()
+    candidates: int = 22
+    images: int = 8
+    sampling: SamplingSpec = SamplingSpec()
+    variants: int = 3
+
+    def __post_init__(self) -> None:
+        get_convention(self.convention)
+        if min(self.candidates, self.images) < 0 or self.variants < 1:
+            raise ValueError(
+                "plan: expected candidates and images from 0 and at least one variant, "
+                f"got {self.candidates}, {self.images} and {self.variants}"
+            )
+
+    @property
+    def kept(self) -> int:
+        """Tokens of each group that a search reads."""
+        return self.calibration.sampling.steps * self.calibration.tokens
+
+    @property
+    def fits_branches(self) -> bool:
+        """Whether there is a branch at these bits."""
+        return self.branch.rank > 0 and self.bits.weight < FULL_PRECISION_BITS
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one calibration, one search, one conversion, and of all paired samples.
+
+    memory_bytes   the most that the process holds at once
+    """
+
+    calibrate_s: float
+    search_s: float
+    quantize_s: float
+    compare_s: float
+    memory_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """All four, one after the other."""
+        return self.calibrate_s + self.search_s + self.quantize_s + self.compare_s
+
+
+def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
+    """What a plan costs at ``speed`` operations per second (``measure_speed``).
+
+    Of a shape that is not loaded take the speed of the most similar model that is.
+
+    Raises:
+        ValueError: no speed.
+    """
+    if not (math.isfinite(speed) and speed > 0):
+        raise ValueError(f"speed: expected operations per second above 0, got {speed}")
+    plan = plan or Plan()
+    spec = plan.calibration
+    guided = 2 * shape.flops  # of one sample's step
+    recorded = spec.samples * spec.sampling.steps * guided * RECORDING
+    runs = 1 + (plan.variants - 1) * QUANTIZED
+    sampled = plan.images * plan.sampling.steps * guided * runs
+    groups = shape.groups
+    return Cost(
+        calibrate_s=recorded / speed,
+        search_s=shape.depth * sum(group_search_flops(*group, plan) for group in groups) / speed,
+        quantize_s=shape.depth * sum(group_fit_flops(*group, plan) for group in groups) / speed,
+        compare_s=sampled / speed,
+        memory_bytes=memory_bytes(shape, plan),
+    )
+
+
+def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
+    """Operations of one group's search: C inputs, all its layers' outputs together.
+
+        candidates x (M C rounded + products of M tokens + the weight, rounded and fitted)
+
+    Where rounding commutes with smoothing the weight is fitted once for all candidates;
+    otherwise a few are fitted thoroughly on top.
+    """
+    weights, tokens = channels * outputs, plan.kept
+    one = tokens * channels * ROUNDING + 2.0 * tokens * weights
+    if not plan.candidates:
+        return 0.0
+    if get_convention(plan.convention).smoothing_commutes:
+        return plan.candidates * one + group_fit_flops(channels, outputs, plan)
+    one += weights * ROUNDING
+    if not plan.fits_branches:
+        return plan.candidates * one
+    # the branch's error and what passes it are two products; the weight is rounded twice
+    one += weights * (2.0 * tokens + 12 * (plan.branch.rank + OVERSAMPLING) + ROUNDING)
+    refitted = min(REFITTED, plan.candidates)
+    fit = group_fit_flops(channels, outputs, plan)
+    return (plan.candidates + refitted) * one + refitted * fit
+
+
+def group_fit_flops(channels: int, outputs: int, plan: Plan) -> float:
+    """Operations of fitting one group's weights as conversion does."""
+    weights, branch = channels * outputs, plan.branch
+    if not plan.fits_branches:
+        return weights * 3 * ROUNDING
+    if branch.keep == "last":
+        each = DECOMPOSITION * min(channels, outputs) + ROUNDING
+        return weights * branch.iterations * each
+    scored = 2.0 * min(plan.kept, channels)  # a product with the moment
+    each = 2.5 * ROUNDING + 16 * (branch.rank + OVERSAMPLING) + scored
+    # two starts and the plain weight, which has no branch, before the alternations
+    return weights * (branch.iterations + 2.5) * each
+
+
+def memory_bytes(shape: ModelShape, plan: Plan) -> int:
+    """Upper bound of what is held at once, in float32: the model, one calibration, all copies.
+
+    While a copy is converted the weights it replaces are not given back yet.
+    """
+    c = [channels for channels, _ in shape.groups] * shape.depth
+    need = memory_of(c, shape.tokens, shape.parameters, plan.calibration)
+    linear = shape.linear_weights
+    copies = (plan.variants - 1) * (4 * shape.parameters + linear)
+    converting = 4 * linear if plan.variants > 1 else 0
+    kept = need.tokens + need.statistics
+    model = 4 * (shape.parameters + shape.autoencoder)
+    widest = max(outputs * channels for channels, outputs in shape.groups)
+    searching = 4 * (6 * widest + 4 * plan.kept * max(shape.hidden, 3 * shape.width))
+    beside = max(need.call + need.model, searching, copies + converting + need.call)
+    return LIBRARIES + model + kept + beside

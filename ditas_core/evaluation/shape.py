@@ -1,0 +1,150 @@
+"""The shape of a DiT, and the operations that one forward pass of it takes.
+
+One pass of one sample, D blocks of width d on T tokens, takes
+
+    2 [ D (T ((4 + 2 r) d^2 + 2 T d) + 256 d + 7 d^2) + T d (i + o) + 256 d + 3 d^2 ]
+
+floating-point operations: per block the linear layers (r the MLP's ratio), both
+attention products and the conditioning; once the patches in (i values each) and out (o)
+and the head's conditioning. A guided step is two such passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checkpoints import Checkpoint, get_linear
+
+FREQUENCIES = 256
+"""Sines and cosines that a DiT's timestep embedder starts from."""
+SD_AUTOENCODER = 83_653_863
+"""Parameters of the autoencoder that the published DiTs use."""
+
+
+def forward_flops(
+    depth: int,
+    width: int,
+    tokens: int,
+    mlp_ratio: float = 4.0,
+    patch_in: int = 16,
+    patch_out: int = 16,
+) -> int:
+    """Operations (2 per multiply-add) of one pass of one sample; the module has the formula.
+
+    patch_in, patch_out   values of a patch: its area times the latent's channels
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if min(depth, width, tokens, patch_in, patch_out) < 1 or not mlp_ratio > 0:
+        raise ValueError(f"shape: expected sizes from 1, got {depth} x {width} on {tokens} tokens")
+    hidden = round(mlp_ratio * width)
+    block = tokens * (4 * width**2 + 2 * width * hidden + 2 * tokens * width)
+    embedding = FREQUENCIES * width + width**2
+    once = tokens * width * (patch_in + patch_out) + embedding + 2 * width**2
+    return 2 * (depth * (block + embedding + 6 * width**2) + once)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """All that costs depend on, of a model that need not be there.
+
+    patch, latent_size   in latent pixels: 256 px images have 32 of 4 channels
+    classes              of each block's embedding, without the unconditional one
+    weights              parameters of the transformer, 0 = as ``parameters`` computes
+    autoencoder          parameters of the autoencoder
+    """
+
+    depth: int
+    width: int
+    heads: int
+    patch: int = 2
+    latent_size: int = 32
+    in_channels: int = 4
+    out_channels: int = 8
+    mlp_ratio: float = 4.0
+    classes: int = 1000
+    weights: int = 0
+    autoencoder: int = SD_AUTOENCODER
+
+    def __post_init__(self) -> None:
+        sizes = (self.depth, self.width, self.heads, self.patch, self.latent_size, self.classes)
+        if min(sizes) < 1 or min(self.in_channels, self.out_channels) < 1:
+            raise ValueError(f"shape: expected sizes from 1, got {self}")
+        if not self.mlp_ratio > 0 or min(self.weights, self.autoencoder) < 0:
+            raise ValueError(f"shape: expected a ratio above 0 and counts from 0, got {self}")
+        if self.width % self.heads or self.latent_size % self.patch:
+            raise ValueError(
+                "shape: expected a width of whole heads and a latent of whole patches, "
+                f"got {self.width} / {self.heads} and {self.latent_size} / {self.patch}"
+            )
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> ModelShape:
+        """A loaded checkpoint's."""
+        config = checkpoint.transformer.config
+        fc1 = get_linear(checkpoint.transformer, checkpoint.groups[2].layers[0])
+        return ModelShape(
+            depth=len(checkpoint.transformer.transformer_blocks),
+            width=checkpoint.width,
+            heads=int(config.num_attention_heads),
+            patch=int(config.patch_size),
+            latent_size=int(config.sample_size),
+            in_channels=int(config.in_channels),
+            out_channels=int(config.out_channels or config.in_channels),
+            mlp_ratio=fc1.out_features / fc1.in_features,
+            classes=int(config.num_embeds_ada_norm),
+            weights=sum(p.numel() for p in checkpoint.transformer.parameters()),
+            autoencoder=sum(p.numel() for p in checkpoint.vae.parameters()),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Of one image."""
+        return (self.latent_size // self.patch) ** 2
+
+    @property
+    def hidden(self) -> int:
+        """Channels inside the MLP."""
+        return round(self.mlp_ratio * self.width)
+
+    @property
+    def flops(self) -> int:
+        """``forward_flops`` of this shape: one sample, one pass."""
+        area = self.patch**2
+        return forward_flops(
+            self.depth,
+            self.width,
+            self.tokens,
+            self.mlp_ratio,
+            area * self.in_channels,
+            area * self.out_channels,
+        )
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """(C, outputs of all layers together) of one block's four smoothing groups."""
+        d, h = self.width, self.hidden
+        return (d, 3 * d), (d, d), (d, h), (h, d)
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all layers that are quantized."""
+        return self.depth * sum(c * outputs for c, outputs in self.groups)
+
+    @property
+    def parameters(self) -> int:
+        """Of the transformer; unless counted, with an embedder in every block."""
+        if self.weights:
+            return self.weights
+        d, area = self.width, self.patch**2
+        embedder = FREQUENCIES * d + d + d**2 + d + (self.classes + 1) * d
+        block = sum(outputs for _, outputs in self.groups) + 6 * d**2 + 6 * d + embedder
+        ends = area * self.in_channels * d + d + 2 * d**2 + 2 * d
+        last = (d + 1) * area * self.out_channels
+        return self.linear_weights + self.depth * block + ends + last
+
+
+def transformer_flops(checkpoint: Checkpoint) -> int:
+    """``forward_flops`` of a loaded checkpoint: one sample, one pass."""
+    return ModelShape.of(checkpoint).flops
