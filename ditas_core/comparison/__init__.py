@@ -8,14 +8,17 @@ from .paired import (
     run_trajectory,
     switching,
 )
+from .preserved import Preserved, preserved
 from .sensitivity import measured_sensitivity
 
 __all__ = [
     "Comparison",
+    "Preserved",
     "Trajectory",
     "TrajectoryProgress",
     "compare",
     "measured_sensitivity",
+    "preserved",
     "run_trajectory",
     "switching",
 ]
