@@ -258,7 +258,7 @@ def test_search_map_marks_minima_and_leaves_missing_layers_blank():
     assert list(best.x) == ["0.qkv"] and best.y[0] == 0.3
     assert GRID[z[:, 0].argmin()] == best.y[0]
     assert list(none.x) == ["0.fc2"]
-    assert heading(figure) == "2 of 3 layers searched, smoothing helps 1"
+    assert heading(figure) == "2 of 3 layers, smoothing helps 1"
     assert figure.data[0].zmin == -figure.data[0].zmax
     empty = F.search_map(names, GRID, np.full((3, 21), np.nan), np.full(3, np.nan))
     assert heading(empty) == "0 of 3 layers searched"

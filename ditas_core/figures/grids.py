@@ -88,7 +88,7 @@ def gridded_histograms(
     titles = []
     for panel in panels:
         used = levels_used(panel.values, panel.levels)
-        titles.append(f"{panel.title}: {used} of {panel.levels.size} levels in its range")
+        titles.append(f"{panel.title}: {used} of {panel.levels.size} levels")
     figure = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.27, subplot_titles=titles)
     for row, panel in enumerate(panels, start=1):
         span = visible_span(panel.values, panel.levels)

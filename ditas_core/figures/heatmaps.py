@@ -192,6 +192,17 @@ def ratio_panel(before: Array, after: Array, cell: str) -> tuple[Panel, dict[str
     return Panel(codes, ratio, "what smoothing changed", hover, "coloraxis2"), axis
 
 
+def column_limit(rows: int, panels: int) -> int:
+    """Most columns of so many panels with so many rows."""
+    return min(MAX_COLUMNS, MAX_CELLS // (panels * rows))
+
+
+def column_width(steps: int, channels: int, panels: int = 2) -> int:
+    """How many channels share one column of ``channel_maps``."""
+    rows = math.ceil(steps / math.ceil(steps / MAX_ROWS))
+    return math.ceil(channels / column_limit(rows, panels))
+
+
 def channel_maps(
     before: Array,
     after: Array,
@@ -219,7 +230,7 @@ def channel_maps(
     places = channel_order(before.max(0), order)
     before, every = pool_steps(before[:, places])
     after, _ = pool_steps(after[:, places])
-    limit = min(MAX_COLUMNS, MAX_CELLS // ((2 + difference) * len(before)))
+    limit = column_limit(len(before), 2 + difference)
     (before, width), (after, _) = pool_channels(before, limit), pool_channels(after, limit)
     scale = shared_range(before, after, floor_quantile=0.02)
     cell = "channel %{x} · t = %{y}"

@@ -22,9 +22,9 @@ def enlarge(image: Pixels, size: int = 384, smooth: bool = True) -> Image.Image:
     return Image.fromarray(image).resize((side, side), method)
 
 
-def difference(reference: Pixels, other: Pixels, gain: float) -> Pixels:
-    """Mid-grey where equal; gain times the signed difference elsewhere."""
-    signed = other.astype(np.float32) - reference.astype(np.float32)
+def difference(reference: ArrayLike, other: ArrayLike, gain: float) -> Pixels:
+    """Mid-grey where equal; gain times the signed difference elsewhere, of values up to 255."""
+    signed = np.asarray(other, dtype=np.float32) - np.asarray(reference, dtype=np.float32)
     return np.clip(128 + gain * signed, 0, 255).round().astype(np.uint8)
 
 

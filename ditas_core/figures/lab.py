@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,6 +22,7 @@ from .style import (
     above,
     bar_above,
     dress,
+    faded,
     ink,
     legend_below,
     title_above,
@@ -28,6 +30,54 @@ from .style import (
 
 ERROR_COLOURS = {"activations": BLUE, "weights": WEIGHTS, "output": "#CC79A7"}
 CLIP_DB = 12.0
+LOWEST = "lowest"
+
+
+def error_traces(
+    errors: Mapping[str, float],
+    span: tuple[float, float],
+    reference: Mapping[str, float] | None = None,
+    dark: bool = False,
+) -> list[dict[str, Any]]:
+    """What moves in ``error_bars``."""
+    names = list(errors)
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "y": names,
+            "x": [round(v - span[0], 3) for v in errors.values()],
+            "base": span[0],
+            "orientation": "h",
+            "marker": {"color": [faded(ERROR_COLOURS.get(n, GREY), 0.62) for n in names]},
+            "customdata": numbers(np.array(list(errors.values()))),
+            "hovertemplate": "%{y}: relative rounding error %{customdata:.1f} dB<extra></extra>",
+            "showlegend": False,
+        }
+    ]
+    if reference is not None:
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [round(float(reference[n]), 3) for n in names],
+                "y": names,
+                "mode": "markers",
+                "marker": {
+                    "symbol": "line-ns-open",
+                    "size": 26,
+                    "color": ink(dark),
+                    "line": {"width": 3},
+                },
+                "name": "without smoothing",
+                "hovertemplate": "%{y} without smoothing: %{x:.1f} dB<extra></extra>",
+            }
+        )
+    return traces
+
+
+def error_ticks(errors: Mapping[str, float]) -> dict[str, Any]:
+    """The bars' names with their values, at the axis, where nothing covers them."""
+    texts = [f"{n}<br><b>{v:.1f} dB</b>".replace("-", "−") for n, v in errors.items()]
+    return {"tickmode": "array", "tickvals": list(errors), "ticktext": texts}
 
 
 def error_bars(
@@ -44,43 +94,70 @@ def error_bars(
     span        the axis, which stays while alpha moves
     reference   the same without smoothing, marked on each bar
     """
-    names = list(errors)
-    figure = go.Figure(
-        go.Bar(
-            y=names,
-            x=[round(v - span[0], 3) for v in errors.values()],
-            base=span[0],
-            orientation="h",
-            marker={"color": [ERROR_COLOURS.get(n, GREY) for n in names]},
-            text=[f"{v:.1f} dB".replace("-", "−") for v in errors.values()],
-            textposition="auto",
-            insidetextanchor="start",
-            customdata=numbers(np.array(list(errors.values()))),
-            hovertemplate="%{y}: relative rounding error %{customdata:.1f} dB<extra></extra>",
-            showlegend=False,
-        )
-    )
-    if reference is not None:
-        figure.add_trace(
-            go.Scatter(
-                x=[round(float(reference[n]), 3) for n in names],
-                y=names,
-                mode="markers",
-                marker={
-                    "symbol": "line-ns-open",
-                    "size": 26,
-                    "color": ink(dark),
-                    "line": {"width": 3},
-                },
-                name="without smoothing",
-                hovertemplate="%{y} without smoothing: %{x:.1f} dB<extra></extra>",
-            )
-        )
+    figure = go.Figure({"data": error_traces(errors, span, reference, dark)})
     dress(figure, height, dark, "Rounding error of X, W and their product")
-    figure.update_xaxes(title="relative error, dB (further left is better)", range=list(span))
-    figure.update_yaxes(autorange="reversed", ticklabelstandoff=4)
+    figure.update_xaxes(title="relative error, dB (left is better)", range=list(span))
+    figure.update_yaxes(autorange="reversed", ticklabelstandoff=4, **error_ticks(errors))
     figure.update_layout(bargap=0.35)
     return legend_below(figure, 78) if reference is not None else figure
+
+
+def best_place(db: Array, grid: Array, choice: float | str | None) -> int | None:
+    """Which of the grid the search chose; None for none of it."""
+    if choice is None:
+        return None
+    return int(np.nanargmin(db) if choice == LOWEST else np.abs(grid - float(choice)).argmin())
+
+
+def curve_traces(
+    alphas: Sequence[float],
+    losses_db: Sequence[float],
+    current: float | None,
+    current_db: float | None = None,
+    choice: float | str | None = LOWEST,
+) -> list[dict[str, Any]]:
+    """What moves in ``alpha_curve``."""
+    grid, db = np.asarray(alphas, float), np.asarray(losses_db, float)
+    best = best_place(db, grid, choice)
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "x": numbers(grid),
+            "y": numbers(db),
+            "mode": "lines+markers",
+            "line": {"color": ROLES["search"].colour, "width": 2.4},
+            "marker": {"size": 5},
+            "showlegend": False,
+            "name": "grid",
+            "hovertemplate": "α = %{x:.2~f}: %{y:+.2f} dB<extra></extra>",
+        }
+    ]
+    marks = []
+    if best is not None:
+        star = ("star", ROLES["ditas"].colour, 15, 0)
+        marks.append(("the search's optimum", grid[best], db[best], *star))
+    if current is not None:
+        at = current_db if current_db is not None else float(np.interp(current, grid, db))
+        circle = ("circle-open", ROLES["smoothing"].colour, 17, 3)
+        marks.append(("α in hand", current, at, *circle))
+    for name, x, y, symbol, colour, size, line in marks:
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [round(float(x), 4)],
+                "y": [round(float(y), 3)],
+                "mode": "markers",
+                "name": f"{name} ({x:.2f})",
+                "marker": {
+                    "symbol": symbol,
+                    "size": size,
+                    "color": colour,
+                    "line": {"width": line},
+                },
+                "hovertemplate": f"{name}: α = %{{x:.2~f}}, %{{y:+.2f}} dB<extra></extra>",
+            }
+        )
+    return traces
 
 
 def alpha_curve(
@@ -89,6 +166,7 @@ def alpha_curve(
     current: float | None,
     current_db: float | None = None,
     *,
+    choice: float | str | None = LOWEST,
     height: int = 320,
     dark: bool = False,
 ) -> go.Figure:
@@ -97,45 +175,30 @@ def alpha_curve(
     losses_db    output error against no smoothing in dB at every alpha of the grid, (A,)
     current      the alpha in hand, None without smoothing (0 dB); anywhere in [0, 1]
     current_db   its own loss; the curve between its neighbours without it
+    choice       what the search chose, of the grid or None for no smoothing, which may differ
+                 from the LOWEST point: it compares the best few more closely
     """
+    figure = go.Figure({"data": curve_traces(alphas, losses_db, current, current_db, choice)})
     grid, db = np.asarray(alphas, float), np.asarray(losses_db, float)
-    best = int(np.nanargmin(db))
-    figure = go.Figure(
-        go.Scatter(
-            x=numbers(grid),
-            y=numbers(db),
-            mode="lines+markers",
-            line={"color": ROLES["search"].colour, "width": 2.4},
-            marker={"size": 5},
-            showlegend=False,
-            name="grid",
-            hovertemplate="α = %{x:.2~f}: %{y:+.2f} dB<extra></extra>",
-        )
-    )
-    marks = [("the search's optimum", grid[best], db[best], "star", ROLES["ditas"].colour, 15)]
-    if current is not None:
-        at = current_db if current_db is not None else float(np.interp(current, grid, db))
-        marks.append(("α in hand", current, at, "circle-open", ROLES["smoothing"].colour, 17))
-    for name, x, y, symbol, colour, size in marks:
-        figure.add_trace(
-            go.Scatter(
-                x=[round(float(x), 4)],
-                y=[round(float(y), 3)],
-                mode="markers",
-                name=f"{name} ({x:.2f})",
-                marker={"symbol": symbol, "size": size, "color": colour, "line": {"width": 3}},
-                hovertemplate=f"{name}: α = %{{x:.2~f}}, %{{y:+.2f}} dB<extra></extra>",
-            )
-        )
-        if symbol == "star":
-            figure.data[-1].update(marker_line_width=0)
-    dress(
-        figure, height, dark, f"Best at α = {grid[best]:.2f}: {db[best]:+.1f} dB".replace("-", "−")
-    )
+    best = best_place(db, grid, choice)
+    title = "The search leaves this layer unsmoothed"
+    if best is not None:
+        title = f"Best at α = {grid[best]:.2f}: {db[best]:+.1f} dB".replace("-", "−")
+    dress(figure, height, dark, title)
+    held = current is None
+    text = "★ no smoothing" if choice is None else "no smoothing"
     figure.add_hline(
         y=0,
-        line={"color": GREY, "dash": "dash", "width": 1.5},
-        annotation={"text": "no smoothing", "font": {"size": 11}, "yanchor": "bottom"},
+        line={
+            "color": ROLES["smoothing"].colour if held else GREY,
+            "dash": "solid" if held else "dash",
+            "width": 3 if held else 1.5,
+        },
+        annotation={
+            "text": f"{text} (in hand)" if held else text,
+            "font": {"size": 11},
+            "yanchor": "bottom",
+        },
     )
     figure.update_xaxes(title="migration strength α", range=[-0.03, 1.03], dtick=0.2)
     figure.update_yaxes(title="output error, dB", nticks=6)
@@ -148,6 +211,7 @@ def search_map(
     losses: Array,
     identity: Array,
     *,
+    chosen: Mapping[str, float | None] | None = None,
     height: int = 420,
     dark: bool = False,
 ) -> go.Figure:
@@ -155,6 +219,8 @@ def search_map(
 
     losses     (L, A), NaN where a layer is not done yet: its column stays blank
     identity   the loss of every layer without smoothing, (L,)
+    chosen     what the search chose where that is known, None for no smoothing; it may differ
+               from the lowest loss, as the best few are compared more closely
 
     Blue is better than leaving the layer alone, orange worse, both up to 12 dB; a white
     dot marks each layer's best alpha, a hollow one at the foot that none is better.
@@ -166,6 +232,12 @@ def search_map(
     lowest = blank.min(1)
     helped = done & (lowest < 0)
     grid = np.asarray(alphas, float)
+    marks = grid[best]
+    for row, layer in enumerate(layers):
+        if chosen is not None and layer in chosen:
+            alpha = chosen[layer]
+            helped[row] = alpha is not None
+            marks[row] = marks[row] if alpha is None else alpha
     step = float(grid[1] - grid[0]) if len(grid) > 1 else 0.1
     figure = go.Figure(
         go.Heatmap(
@@ -187,7 +259,7 @@ def search_map(
         )
     )
     for name, which, places, fill in (
-        ("best α", helped, grid[best], "#FFFFFF"),
+        ("best α", helped, marks, "#FFFFFF"),
         ("no α helps", done & ~helped, np.full(len(layers), grid[0] - step), "rgba(0,0,0,0)"),
     ):
         figure.add_trace(
@@ -195,7 +267,11 @@ def search_map(
                 x=[layer for layer, on in zip(layers, which, strict=True) if on],
                 y=numbers(places[which]),
                 mode="markers",
-                marker={"size": 7, "color": fill, "line": {"color": "#111318", "width": 1.6}},
+                marker={
+                    "size": 7,
+                    "color": fill,
+                    "line": {"color": "#111318" if which is helped else ink(dark), "width": 1.6},
+                },
                 name=name,
                 showlegend=False,
                 hovertemplate=f"layer %{{x}}: {name} %{{y:.2~f}}<extra></extra>"
@@ -206,7 +282,7 @@ def search_map(
     total, count = len(layers), int(done.sum())
     title = f"{count} of {total} layers searched"
     if count:
-        title += f", smoothing helps {int(helped.sum())}"
+        title = f"{count} of {total} layers, smoothing helps {int(helped.sum())}"
     dress(figure, height, dark)
     figure.update_xaxes(
         type="category",
