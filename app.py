@@ -7,9 +7,11 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from ditas_core.ui import build_app, launch_options
+from ditas_core.ui import Bench, build_app, launch_options
 
-demo = build_app()
+bench = Bench()
+demo = build_app(bench)
 
 if __name__ == "__main__":
+    bench.warm()
     demo.launch(**launch_options())

@@ -1,5 +1,6 @@
 """The Gradio interface; thin, every number comes from the rooms below."""
 
 from .app import build_app, launch_options
+from .bench import Bench
 
-__all__ = ["build_app", "launch_options"]
+__all__ = ["Bench", "build_app", "launch_options"]

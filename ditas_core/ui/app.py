@@ -1,24 +1,31 @@
-"""The page: header, settings, four tabs."""
+"""The page: settings, tour, tabs, and the address that remembers what is on view."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from .about_tab import build_about
-from .bench import Bench, Session
+from .bench import Bench
 from .catalogue import ASSETS
-from .compare_tab import build_compare
-from .hero import hero
-from .outliers_tab import build_outliers
-from .search_tab import build_search
-from .setup import build_setup
-from .theme import CSS, build_theme
+from .parts.address import wire_address
+from .parts.running import QUIET, answer
+from .parts.setup import Page, View, build_setup
+from .parts.tour import build_tour, wire_tour
+from .tabs import TABS
+from .theme import CSS, HEAD, build_theme
+from .views.overview import hero
 
-QUEUE_SIZE = 16
+QUEUE_SIZE = 64
+ANSWERS_AT_ONCE = 4
 CACHE_SWEEP = (3600, 86400)
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+OPENED = "() => [%s, String(Date.now())]"
+CHANGED = "(open, ...old) => %s.map((k, i) => k === open ? String(Date.now()) : old[i])"
+"""In the browser: only the tab that is open asks the server to be drawn again."""
+IS_DARK = "() => document.body.classList.contains('dark')"
 
 
 def build_app(bench: Bench | None = None) -> gr.Blocks:
@@ -27,26 +34,49 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
     with gr.Blocks(
         title="DiTAS explorer", analytics_enabled=False, delete_cache=CACHE_SWEEP
     ) as demo:
-        session = gr.State(Session())
-        gr.HTML(hero(bench), padding=False)
+        gr.HTML(hero(), padding=False)
+        tour = build_tour()
         bar = build_setup(bench)
-        with gr.Tabs():
-            with gr.Tab("Outliers", id="outliers"):
-                outliers = build_outliers(bench, bar, session)
-            with gr.Tab("Search", id="search"):
-                searched = build_search(bench, bar, session)
-            with gr.Tab("Compare", id="compare"):
-                build_compare(bench, bar, session)
-            with gr.Tab("About", id="about"):
-                build_about(bench)
-        searched.finished.success(
-            outliers.refresh,
-            outliers.inputs,
-            outliers.outputs,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-    return demo.queue(max_size=QUEUE_SIZE)
+        open_tab = gr.Textbox(TABS[0].key, visible="hidden", elem_id="open-tab", label="open tab")
+        redraws = []
+        with gr.Tabs(elem_id="tabs") as tabs:
+            page = Page(bar, tabs)
+            for tab in TABS:
+                with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as shown:
+                    view = tab.build(bench, page)
+                    redraw = gr.Textbox(
+                        "", visible="hidden", elem_id=f"redraw-{tab.key}", label=f"redraw {tab.key}"
+                    )
+                redraws.append(redraw)
+                if view is not None:
+                    wire_view(bench, view, tab.key, redraw)
+                shown.select(
+                    None, None, [open_tab, redraw], js=OPENED % repr(tab.key), **PRIVATE
+                )  # fmt: skip
+        keys = [tab.key for tab in TABS]
+        gr.on(
+            bar.changes, None, [open_tab, *redraws], redraws, js=CHANGED % repr(keys), **PRIVATE
+        )  # fmt: skip
+        wire_tour(bench, page, tour)
+        fields = dict(zip(keys, redraws, strict=True))
+        restored = wire_address(bench, page, demo, open_tab, fields)
+        restored.then(None, None, bar.dark, js=IS_DARK, **PRIVATE)
+        demo.unload(forgetter(bench))
+    return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE)
+
+
+def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:
+    """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
+    redraw.change(
+        answer(bench, view.refresh), view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET
+    )
+
+
+def forgetter(bench: Bench) -> Callable[[gr.Request], None]:
+    def forget(request: gr.Request) -> None:
+        bench.desks.clear(str(request.session_hash))
+
+    return forget
 
 
 def launch_options() -> dict[str, Any]:
@@ -54,6 +84,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": build_theme(),
         "css": CSS,
+        "head": HEAD,
         "allowed_paths": [],
         "blocked_paths": [str(ASSETS.parent / name) for name in (".git", "ditas_core", "tests")],
         "max_file_size": "1mb",

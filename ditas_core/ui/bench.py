@@ -1,28 +1,31 @@
-"""What all sessions share: checkpoints, calibrations and results, in one bounded cache."""
+"""What all visitors share: checkpoints, calibrations and results, in one bounded cache."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import gradio as gr
 import torch
 
 from ..calibration import Calibration, CalibrationProgress, calibrate
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..conversion import inject_outliers, injected_factors
 from ..evaluation.outliers import OutlierAtlas, outlier_atlas, rescaled_calibration
-from ..specs import BitWidths, CalibrationSpec, Recipe
+from ..search import plain_recipe
+from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
+from .cache import Cache
 from .catalogue import Entry, find_checkpoints, precomputed_folder
-from .messages import refuse
-from .results import Shipped, load_shipped
+from .desk import Desk, Desks
+from .ladder import Ladder, load_ladder
+from .line import Line
+from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Shipped, load_shipped
 
-CACHE_BYTES = 8 * 2**30
 INJECTED_CHANNELS = 3
-PATIENCE_S = 60.0
+FIXED_ALPHA = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,68 +46,31 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Session:
-    """The small things that a visitor's session keeps."""
+class Choice:
+    """The checked values of the bar: what every tab is about."""
 
-    model: Model | None = None
-    recipe: str = ""
-    calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
-    result: str = ""
+    model: Model
+    bits: BitWidths
+    convention: str
+    recipe: str = DITAS
+    dark: bool = False
 
-
-def size_of(value: Any) -> int:
-    """Bytes of the tensors in a value."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, torch.nn.Module):
-        states = list(value.parameters()) + list(value.buffers())
-        return sum(size_of(tensor) for tensor in states)
-    if isinstance(value, Checkpoint):
-        return size_of(value.transformer) + size_of(value.vae)
-    if isinstance(value, Calibration | OutlierAtlas):
-        return sum(size_of(t) for group in value.groups.values() for t in vars(group).values())
-    return 1 << 20
-
-
-class Cache:
-    """Least recently used, bounded by bytes, safe to use from many threads."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit = limit
-        self.lock = threading.RLock()
-        self.entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-
-    def get(self, key: Hashable) -> Any:
-        """The value, or None."""
-        with self.lock:
-            if key not in self.entries:
-                return None
-            self.entries.move_to_end(key)
-            return self.entries[key][0]
-
-    def put(self, key: Hashable, value: Any) -> Any:
-        """Keep a value; the least recently used go until the limit is kept."""
-        with self.lock:
-            self.entries[key] = (value, size_of(value))
-            self.entries.move_to_end(key)
-            while len(self.entries) > 1 and sum(s for _, s in self.entries.values()) > self.limit:
-                self.entries.popitem(last=False)
-            return value
-
-    def make(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """The value, built once."""
-        with self.lock:
-            found = self.get(key)
-            return self.put(key, build()) if found is None else found
+    @property
+    def title(self) -> str:
+        return f"{self.model.title} · {self.bits} · {self.convention}"
 
 
 class Bench:
-    """Everything behind the tabs; one compute job at a time."""
+    """Everything behind the tabs. ``spec`` is the calibration run where nobody asks for another."""
 
-    def __init__(self, entries: dict[str, Entry] | None = None) -> None:
+    def __init__(
+        self, entries: dict[str, Entry] | None = None, spec: CalibrationSpec | None = None
+    ) -> None:
         self.entries = find_checkpoints() if entries is None else entries
+        self.spec = CalibrationSpec() if spec is None else spec
         self.cache = Cache()
-        self.job = threading.Lock()
+        self.line = Line()
+        self.desks = Desks()
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
         self.notice = ""
@@ -122,15 +88,34 @@ class Bench:
         except ValueError as error:
             self.notice = f"Shipped results are not shown ({error}). Press “Measure” for live ones."
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Holds the one compute slot; a job that was just cancelled gets time to leave it."""
-        if not self.job.acquire(timeout=PATIENCE_S):
-            raise refuse("busy: expected a free compute slot, another job is still running")
+    @cached_property
+    def ladder(self) -> Ladder | None:
+        """The shipped rungs of injected outliers, if they belong to the default checkpoint."""
+        if not self.entries[self.default.key].local:
+            return None
         try:
-            yield
-        finally:
-            self.job.release()
+            return load_ladder(precomputed_folder(), self.checkpoint(self.default).fingerprint)
+        except ValueError:
+            return None
+
+    def desk(self, request: gr.Request) -> Desk:
+        """The desk of whoever asks."""
+        return self.desks.of(str(request.session_hash))
+
+    def warm(self) -> threading.Thread:
+        """Calibrate the default checkpoint in the background, so that live tabs answer at once."""
+
+        def work() -> None:
+            with self.line.join() as ticket:
+                for _ in ticket.waits():
+                    pass
+                for _ in self.calibrated(self.default, self.spec):
+                    pass
+
+        thread = threading.Thread(target=work, name="warm", daemon=True)
+        if self.entries[self.default.key].local:
+            thread.start()
+        return thread
 
     def checkpoint(self, model: Model) -> Checkpoint:
         """The (immutable) checkpoint, loaded once; injected ones are rescaled copies."""
@@ -172,6 +157,13 @@ class Bench:
             return []
         return [group.name for group in self.checkpoint(Model(model.key)).groups]
 
+    def measured(self, model: Model, spec: CalibrationSpec) -> Calibration | None:
+        """The model's Calibration if its natural model has been measured."""
+        if self.cache.get(("calibration", Model(model.key), spec)) is None:
+            return None
+        *_, calibration = self.calibrated(model, spec)
+        return calibration if isinstance(calibration, Calibration) else None
+
     def calibrated(
         self, model: Model, spec: CalibrationSpec
     ) -> Iterator[CalibrationProgress | Calibration]:
@@ -189,7 +181,8 @@ class Bench:
                         yield event
             assert natural is not None
             self.cache.put(("calibration", base, spec), natural)
-            self.cache.put(("atlas", base), outlier_atlas(checkpoint, natural))
+            if spec == self.spec or self.atlas(base) is None:
+                self.cache.put(("atlas", base), outlier_atlas(checkpoint, natural))
         if not model.injected:
             yield natural
             return
@@ -201,35 +194,34 @@ class Bench:
             ),
         )
 
-    def shipped_recipe(self, model: Model, bits: BitWidths, convention: str) -> Recipe | None:
-        """The shipped recipe for these settings, if there is one."""
-        if self.shipped is None or model != self.default or convention != self.shipped.convention:
-            return None
-        preset = self.shipped.presets.get(str(bits))
-        return None if preset is None else preset.recipe
+    def recipes(self, desk: Desk, choice: Choice) -> dict[str, Recipe]:
+        """Everything that can be used at once, by name: built in, shipped, the visitor's own."""
+        checkpoint = self.checkpoint(choice.model)
+        plain = plain_recipe(checkpoint, choice.bits, choice.convention)
+        smoothed = {name: LayerRecipe(choice.bits, FIXED_ALPHA) for name in plain.layers}
+        found = {PLAIN: plain, SMOOTHED: replace(plain, name="smoothing", layers=smoothed)}
+        preset = None if self.shipped is None else self.shipped.presets.get(str(choice.bits))
+        if (
+            preset is not None
+            and self.shipped is not None
+            and choice.model == self.default
+            and choice.convention == self.shipped.convention
+        ):
+            found |= {SEARCHED: preset.searched, DITAS: preset.recipe}
+        own = {n: r for n, r in desk.recipes.items() if r.checkpoint == checkpoint.fingerprint}
+        return found | own
 
-    def session_recipe(
-        self, session: Session, model: Model, bits: BitWidths, convention: str
-    ) -> Recipe | None:
-        """The session's last recipe, if it was made for these settings."""
-        if session.model != model or not session.recipe:
-            return None
-        recipe = Recipe.from_json(session.recipe)
-        fits = recipe.convention == convention and all(
-            layer.bits == bits for layer in recipe.layers.values()
-        )
-        return recipe if fits else None
+    def recipe(self, desk: Desk, choice: Choice) -> tuple[str, Recipe | None]:
+        """The chosen recipe and its name; None where it would have to be searched first."""
+        if not self.entries[choice.model.key].local and self.atlas(choice.model) is None:
+            return choice.recipe, None
+        return choice.recipe, self.recipes(desk, choice).get(choice.recipe)
 
-    def alphas(
-        self, session: Session, model: Model, bits: BitWidths, convention: str
-    ) -> tuple[dict[str, float | None], str]:
+    def alphas(self, desk: Desk, choice: Choice) -> tuple[dict[str, float | None], str]:
         """Every layer's alpha and where it comes from."""
-        recipe = self.session_recipe(session, model, bits, convention)
+        name, recipe = self.recipe(desk, choice)
         if recipe is not None:
-            return {n: layer.alpha for n, layer in recipe.layers.items()}, "this session's search"
-        recipe = self.shipped_recipe(model, bits, convention)
-        if recipe is not None:
-            return {n: layer.alpha for n, layer in recipe.layers.items()}, f"shipped {bits} recipe"
-        atlas = self.atlas(model)
+            return {n: layer.alpha for n, layer in recipe.layers.items()}, name
+        atlas = self.atlas(choice.model)
         names = () if atlas is None else atlas.groups
-        return dict.fromkeys(names, 0.5), "default 0.5, not searched yet"
+        return dict.fromkeys(names, FIXED_ALPHA), f"{FIXED_ALPHA:g}, not searched yet"

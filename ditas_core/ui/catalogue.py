@@ -11,18 +11,23 @@ from ..checkpoints import HUB_SOURCES
 
 CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 PRECOMPUTED_VARIABLE = "DITAS_PRECOMPUTED"
-FAVOURITES = ("face", "cat", "heart", "fruit", "flag", "person", "hand", "time", "clock", "mammal")
+FAVOURITES = (
+    "cat", "police", "mage", "heart", "astronaut", "royalty", "clock", "moon", "cook", "face",
+    "fruit", "flag", "person", "mammal",
+)  # fmt: skip
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One offered checkpoint."""
+    """One offered checkpoint; licence and size of what is not on this machine yet."""
 
     key: str
     label: str
     source: str
     local: bool
+    licence: str = ""
+    gigabytes: float = 0.0
 
 
 def find_checkpoints(assets: Path = ASSETS) -> dict[str, Entry]:
@@ -36,7 +41,7 @@ def find_checkpoints(assets: Path = ASSETS) -> dict[str, Entry]:
             entries[folder.name] = Entry(folder.name, folder.name, str(folder), True)
     for repo, hub in HUB_SOURCES.items():
         label = f"{repo} ({hub.gigabytes:g} GB download, {hub.licence})"
-        entries[repo] = Entry(repo, label, repo, False)
+        entries[repo] = Entry(repo, label, repo, False, hub.licence, hub.gigabytes)
     return entries
 
 

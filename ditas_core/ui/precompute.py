@@ -23,12 +23,23 @@ from ..evaluation.outliers import outlier_atlas
 from ..search import LayerDone, SearchSpec, plain_recipe, search
 from ..specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from .catalogue import precomputed_folder, showcase
-from .messages import FAILURES
-from .results import PLAIN, RECIPE, Preset, Shipped, make_result, save_shipped
+from .jobs.injecting import ladder
+from .ladder import Ladder, save_ladder
+from .parts.messages import FAILURES
+from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, make_result, save_shipped
 
 CONVENTION = "integer"
 SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
+FRAMES = 11
 Report = Callable[[str], None]
+
+
+def measured(checkpoint: Checkpoint, report: Report, spec: CalibrationSpec) -> Calibration:
+    """One calibration run."""
+    report(f"calibrating {checkpoint.name}")
+    *_, calibration = calibrate(checkpoint, spec)
+    assert isinstance(calibration, Calibration)
+    return calibration
 
 
 def precompute(
@@ -38,11 +49,11 @@ def precompute(
     sampling: SamplingSpec,
     samples: int = SAMPLES,
     presets: Sequence[str] = BIT_PRESETS,
+    calibration: Calibration | None = None,
 ) -> Shipped:
     """All shipped results of one checkpoint."""
-    report(f"calibrating {checkpoint.name}")
-    *_, calibration = calibrate(checkpoint, calibration_spec)
-    assert isinstance(calibration, Calibration)
+    if calibration is None:
+        calibration = measured(checkpoint, report, calibration_spec)
     chosen = showcase(checkpoint.class_names, samples)
     names = tuple(chosen[i % len(chosen)] for i in range(samples))
     labels = torch.tensor([checkpoint.class_index(name) for name in names])
@@ -59,22 +70,35 @@ def precompute(
         bits = BitWidths.parse(name)
         report(f"{name}: searching")
         *events, recipe = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "ditas"))
-        assert isinstance(recipe, Recipe)
+        *_, searched = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "search"))
+        *_, smoothed = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "smoothing"))
+        assert isinstance(recipe, Recipe) and isinstance(searched, Recipe)
+        assert isinstance(smoothed, Recipe)
+        recipes = {
+            PLAIN: plain_recipe(checkpoint, bits, CONVENTION),
+            SMOOTHED: smoothed,
+            SEARCHED: searched,
+            DITAS: recipe,
+        }
         runs = {}
-        for variant, each in (
-            (PLAIN, plain_recipe(checkpoint, bits, CONVENTION)),
-            (RECIPE, recipe),
-        ):
+        for variant, each in recipes.items():
             report(f"{name}: sampling, {variant}")
             *_, quantized = quantize_transformer(checkpoint, each, calibration)
             assert isinstance(quantized, torch.nn.Module)
             run = sample(quantized)
             runs[variant] = (run, compare(reference, run))
         title = f"{checkpoint.name} · {name} · {CONVENTION} · shipped"
+        settings = {
+            "seed": SEED,
+            "steps": sampling.steps,
+            "guidance": sampling.guidance_scale,
+            "scheduler": sampling.scheduler,
+        }
         found[name] = Preset(
             recipe=recipe,
+            searched=searched,
             layers=tuple(event for event in events if isinstance(event, LayerDone)),
-            result=make_result(title, names, reference, runs),
+            result=make_result(title, names, reference, runs, recipes, settings, FRAMES),
         )
     return Shipped(
         fingerprint=checkpoint.fingerprint,
@@ -85,12 +109,14 @@ def precompute(
     )
 
 
-def write(shipped: Shipped, target: Path) -> None:
+def write(shipped: Shipped, target: Path, steps: Ladder | None = None) -> None:
     """Build the folder beside its place, then rename; an older one is replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
     try:
         save_shipped(shipped, work)
+        if steps is not None:
+            save_ladder(steps, work)
         work.chmod(0o755)
         for file in work.iterdir():
             file.chmod(0o644)
@@ -110,18 +136,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images (default 8)")
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     options = parser.parse_args(arguments)
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     try:
+        checkpoint = load_checkpoint(options.checkpoint)
+        spec = CalibrationSpec(SamplingSpec(steps=options.steps))
+        calibration = measured(checkpoint, report, spec)
         shipped = precompute(
-            load_checkpoint(options.checkpoint),
-            lambda line: print(line, file=sys.stderr, flush=True),
-            CalibrationSpec(SamplingSpec(steps=options.steps)),
+            checkpoint,
+            report,
+            spec,
             SamplingSpec(steps=options.steps, guidance_scale=options.guidance),
             options.samples,
+            calibration=calibration,
         )
+        steps = ladder(checkpoint, calibration, report)
     except FAILURES as error:
         print(error, file=sys.stderr)
         return 2
-    write(shipped, options.out or precomputed_folder())
+    write(shipped, options.out or precomputed_folder(), steps)
     return 0
 
 

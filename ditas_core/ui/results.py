@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ..comparison import Comparison, Trajectory
 from ..evaluation.outliers import OutlierAtlas
@@ -16,17 +18,23 @@ from ..figures import contact_strip, split_strip, to_uint8
 from ..search import LayerDone
 from ..specs import Recipe
 
-FORMAT = 1
-REFERENCE, PLAIN, RECIPE = "full precision", "plain rounding", "recipe"
+FORMAT = 2
+REFERENCE = "full precision"
+PLAIN, SMOOTHED, SEARCHED, DITAS = "plain rounding", "smoothing α = 0.5", "grid search", "DiTAS"
+BUILT_IN = (PLAIN, SMOOTHED, SEARCHED, DITAS)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Images and metrics of one comparison.
+    """Images, latents and metrics of one comparison.
 
     images      variant -> (N, H, W, 3) bytes; the reference is one of them
     metrics     variant -> metric -> one value per sample
     divergence  variant -> mean latent SQNR after every step
+    frames      the steps whose latents are kept, by their number from 0
+    latents     variant -> (F, N, C, h, w) half, what each kept step leaves
+    recipes     variant -> the recipe's JSON; the reference has none
+    settings    seed, guidance and the like, for the caption and the way to reproduce it
     """
 
     title: str
@@ -35,10 +43,27 @@ class Result:
     images: dict[str, np.ndarray] = field(repr=False)
     metrics: dict[str, dict[str, list[float]]] = field(repr=False)
     divergence: dict[str, list[float]] = field(repr=False)
+    frames: tuple[int, ...] = ()
+    latents: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    recipes: dict[str, str] = field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[str]:
         return [name for name in self.images if name != REFERENCE]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, for the cache."""
+        images = sum(pixels.nbytes for pixels in self.images.values())
+        return images + sum(latents.nbytes for latents in self.latents.values())
+
+
+def kept_frames(steps: int, most: int) -> tuple[int, ...]:
+    """Up to ``most`` steps, evenly spread, the last among them."""
+    if steps <= most:
+        return tuple(range(steps))
+    return tuple(round(i * (steps - 1) / (most - 1)) for i in range(most))
 
 
 def make_result(
@@ -46,26 +71,44 @@ def make_result(
     labels: tuple[str, ...],
     reference: Trajectory,
     others: dict[str, tuple[Trajectory, Comparison]],
+    recipes: dict[str, Recipe] | None = None,
+    settings: dict[str, Any] | None = None,
+    most_frames: int = 1000,
 ) -> Result:
     """Collect one reference and its quantized counterparts."""
+    frames = kept_frames(len(reference.timesteps), most_frames)
     images = {REFERENCE: to_uint8(reference.images)}
+    latents = {REFERENCE: reference.latents[list(frames)].half()}
     metrics, divergence = {}, {}
     for name, (run, comparison) in others.items():
         images[name] = to_uint8(run.images)
+        latents[name] = run.latents[list(frames)].half()
         metrics[name] = {
             "latent SQNR, dB": comparison.latent_sqnr.tolist(),
             "PSNR, dB": comparison.psnr.tolist(),
             "SSIM": comparison.ssim.tolist(),
         }
         divergence[name] = comparison.divergence.mean(1).tolist()
-    return Result(title, labels, reference.timesteps, images, metrics, divergence)
+    return Result(
+        title,
+        labels,
+        reference.timesteps,
+        images,
+        metrics,
+        divergence,
+        frames,
+        latents,
+        {name: recipe.to_json() for name, recipe in (recipes or {}).items()},
+        dict(settings or {}),
+    )
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Shipped results at one bit-width."""
+    """Shipped results at one bit-width: DiTAS, the grid search alone, a comparison of all."""
 
     recipe: Recipe
+    searched: Recipe
     layers: tuple[LayerDone, ...]
     result: Result
 
@@ -82,18 +125,26 @@ class Shipped:
 
 
 def save_result(result: Result, folder: Path, stem: str) -> dict[str, Any]:
-    """Write one strip of images per variant; returns the rest as JSON."""
+    """Write one strip of images per variant and the latents; returns the rest as JSON."""
     files = {}
     for index, (name, pixels) in enumerate(result.images.items()):
         files[name] = f"{stem}-{index}.png"
         contact_strip(pixels).save(folder / files[name], optimize=True)
+    save_file(
+        {name: latents.contiguous() for name, latents in result.latents.items()},
+        folder / f"{stem}-latents.safetensors",
+    )
     return {
         "title": result.title,
         "labels": list(result.labels),
         "timesteps": list(result.timesteps),
         "images": files,
+        "latents": f"{stem}-latents.safetensors",
+        "frames": list(result.frames),
         "metrics": result.metrics,
         "divergence": result.divergence,
+        "recipes": result.recipes,
+        "settings": result.settings,
     }
 
 
@@ -111,7 +162,15 @@ def load_result(document: dict[str, Any], folder: Path) -> Result:
         images=images,
         metrics=document["metrics"],
         divergence=document["divergence"],
+        frames=tuple(document["frames"]),
+        latents=load_file(folder / Path(document["latents"]).name),
+        recipes=document["recipes"],
+        settings=document["settings"],
     )
+
+
+def load_recipe(path: Path) -> Recipe:
+    return Recipe.from_json(path.read_text(encoding="utf-8"))
 
 
 def layer_from_json(document: dict[str, Any]) -> LayerDone:
@@ -125,7 +184,8 @@ def save_shipped(shipped: Shipped, folder: Path) -> None:
     shipped.atlas.save(folder / "atlas.safetensors")
     presets = {}
     for name, preset in shipped.presets.items():
-        (folder / f"recipe-{name}.json").write_text(preset.recipe.to_json(), encoding="utf-8")
+        for stem, recipe in ((name, preset.recipe), (f"{name}-search", preset.searched)):
+            (folder / f"recipe-{stem}.json").write_text(recipe.to_json(), encoding="utf-8")
         presets[name] = {
             "layers": [asdict(layer) for layer in preset.layers],
             "result": save_result(preset.result, folder, name),
@@ -159,9 +219,10 @@ def load_shipped(folder: Path, fingerprint: str) -> Shipped:
             )
         presets = {}
         for name, preset in document["presets"].items():
-            recipe = (folder / f"recipe-{Path(name).name}.json").read_text(encoding="utf-8")
+            stem = f"recipe-{Path(name).name}"
             presets[name] = Preset(
-                recipe=Recipe.from_json(recipe),
+                recipe=load_recipe(folder / f"{stem}.json"),
+                searched=load_recipe(folder / f"{stem}-search.json"),
                 layers=tuple(layer_from_json(layer) for layer in preset["layers"]),
                 result=load_result(preset["result"], folder),
             )

@@ -1,6 +1,8 @@
-"""Theme and style sheet: system fonts, blue and orange, nothing loaded from elsewhere."""
+"""Theme, style sheet and script: system fonts, nothing loaded from elsewhere."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import gradio as gr
 
@@ -43,46 +45,6 @@ def build_theme() -> gr.themes.Base:
     )
 
 
-CSS = """
-.gradio-container { max-width: 1240px !important; width: 100% !important;
-  margin: 0 auto !important; }
-#hero { background: linear-gradient(105deg, #0b0822 0%, #3b0f70 38%, #8c2981 66%, #de4968 86%,
-  #fe9f6d 100%); border-radius: 14px; padding: 26px 30px 22px; color: #fff; }
-#hero h1 { font-size: 30px; line-height: 1.15; margin: 0 0 6px; color: #fff;
-  letter-spacing: -.02em; }
-#hero p.story { font-size: 17px; line-height: 1.45; max-width: 46em; margin: 0; color: #fff; }
-#hero .stats { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 12px;
-  margin-top: 18px; }
-#hero .stat { background: rgba(8, 4, 28, .62); border-radius: 10px; padding: 10px 14px;
-  color: #fff; }
-#hero .stat b { display: block; font-size: 22px; line-height: 1.25; color: #fff;
-  font-variant-numeric: tabular-nums; }
-#hero .stat span { font-size: 13px; line-height: 1.35; display: block; color: #f3eefc; }
-#hero .stat i { font-style: normal; color: #fec287; }
-.html-container { padding: 0 !important; }
-#gallery .grid-wrap, #difference .grid-wrap { max-height: none !important;
-  min-height: 0 !important; height: auto !important; overflow: visible !important; }
-.status { display: flex; flex-direction: column; gap: 6px; font-size: 14px; min-height: 40px;
-  padding: 9px 12px; border-radius: 8px; border-left: 4px solid #8A8F98;
-  background: var(--background-fill-secondary); color: var(--body-text-color);
-  font-variant-numeric: tabular-nums; }
-.status.busy { border-left-color: #0f79bd; } .status.done { border-left-color: #009E73; }
-.status.warn { border-left-color: #E69F00; }
-.status .track { height: 6px; border-radius: 3px; background: var(--border-color-primary);
-  overflow: hidden; }
-.status .track div { height: 100%; background: #0f79bd; }
-.lead p { font-size: 15px; color: var(--body-text-color); max-width: 62em; }
-.js-plotly-plot .plotly .main-svg text, .js-plotly-plot .plotly .infolayer text {
-  fill: var(--body-text-color) !important; }
-.js-plotly-plot .plotly .hoverlayer text { fill: revert-layer; }
-#ab-view img, .pixels img { image-rendering: auto; }
-.prose table { font-size: 14px; }
-@media (max-width: 640px) {
-  #hero { padding: 18px 16px; } #hero h1 { font-size: 24px; } #hero p.story { font-size: 15px; }
-  #hero .stats { grid-template-columns: 1fr; gap: 8px; }
-  #gallery .grid-container { grid-template-columns: repeat(3, 1fr) !important; }
-  .tab-container button { padding-inline: 8px !important; }
-}
-@media (prefers-reduced-motion: reduce) { * { animation: none !important;
-  transition: none !important; } }
-"""
+STATIC = Path(__file__).resolve().parent / "static"
+CSS = (STATIC / "style.css").read_text(encoding="utf-8")
+HEAD = f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>"

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from ..calibration import CalibrationError
-from ..checkpoints import CheckpointError
-from ..conversion import RecipeError
-from ..specs import SpecError
+from ...calibration import CalibrationError
+from ...checkpoints import CheckpointError
+from ...conversion import RecipeError
+from ...evaluation.outliers import AtlasError
+from ...specs import SpecError
+from ..line import LineFull
 
-FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError)
+FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError, AtlasError, LineFull)
 
 
 def refuse(message: str) -> gr.Error:

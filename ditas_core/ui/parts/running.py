@@ -1,0 +1,180 @@
+"""Jobs with a start, a cancel and a status line; and quick answers to small questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ..bench import Bench
+from ..line import PLACES
+from .messages import clock, reported, status
+
+STATUS_S = 0.2
+QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+"""For listeners that redraw: the newest question counts."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job is.
+
+    fraction  of this part, 0 to 1
+    part      (1, 2) = first of two parts
+    outputs   what to show meanwhile, one value per output; None = leave everything
+    """
+
+    text: str
+    fraction: float = 0.0
+    part: tuple[int, int] = (1, 1)
+    outputs: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a job: the closing line and all outputs. ``kind`` colours the line."""
+
+    text: str
+    outputs: tuple[Any, ...]
+    kind: str = "done"
+
+
+Work = Callable[..., Iterator[Progress | Finished]]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Start, Cancel and the status line of one job."""
+
+    start: gr.Button
+    cancel: gr.Button
+    line: gr.HTML
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.line, self.start, self.cancel]
+
+
+def build_controls(name: str, label: str, text: str = "", kind: str = "") -> Controls:
+    """Two buttons and a line; element ids ``start-NAME``, ``cancel-NAME``, ``NAME-status``."""
+    with gr.Row():
+        start = gr.Button(label, variant="primary", elem_id=f"start-{name}", min_width=120)
+        cancel = gr.Button(
+            "Cancel", variant="stop", interactive=False, elem_id=f"cancel-{name}", min_width=90
+        )
+    line = gr.HTML(status(text, kind), padding=False, elem_id=f"{name}-status")
+    return Controls(start, cancel, line)
+
+
+def place(ahead: int) -> str:
+    """What somebody in the line is told."""
+    jobs = "one job is" if ahead == 1 else f"{ahead} jobs are"
+    return f"You are number {ahead + 1} in the line: {jobs} before yours. The page stays usable."
+
+
+def progress_text(event: Progress, began: float, part_began: float) -> str:
+    now = time.monotonic()
+    part, of = event.part
+    text = f"{part} of {of} · " if of > 1 else ""
+    text += f"{event.text} · {clock(now - began)} elapsed"
+    if event.fraction > 0.02:
+        left = (now - part_began) / event.fraction * (1 - event.fraction)
+        text += f", {clock(left)} to go" + (" in this part" if part < of else "")
+    return text
+
+
+def wire_job(
+    bench: Bench,
+    controls: Controls,
+    work: Work,
+    inputs: list[Any],
+    outputs: list[Any],
+    *,
+    api_name: str,
+    stopped: Callable[..., tuple[str, tuple[Any, ...]]] | None = None,
+) -> Any:
+    """Start runs ``work(desk, *inputs)`` when its turn comes; returns the listener.
+
+    ``work`` checks its inputs before its first event, yields Progress and ends with
+    Finished. ``stopped(desk, *inputs)`` gives the line and the outputs after Cancel.
+    """
+    skip = tuple(gr.skip() for _ in outputs)
+    busy = (gr.update(interactive=False), gr.update(interactive=True))
+    idle = (gr.update(interactive=True), gr.update(interactive=False))
+    cancelled = f"cancelled {controls.start.elem_id}"
+
+    def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        desk = bench.desk(request)
+        desk.notes.pop(cancelled, None)
+        with reported(), bench.line.join() as ticket:
+            for ahead in ticket.waits():
+                yield (status(place(ahead), "busy"), *busy, *skip)
+            yield (status("Starting", "busy", 0.0), *busy, *skip)
+            began = part_began = time.monotonic()
+            part, last = 0, 0.0
+            with closing(work(desk, *values)) as events:  # type: ignore[type-var]
+                for event in events:
+                    now = time.monotonic()
+                    if isinstance(event, Finished):
+                        yield (status(event.text, event.kind, 1.0), *idle, *event.outputs)
+                        return
+                    if event.part[0] != part:
+                        part, part_began = event.part[0], now
+                    if event.outputs is None and now - last < STATUS_S:
+                        continue
+                    last = now
+                    line = status(progress_text(event, began, part_began), "busy", event.fraction)
+                    shown = skip if event.outputs is None else event.outputs
+                    yield (line, gr.skip(), gr.skip(), *shown)
+
+    def on_stop(request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        text, shown = "Cancelled. What was on view stays.", skip
+        desk = bench.desk(request)
+        desk.notes[cancelled] = True
+        if stopped is not None:
+            with reported():
+                text, shown = stopped(desk, *values)
+        return (status(text, "warn"), *idle, *shown)
+
+    def on_failure(request: gr.Request) -> tuple[Any, ...]:
+        """A cancelled job counts as failed too; its line may be there already and stays."""
+        if bench.desk(request).notes.get(cancelled):
+            return tuple(gr.skip() for _ in controls.outputs)
+        return (status("Not run: see the message.", "warn"), *idle)
+
+    running = controls.start.click(
+        run,
+        inputs,
+        [*controls.outputs, *outputs],
+        api_name=api_name,
+        show_progress="hidden",
+        trigger_mode="once",
+        concurrency_limit=PLACES,
+        concurrency_id="jobs",
+    )
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    controls.cancel.click(None, None, None, cancels=[running], queue=False, **private).then(
+        on_stop, inputs, [*controls.outputs, *outputs], queue=False, **private
+    )
+    running.failure(
+        on_failure,
+        None,
+        controls.outputs,
+        queue=False,
+        **private,
+    )
+    return running
+
+
+def answer(bench: Bench, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function(desk, *inputs)`` as a listener; the library's errors become messages."""
+
+    def handle(request: gr.Request, *values: Any) -> Any:
+        with reported():
+            return function(bench.desk(request), *values)
+
+    return handle
