@@ -1,0 +1,1 @@
+"""What tabs show: results and settings in, HTML, rows and images out."""
