@@ -1,0 +1,188 @@
+"""How quickly the page answers, in a real browser over loopback.
+
+    python -m ditas_core bench page
+
+Starts the page on the demo checkpoint and measures, each several times in new
+browser windows:
+
+    useful view   from the request to the pictures and the drawn heatmap of the Overview
+    open outliers from the tab's click to its drawn map
+    drill-down    from the choice of a layer to its drawn heatmap
+    alpha move    from the slider's change to the redrawn figures and verdict of the lab
+    payload       the largest answer to a drill-down: a layer's figures, not compressed
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ditas_core.cli.parsing import number
+
+from .machine import describe
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+TARGETS = {
+    "useful view": 3000.0,
+    "open outliers": 1000.0,
+    "drill-down": 1000.0,
+    "alpha move": 300.0,
+    "payload, bytes": 300_000.0,
+}
+FIRST_DRAWING = "() => document.querySelectorAll('#worst .heatmaplayer image').length >= 2"
+CHANGED = """
+([selector, old]) => {
+  const found = document.querySelector(selector);
+  return found !== null && found.innerText !== old;
+}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=number(int, 1, 100), default=5, help="new windows")
+    parser.add_argument("--moves", type=number(int, 1, 200), default=12, help="per window")
+
+
+def milliseconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)
+
+
+class Probe:
+    """Writes down, inside the browser, when a figure and a text last changed."""
+
+    SCRIPT = """
+    (selectors) => {
+      window.ditasSeen = performance.now();
+      const watch = new MutationObserver(() => { window.ditasSeen = performance.now(); });
+      for (const selector of selectors)
+        for (const found of document.querySelectorAll(selector))
+          watch.observe(found, {subtree: true, childList: true, characterData: true,
+                                attributeFilter: ["d", "href", "transform"]});
+    }
+    """
+
+    def __init__(self, page: Any, selectors: list[str]) -> None:
+        self.page = page
+        page.evaluate(self.SCRIPT, selectors)
+
+    def settled(self, quiet_ms: float = 350.0) -> float:
+        """When the last change happened, once nothing has changed for a while."""
+        script = f"() => performance.now() - window.ditasSeen > {quiet_ms}"
+        self.page.wait_for_function(script, timeout=30_000)
+        return float(self.page.evaluate("window.ditasSeen"))
+
+    def now(self) -> float:
+        return float(self.page.evaluate("performance.now()"))
+
+
+def first_view(page: Any, url: str) -> float:
+    def work() -> None:
+        page.goto(url, wait_until="commit")
+        page.locator("#samples img").first.wait_for()
+        page.wait_for_function(FIRST_DRAWING)
+
+    return milliseconds(work)
+
+
+def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves: int) -> None:
+    def opened() -> None:
+        page.get_by_role("tab", name="Outliers", exact=True).click()
+        page.locator("#atlas-layer .heatmaplayer image").first.wait_for()
+
+    times["open outliers"].append(milliseconds(opened))
+    page.wait_for_timeout(800)
+    known = len(payload(page, 0))
+    for layer in layers[:moves]:
+        before = page.locator("#atlas-layer-line").inner_text()
+        page.locator("#atlas-layer-name input").click()
+        page.locator("#atlas-layer-name input").fill(layer)
+        option = page.get_by_role("option", name=layer, exact=True)
+        option.wait_for()
+        probe = Probe(page, ["#atlas-layer", "#atlas-layer-line"])
+        began = probe.now()
+        option.click()
+        page.wait_for_function(CHANGED, arg=["#atlas-layer-line", before])
+        times["drill-down"].append(probe.settled() - began)
+    times["payload, bytes"].append(max(payload(page, known), default=0.0))
+
+
+def alpha(page: Any, times: dict[str, list[float]], moves: int) -> None:
+    from ditas_core.ui.views.lab import BARS, CURVE, SHAPES
+
+    page.get_by_role("tab", name="Alpha lab", exact=True).click()
+    slider = page.locator("#alpha input[type=range]")
+    slider.wait_for()
+    page.locator(f"#{SHAPES} .js-plotly-plot").wait_for()
+    page.wait_for_timeout(2500)
+    slider.focus()
+    for index in range(moves):
+        before = page.locator("#lab-verdict").inner_text()
+        probe = Probe(page, ["#lab-verdict", f"#{BARS}", f"#{CURVE}", f"#{SHAPES}"])
+        began = probe.now()
+        page.keyboard.press("ArrowRight" if index % 4 < 2 else "ArrowLeft")
+        page.wait_for_function(CHANGED, arg=["#lab-verdict", before])
+        times["alpha move"].append(probe.settled() - began)
+
+
+def payload(page: Any, first: int) -> list[float]:
+    """Bytes, not compressed, of every stream of answers from number ``first`` on."""
+    sizes: list[float] = page.evaluate(
+        "() => performance.getEntriesByType('resource')"
+        ".filter(e => e.name.includes('/queue/data')).map(e => e.decodedBodySize)"
+    )
+    return sizes[first:]
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    from playwright.sync_api import sync_playwright
+
+    from ditas_core.ui import Bench, build_app, launch_options
+    from ditas_core.ui.bench import Model
+
+    bench = Bench()
+    bench.warm().join()
+    atlas = bench.atlas(Model(bench.default.key))
+    assert atlas is not None
+    layers = [row.layer for row in atlas.ranking({})]
+    demo = build_app(bench)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    times: dict[str, list[float]] = {name: [] for name in TARGETS}
+    try:
+        with sync_playwright() as engine:
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            for _ in range(options.runs):
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                page.set_default_timeout(60_000)
+                times["useful view"].append(first_view(page, url))
+                outliers(page, times, layers, options.moves)
+                alpha(page, times, options.moves)
+                page.close()
+            browser.close()
+    finally:
+        demo.close()
+    return {"machine": describe(), "runs": options.runs, "values": times, "targets": TARGETS}
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """One line per figure: median, largest, target."""
+    machine = report["machine"]
+    out = [f"{machine['cpu']}, {machine['cores']} cores, load {machine['load'][0]}"]
+    for name, values in report["values"].items():
+        target = report["targets"][name]
+        middle, most = statistics.median(values), max(values)
+        unit = "" if name.endswith("bytes") else " ms"
+        kept = "met" if middle <= target else "MISSED"
+        out.append(
+            f"{name:16s} median {middle:9,.0f}{unit}, largest {most:9,.0f}{unit}, "
+            f"n = {len(values):3d}, target {target:9,.0f}{unit}: {kept}"
+        )
+    return out
