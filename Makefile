@@ -1,5 +1,6 @@
 # make app    the explorer on http://127.0.0.1:7860
 # make test   lint, types and every test that runs in minutes on a CPU
+# make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 #
 # Each makes .venv with the versions of constraints.txt first, once.
@@ -11,7 +12,7 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 
-.PHONY: help app test slow lint format chromium clean
+.PHONY: help app test browser slow lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -19,8 +20,11 @@ help:
 app: $(VENV)/.installed-app
 	$(PY) app.py
 
-test: $(VENV)/.installed-dev lint chromium
-	$(PY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev lint chromium axe
+	$(PY) -m pytest -m "not slow and not gpu and not journey" $(PYTEST_ARGS)
+
+browser: $(VENV)/.installed-dev chromium axe
+	$(PY) -m pytest -m "journey and not slow" $(PYTEST_ARGS)
 
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
@@ -35,7 +39,7 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff format --quiet .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call apt,PACKAGES): install through apt where this user may; false where not
@@ -65,6 +69,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	@echo "installing the test tools"
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $@
+
+# what the browser tests hold the page against; npm comes with apt where it is absent
+axe: tests/node_modules/axe-core/axe.min.js
+
+tests/node_modules/axe-core/axe.min.js: tests/package.json
+	@command -v npm >/dev/null || { $(call apt,npm); } || true
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix tests --no-package-lock --silent && touch $@; \
+	else echo "no npm and none installed: the accessibility tests will fail"; fi
 
 chromium:
 	@test -x $(CHROMIUM) || { $(call apt,chromium); } || \

@@ -1,0 +1,209 @@
+"""The comparison studio in Chromium: the shipped ablation, the viewer, a run of one's own."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+
+from ditas_core.ui.results import BUILT_IN, PLAIN, SMOOTHED
+
+from .conftest import SIZES, drawn, playwright, set_slider
+
+expect = playwright.expect
+expect.set_options(timeout=60_000)
+PICTURES = """() => [...document.querySelectorAll('#studio canvas')].map((canvas) => {
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let sum = 0, off = 0;
+  for (let i = 0; i < data.length; i++) {
+    if (i % 4 === 3) continue;
+    sum = (sum * 31 + data[i]) % 1000000007;
+    off += Math.abs(data[i] - 128);
+  }
+  return { sum, off: off / data.length * 4 / 3 };
+})"""
+"""Of the left, the right and the difference: a checksum, and the mean distance from grey."""
+
+
+def studio(page: Any, frames: int = 11) -> Any:
+    """The viewer, once all steps of the sample on view are decoded."""
+    page.locator(f'#studio .studio[data-frames="{frames}"]').wait_for()
+    page.wait_for_timeout(120)
+    return page.locator("#studio")
+
+
+def pictures(page: Any) -> list[dict[str, float]]:
+    page.wait_for_timeout(120)  # one frame is drawn
+    return page.evaluate(PICTURES)
+
+
+def opened(seen: Any) -> Any:
+    page = seen.open()
+    seen.tab("Compare")
+    studio(page)
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_opens_on_the_shipped_ablation(visit, axe, shots, size, scheme):
+    page = opened(visit(size, scheme))
+    expect(page.locator("#compare-status")).to_contain_text("8 samples · seed 7")
+    expect(page.locator("#contact img")).to_have_count(8 * (1 + len(BUILT_IN)))
+    expect(page.locator("#compare-table")).to_contain_text("n = 8")
+    expect(page.locator("#compare-slider img")).to_have_count(2)
+    drawn(page, "#divergence")
+    drawn(page, "#metric-bars")
+    page.locator("#compare-slider").scroll_into_view_if_needed()  # its pictures load lazily
+    page.wait_for_function(
+        "document.querySelector('#compare-slider img').getBoundingClientRect().height > 200"
+    )
+    page.evaluate("window.scrollTo(0, 0)")
+    assert axe(page) == []
+    page.screenshot(path=shots / f"compare-{size}-{scheme}.png", full_page=True)
+
+
+def test_the_studio_by_keyboard_alone(watched):
+    page = opened(watched)
+    expect(page.get_by_role("button", name="A full precision")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    page.locator("#studio [data-zoom=fit]").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className").startswith("panes")
+    left, right, apart = pictures(page)
+    assert left != right and apart["off"] > 0.5
+
+    page.keyboard.press("Space")
+    assert [one["sum"] for one in pictures(page)] == [right["sum"], left["sum"], apart["sum"]]
+    expect(page.locator("#studio [data-left=b]")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("a")
+    assert pictures(page)[0] == left
+    page.keyboard.press("b")
+    assert pictures(page)[0] == right
+    page.keyboard.press("a")
+
+    for _ in range(6):
+        page.keyboard.press("+")
+    expect(page.locator("#studio .zoomed")).to_have_text("3.8×")
+    near = pictures(page)
+    assert all(a["sum"] != b["sum"] for a, b in zip(near, (left, right, apart), strict=True))
+    page.keyboard.press("ArrowRight")
+    moved = pictures(page)
+    assert all(a["sum"] != b["sum"] for a, b in zip(near, moved, strict=True))
+    page.keyboard.press("0")
+    assert pictures(page)[0] == left
+
+    page.keyboard.press("Tab")  # Play
+    expect(page.get_by_role("button", name="Play the steps")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Denoising step")).to_be_focused()
+    expect(page.locator("#studio .at")).to_contain_text("step 50 of 50, t = 0")
+    page.keyboard.press("Home")
+    expect(page.locator("#studio .at")).to_contain_text("step 1 of 50, t = 980")
+    noise = pictures(page)
+    assert noise[0] != left and noise[1] != right
+    assert noise[2]["off"] < apart["off"], "expected the runs to part only later"
+    page.keyboard.press("End")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Gain of the difference")).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.locator("#studio .times")).to_have_text("×16")
+    assert pictures(page)[2]["off"] > 1.5 * apart["off"]
+
+
+def test_samples_and_recipes_are_chosen_on_the_sheet(watched):
+    page = opened(watched)
+    cell = page.locator(f'#contact button[data-sample="4"][data-variant="{SMOOTHED}"]')
+    expect(cell.locator("img")).to_have_attribute("alt", re.compile(f".+, {SMOOTHED}"))
+    cell.focus()
+    began = page.evaluate("performance.now()")
+    page.keyboard.press("Enter")
+    expect(page.locator("#studio .title")).to_contain_text("5 · ")
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others at work on this machine
+    assert page.evaluate("performance.now()") - began < 1000 * busy
+    expect(page.locator("#studio .which")).to_have_value(SMOOTHED)
+    expect(cell).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#compare-slider")).to_contain_text(SMOOTHED)
+    studio(page)
+    page.locator("#studio .which").select_option(PLAIN)
+    expect(page.locator("#compare-slider")).to_contain_text(PLAIN)
+    expect(page.locator("#studio figcaption").nth(1)).to_contain_text(PLAIN)
+    # the bar names another recipe, other bits: B and the result follow
+    page.get_by_role("radio", name="W4A4").check()
+    expect(page.locator("#compare-status")).to_contain_text("W4A4")
+    expect(page.locator("#studio .title")).to_contain_text("1 · ")
+
+
+def test_wheel_drag_and_play(watched):
+    page = opened(watched)
+    canvas = page.locator("#studio canvas").first
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    page.mouse.wheel(0, 120)  # not chosen yet: the page scrolls
+    expect(page.locator("#studio .zoomed")).to_have_text("1.0×")
+    page.wait_for_timeout(200)
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    for _ in range(4):
+        page.mouse.wheel(0, -120)
+    expect(page.locator("#studio .zoomed")).to_have_text("2.4×")
+    before = pictures(page)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=4)
+    page.mouse.up()
+    assert all(a["sum"] != b["sum"] for a, b in zip(before, pictures(page), strict=True))
+    page.get_by_role("button", name="Fit").click()
+    page.get_by_role("button", name="Play the steps").click()
+    expect(page.locator("#studio .at")).to_contain_text("step 1 of 50")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.locator("#studio .at")).to_contain_text("step 50 of 50")
+    expect(page.get_by_role("button", name="Play the steps")).to_be_visible()
+
+
+def test_a_comparison_of_ones_own_cancelled_and_continued(watched, axe, bench, shots):
+    page = opened(watched)
+    page.get_by_role("radio", name="W4A6").check()
+    expect(page.locator("#compare-status")).to_contain_text("W4A6")
+    for name in BUILT_IN[2:]:
+        page.locator("#compare-recipes").get_by_role("checkbox", name=name).uncheck()
+    set_slider(page, "#compare-samples", 2)
+    set_slider(page, "#compare-steps", 16)
+    page.locator("#start-compare").click()
+    expect(page.locator("#compare-status")).to_contain_text("denoising step")
+    expect(page.locator("#cancel-compare")).to_be_enabled()
+    assert axe(page) == []
+    page.screenshot(path=shots / "compare-running.png", full_page=True)
+    # the first recipe is on view while the second is still being sampled
+    expect(page.locator("#contact img")).to_have_count(2 * 2, timeout=90_000)
+    page.locator("#cancel-compare").click()
+    expect(page.locator("#compare-status")).to_contain_text("1 of 2 recipes")
+    expect(page.locator("#contact img")).to_have_count(2 * 2)
+    for _ in range(100):  # the step that was under way ends first
+        if not bench.line.locked():
+            break
+        page.wait_for_timeout(100)
+    assert not bench.line.locked()
+    page.locator("#start-compare").click()
+    expect(page.locator("#contact img")).to_have_count(2 * 3, timeout=90_000)
+    expect(page.locator("#compare-status .done, #compare-status.done")).to_be_visible()
+    expect(page.locator("#compare-status")).to_contain_text("2 samples · seed 7 · steps 16")
+    expect(page.locator("#compare-table")).to_contain_text("n = 2")
+    studio(page, 16)
+    expect(page.locator("#studio .at")).to_contain_text("step 16 of 16")
+    page.screenshot(path=shots / "compare-own.png", full_page=True)
+
+
+def test_an_impossible_comparison_is_refused_with_words(watched, axe):
+    page = opened(watched)
+    for box in page.locator("#compare-recipes input").all():
+        box.uncheck()
+    page.locator("#start-compare").click()
+    toast = page.locator("[data-testid=toast-body]").first
+    expect(toast).to_contain_text("recipes to compare: expected 1 to 5 choices")
+    assert axe(page) == []
+    expect(page.locator("#start-compare")).to_be_enabled()

@@ -1,0 +1,240 @@
+"""Search in a browser: stream, cancel, go on; change a layer by hand; keep and compare recipes."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from .conftest import SIZES, drawn, overflow, rows
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+LAYERS = 32
+READY = "whole recipe: mean error of 32 layers"
+
+
+def opened(watched):
+    """The tab with everything drawn and predicted."""
+    page = watched.open()
+    watched.tab("Search")
+    expect(page.locator("#search-status")).to_contain_text("Shipped search")
+    drawn(page, "#search-plot")
+    drawn(page, "#edit-plot")
+    expect(page.locator("#edit-outcome")).to_contain_text(READY)
+    return page
+
+
+def toast(page, text: str) -> None:
+    expect(page.locator("[data-testid=toast-body]").last).to_contain_text(text)
+
+
+def in_bar(page, name: str) -> None:
+    expect(page.locator("#recipe input")).to_have_value(name)
+    expect(page.locator("#notice")).to_contain_text(name)
+
+
+def choose(page, dropdown: str, name: str) -> None:
+    """By keyboard, as a dropdown filters what is typed."""
+    page.locator(f"{dropdown} input").click()
+    page.locator(f"{dropdown} input").fill(name)
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def wait_free(page, bench) -> None:
+    began = time.monotonic()
+    while bench.line.locked():
+        assert time.monotonic() - began < 20, "expected the job to stop"
+        page.wait_for_timeout(20)
+
+
+def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, bench, axe, shots):
+    page = opened(watched)
+    assert rows(page, "#search-table") == LAYERS
+    page.locator("#start-search").click()
+    line = page.locator("#search-status")
+    expect(line).to_contain_text("elapsed")
+    # the table and the running total grow
+    page.wait_for_function(
+        "() => /^[3-9] of 32/.test(document.querySelector('#search-totals').innerText)"
+    )
+    expect(line).to_contain_text("to go")
+    few = rows(page, "#search-table")
+    assert 3 <= few < LAYERS
+    expect(page.locator("#search-totals")).to_contain_text("gain against no smoothing")
+    expect(page.locator("#search-plot")).to_contain_text("of 32 layers, smoothing helps")
+    # nothing is blocked meanwhile: another view of the same search
+    page.get_by_role("radio", name="curves").check()
+    expect(page.locator("#search-plot")).to_contain_text("no smoothing")
+    page.locator("#cancel-search").click()
+    expect(line).to_contain_text("layers are kept, and Start goes on there")
+    wait_free(page, bench)
+    kept = int(line.inner_text().split("Cancelled: ")[1].split(" of ")[0])
+    assert few <= kept < LAYERS and rows(page, "#search-table") == kept
+    expect(page.locator("#recipes-table")).to_contain_text("my partial search")
+    expect(page.locator("#start-search")).to_be_enabled()
+    expect(page.locator("#cancel-search")).to_be_disabled()
+
+    # it goes on, and starts over only when asked to
+    page.get_by_role("radio", name="map of all layers").check()
+    expect(line).to_contain_text(f"{kept} of {LAYERS} layers are kept")
+    page.locator("#start-search").click()
+    expect(line).to_contain_text("elapsed")
+    assert axe(page) == []
+    expect(line).to_contain_text("Done in")
+    assert rows(page, "#search-table") == LAYERS
+    in_bar(page, "my W4A8 ditas search")
+    page.locator("#start-search").click()
+    expect(line).to_contain_text("Done in 0 s")  # nothing is searched twice
+    expect(page.locator("#start-search")).to_be_enabled()
+    page.screenshot(path=shots / "search-done.png", full_page=True)
+    page.get_by_role("checkbox", name="Start over").check()
+    page.locator("#start-search").click()
+    page.wait_for_function("() => /^[1-9] of 32/.test(document.querySelector('#search-totals')"
+                           ".innerText)")  # fmt: skip
+    page.locator("#cancel-search").click()
+    expect(line).to_contain_text("Cancelled: ")
+    wait_free(page, bench)
+
+
+def test_a_layer_is_changed_by_keyboard_and_kept(watched, axe, bench):
+    page = opened(watched)
+    outcome = page.locator("#edit-outcome")
+    layer = page.locator("#edit-layer input")
+    layer.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    group = layer.input_value()
+    title = next(g.title for g in bench.checkpoint(bench.default).groups if g.name == group)
+    expect(outcome).to_contain_text(f"{title}: error of its output, nothing changed yet")
+    page.locator("#edit-alpha input[type=range]").focus()
+    page.keyboard.press("End")
+    expect(outcome).to_contain_text(f"{title}: error of its output, was")
+    expect(page.locator("#edit-plot")).to_contain_text("your change: W4A8, α = 1.00")
+    expect(page.locator("#edit-identity input")).not_to_be_checked()
+    assert "(+" in outcome.inner_text() and "dB" in outcome.inner_text()
+    worse = outcome.inner_text()
+    page.locator("#edit-identity input").focus()
+    page.keyboard.press("Space")
+    expect(outcome).not_to_have_text(worse)
+    page.locator("#edit-weight input").focus()
+    page.locator("#edit-weight input").fill("2")
+    page.keyboard.press("Enter")
+    expect(page.locator("#edit-plot")).to_contain_text("your change: W2A8, s = 1")
+    expect(outcome).to_contain_text("bits per weight on disk, was")
+
+    # a name that cannot be is refused, and nothing is lost
+    name = page.locator("#edit-name input, #edit-name textarea")
+    name.fill("DiTAS")
+    page.locator("#edit-keep").focus()
+    page.keyboard.press("Enter")
+    toast(page, "name: expected one of your own")
+    assert axe(page) == []
+    expect(page.locator("#edit-plot")).to_contain_text("your change: W2A8, s = 1")
+    name.fill("by hand")
+    page.locator("#edit-keep").focus()
+    page.keyboard.press("Enter")
+    in_bar(page, "by hand")
+    expect(page.locator("#recipes-table")).to_contain_text("by hand")
+    expect(outcome).to_contain_text("“by hand”, predicted on 2 images × 8 steps")
+    expect(page.locator("#one-recipe input")).to_have_value("by hand")
+    assert axe(page) == []
+
+
+def test_tables_and_figures_open_a_layer(watched):
+    page = opened(watched)
+    page.locator("#search-table [data-testid=cell-2-0]").click()
+    clicked = page.locator("#search-table [data-testid=cell-2-0]").inner_text().strip()
+    expect(page.locator("#edit-layer input")).to_have_value(clicked)
+    # a cell of the map: that layer, at that alpha
+    area = page.locator("#search-plot .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    area.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.1})
+    expect(page.locator("#edit-layer input")).not_to_have_value(clicked)
+    expect(page.locator("#edit-outcome")).to_contain_text("error of its output, was")
+    expect(page.locator("#edit-plot")).to_contain_text("your change: W4A8, α = 0.9")
+
+
+def test_recipes_are_compared_renamed_downloaded_loaded_and_deleted(watched, bench, tmp_path):
+    page = opened(watched)
+    for recipe in ("plain rounding", "smoothing α = 0.5", "grid search", "DiTAS"):
+        expect(page.locator("#recipes-table")).to_contain_text(recipe)
+    choose(page, "#edit-weight", "3")
+    expect(page.locator("#edit-plot")).to_contain_text("W3A8")
+    page.locator("#edit-name input, #edit-name textarea").fill("three bits")
+    page.locator("#edit-keep").click()
+    in_bar(page, "three bits")
+    box = page.locator("#compare-recipes")
+    box.get_by_role("checkbox", name="three bits").check()
+    box.get_by_role("checkbox", name="grid search").check()
+    for plot in ("#recipe-alphas", "#recipe-errors"):
+        expect(page.locator(plot)).to_contain_text("three bits")
+        expect(page.locator(plot)).to_contain_text("grid search")
+        drawn(page, plot)
+    expect(page.locator("#recipe-layers")).to_contain_text("three bits: bits, α")
+    assert rows(page, "#recipe-layers") == LAYERS
+
+    page.locator("#new-name input, #new-name textarea").fill("renamed")
+    page.locator("#rename-recipe").click()
+    in_bar(page, "renamed")
+    expect(page.locator("#recipes-table")).not_to_contain_text("three bits")
+    with page.expect_download() as started:
+        page.locator("#download-recipe").click()
+    file = tmp_path / "recipe.json"
+    started.value.save_as(file)
+    document = json.loads(file.read_text("utf-8"))
+    assert started.value.suggested_filename.startswith("renamed-")
+    assert 3 in {layer["bits"]["weight"] for layer in document["layers"].values()}
+
+    page.locator("#delete-recipe").click()
+    in_bar(page, "DiTAS")
+    expect(page.locator("#recipes-table")).not_to_contain_text("renamed")
+    expect(page.locator("#delete-recipe")).to_be_disabled()
+    page.locator("#load-recipe").get_by_text("Load a recipe").click()
+    text = page.locator("#recipe-json textarea")
+    text.fill("{}")
+    page.locator("#load-json").click()
+    toast(page, "expected a recipe of format")
+    text.fill(file.read_text("utf-8"))
+    page.locator("#load-json").click()
+    in_bar(page, "my loaded recipe")
+    expect(page.locator("#recipes-table")).to_contain_text("W3A8 / W4A8")
+
+
+def test_errors_are_predicted_anew_on_another_run(watched, bench):
+    """A longer calibration run: measured and predicted by one button, and said so."""
+    page = opened(watched)
+    page.get_by_role("radio", name="plain rounding, nothing else").check()
+    page.locator("#search-calibration").get_by_text("Calibration run").click()
+    for slider, value in (("#search-steps", "4"), ("#search-images", "1")):
+        field = page.locator(f"{slider} input[type=number]")
+        field.wait_for()
+        page.wait_for_timeout(300)
+        field.fill(value)
+        field.press("Tab")
+    page.locator("#start-search").click()
+    expect(page.locator("#search-status")).to_contain_text("Done in")
+    in_bar(page, "my W4A8 plain rounding")
+    expect(page.locator("#edit-outcome")).to_contain_text("1 images × 4 steps")
+    page.locator("#start-predict").click()
+    expect(page.locator("#predict-status")).to_contain_text("recipes on 1 images × 4 steps")
+    expect(page.locator("#edit-outcome")).to_contain_text(READY)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_fits_every_screen(visit, axe, shots, size, scheme):
+    seen = visit(size, scheme)
+    page = opened(seen)
+    drawn(page, "#recipe-errors")
+    choose(page, "#edit-weight", "3")
+    expect(page.locator("#edit-plot")).to_contain_text("W3A8")
+    page.wait_for_timeout(700)  # figures settle
+    page.screenshot(path=shots / f"search-{size}-{scheme}.png", full_page=True)
+    assert overflow(page) <= 0
+    assert axe(page) == []

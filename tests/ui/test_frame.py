@@ -1,0 +1,437 @@
+"""The frame of the page: the line, the desks, the bar, checks, the tour, shipped results."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+gr = pytest.importorskip("gradio")
+
+from gradio_client import Client  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+
+from ditas_core.checkpoints import CheckpointError  # noqa: E402
+from ditas_core.specs import (  # noqa: E402
+    BitWidths,
+    CalibrationSpec,
+    LayerRecipe,
+    Recipe,
+    SamplingSpec,
+)
+from ditas_core.ui import build_app, launch_options  # noqa: E402
+from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
+from ditas_core.ui.cache import Cache  # noqa: E402
+from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, Entry, find_checkpoints  # noqa: E402
+from ditas_core.ui.desk import KEPT_RECIPES, Desk, Desks  # noqa: E402
+from ditas_core.ui.line import Line, LineFull  # noqa: E402
+from ditas_core.ui.parts.glossary import TERMS, explained, term  # noqa: E402
+from ditas_core.ui.parts.picking import read_pick  # noqa: E402
+from ditas_core.ui.parts.running import (  # noqa: E402
+    Finished,
+    Progress,
+    build_controls,
+    progress_text,
+    wire_job,
+)
+from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
+from ditas_core.ui.parts.tour_steps import STEPS  # noqa: E402
+from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole  # noqa: E402
+from ditas_core.ui.precompute import precompute, write  # noqa: E402
+from ditas_core.ui.results import BUILT_IN, DITAS, load_shipped  # noqa: E402
+from ditas_core.ui.tabs import TABS  # noqa: E402
+from ditas_core.ui.views.costs import cost_of, cost_table  # noqa: E402
+from ditas_core.ui.views.overview import card, numbers, samples, worst_layer  # noqa: E402
+
+DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
+HUB = "facebook/DiT-XL-2-256"
+SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=1)
+
+
+def bar(**changes: Any) -> tuple[Any, ...]:
+    """The bar's nine values."""
+    values = {
+        "checkpoint": DEMO.name, "preset": "W4A8", "weight": 4, "activation": 8,
+        "convention": "integer", "recipe": DITAS, "inject": False, "strength": 60, "dark": False,
+    }  # fmt: skip
+    return tuple({**values, **changes}.values())
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    hub = Entry(HUB, f"{HUB} (3.3 GB download, cc-by-nc-4.0)", HUB, False, "cc-by-nc-4.0", 3.3)
+    yield Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True), HUB: hub}, SHORT)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def client(bench: Bench) -> Iterator[Client]:
+    demo = build_app(bench)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+# the line
+
+
+def test_first_come_first_served_and_everybody_knows_the_place():
+    line = Line(places=3)
+    first, second, third = line.join(), line.join(), line.join()
+    assert [line.ahead_of(t) for t in (first, second, third)] == [0, 1, 2]
+    with pytest.raises(LineFull, match="fewer than 3 jobs"):
+        line.join()
+    waits = third.waits()
+    assert next(waits) == 2
+    line.leave(first)
+    assert next(waits) == 1
+    line.leave(second)
+    assert list(waits) == []
+    with third:
+        assert line.locked()
+    assert not line.locked() and list(second.waits()) == []
+
+
+def test_one_at_a_time_from_many_threads():
+    line, at_once, most, order = Line(places=20), [0], [0], []
+
+    def work(number: int, ticket: Any) -> None:
+        with ticket:
+            for _ in ticket.waits():
+                pass
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+            order.append(number)
+            time.sleep(0.01)
+            at_once[0] -= 1
+
+    threads = [threading.Thread(target=work, args=(i, line.join())) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == [1] and order == sorted(order) and not line.locked()
+
+
+# the desks
+
+
+def test_desks_are_apart_bounded_and_expire():
+    desks = Desks(most=3, expires_s=0.2)
+    a, b = desks.of("a"), desks.of("b")
+    a.notes["x"] = 1
+    assert desks.of("a") is a and b.notes == {}
+    for key in ("c", "d"):
+        desks.of(key)
+    assert list(desks.desks) == ["a", "c", "d"]
+    time.sleep(0.25)
+    desks.of("e")
+    assert list(desks.desks) == ["e"]
+    desks.clear("e")
+    desks.clear("nobody")
+    assert not desks.desks
+
+
+def test_a_desk_keeps_the_newest_recipes(bench):
+    desk, choice = Desk("x"), read_choice(bench, bar())
+    recipe = bench.recipes(desk, choice)[DITAS]
+    for number in range(KEPT_RECIPES + 3):
+        desk.keep(f"r{number}", recipe)
+    desk.keep("r5", recipe)
+    assert len(desk.recipes) == KEPT_RECIPES
+    assert next(iter(desk.recipes)) == "r3" and list(desk.recipes)[-1] == "r5"
+    for number in range(9):
+        desk.found(number)["layer"] = None
+    assert list(desk.searches) == [5, 6, 7, 8]
+
+
+# the bench
+
+
+def test_recipes_by_name_built_in_and_own(bench):
+    desk, choice = Desk("x"), read_choice(bench, bar())
+    assert list(bench.recipes(desk, choice)) == list(BUILT_IN)
+    assert {str(layer.bits) for r in bench.recipes(desk, choice).values()
+            for layer in r.layers.values()} == {"W4A8"}  # fmt: skip
+    mine = bench.recipes(desk, choice)[DITAS].with_layer("0.qkv", LayerRecipe(BitWidths(8, 8)))
+    desk.keep("mine", mine)
+    desk.keep("other model's", replace(mine, checkpoint="0" * 64))
+    assert recipe_names(bench, desk, choice) == [*BUILT_IN, "mine"]
+    assert bench.recipe(desk, replace(choice, recipe="mine")) == ("mine", mine)
+    other = read_choice(bench, bar(preset="custom", weight=3, activation=7))
+    assert other.bits == BitWidths(3, 7)
+    assert bench.recipe(desk, other) == (DITAS, None)
+    assert "no DiTAS recipe yet" in setup_notice(bench, desk, other)
+    alphas, source = bench.alphas(desk, other)
+    assert set(alphas.values()) == {0.5} and "not searched yet" in source
+
+
+def test_one_visitors_short_run_does_not_replace_what_all_see(bench):
+    before = bench.atlas(bench.default)
+    *_, calibration = bench.calibrated(bench.default, CalibrationSpec(SamplingSpec(steps=2),
+                                                                      samples=1))  # fmt: skip
+    assert bench.atlas(bench.default) is before and len(calibration.timesteps) == 2
+
+
+def test_hub_checkpoints_are_not_loaded_to_be_looked_at(bench, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
+    desk = Desk("x")
+    assert "not measured yet" in setup_notice(bench, desk, choice)
+    assert recipe_names(bench, desk, choice) == list(BUILT_IN)
+    assert "cc-by-nc-4.0" in card(bench, choice) and "3.3 GB" in card(bench, choice)
+    assert bench.alphas(desk, choice)[0] == {}
+    with pytest.raises(CheckpointError, match="local diffusers folder"):
+        bench.checkpoint(Model(HUB))
+
+
+def test_catalogue_lists_only_what_the_operator_offers(tmp_path, monkeypatch):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "good" / "model_index.json").write_text("{}")
+    monkeypatch.setenv(CHECKPOINTS_VARIABLE, os.pathsep.join([str(tmp_path / "good"), "", "/no"]))
+    entries = find_checkpoints(tmp_path / "no-assets")
+    assert list(entries) == ["good", "facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512"]
+    assert [e.local for e in entries.values()] == [True, False, False]
+
+
+def test_cache_is_bounded():
+    cache = Cache(limit=3 << 20)
+    for i in range(10):
+        cache.put(i, object())
+    assert list(cache.entries) == [7, 8, 9]
+    cache.get(7)
+    cache.put("big", torch.zeros(1 << 20))
+    assert cache.get("big") is not None and len(cache.entries) == 1
+
+
+def test_cache_builds_once_and_does_not_hold_up_others():
+    cache, built, slow = Cache(), [], threading.Event()
+
+    def build() -> str:
+        built.append(1)
+        slow.wait(10)
+        return "value"
+
+    threads = [threading.Thread(target=cache.make, args=("k", build)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert cache.make("other", lambda: 5) == 5
+    slow.set()
+    for thread in threads:
+        thread.join(10)
+    assert built == [1] and cache.get("k") == "value" and not cache.building
+
+
+# the overview
+
+
+def test_overview_says_what_the_shipped_results_hold(bench):
+    assert bench.shipped is not None, bench.notice
+    desk, choice = Desk("x"), read_choice(bench, bar(preset="W4A4"))
+    result = bench.shipped.presets["W4A4"].result
+    assert samples(bench, choice).count("<img") == 18
+    for label in result.labels[:6]:
+        assert f'alt="{label}, DiTAS"' in samples(bench, choice)
+    mean = sum(result.metrics[DITAS]["latent SQNR, dB"]) / len(result.labels)
+    assert f"{mean:.1f} dB" in numbers(bench, choice) + samples(bench, choice)
+    figure = worst_layer(bench, desk, choice)
+    assert [trace.type for trace in figure.data] == ["heatmap", "heatmap"]
+    custom = read_choice(bench, bar(preset="custom", weight=3))
+    assert "<img" not in samples(bench, custom) and numbers(bench, custom) == ""
+
+
+def test_cost_is_said_before_anything_starts(bench):
+    demo, hub = read_choice(bench, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
+    small, large = cost_of(bench, demo), cost_of(bench, hub)
+    assert small is not None and large is not None
+    assert large.calibrate_s > 50 * small.calibrate_s and large.memory_bytes > 4e9
+    assert cost_table(bench, demo).count("<dd>") == 4
+    assert not bench.line.locked()
+
+
+# endpoints and checks
+
+HOSTILE = [
+    bar(checkpoint="../../etc/passwd"),
+    bar(checkpoint="/etc"),
+    bar(checkpoint=None),
+    bar(preset="W99A1"),
+    bar(preset="custom", weight=9),
+    bar(preset="custom", weight=2.5),
+    bar(preset="custom", weight=True),
+    bar(preset="custom", activation=1e9),
+    bar(convention="<script>alert(1)</script>"),
+    bar(recipe=""),
+    bar(recipe=None),
+    bar(recipe="r" * 400),
+    bar(inject=True, strength=1e9),
+    bar(inject=True, strength=None),
+    bar(inject="yes"),
+    bar(dark=3),
+]
+
+
+@pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:80])
+@pytest.mark.parametrize("api_name", ["/describe", "/draw_overview"])
+def test_hostile_settings_get_a_controlled_error(client, bench, values, api_name):
+    began = time.monotonic()
+    with pytest.raises((AppError, ValueError)) as caught:
+        client.predict(*values, api_name=api_name)
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 1000
+    assert not bench.line.locked()
+
+
+def test_describe_answers(client):
+    recipe, notice = client.predict(*bar(), api_name="/describe")
+    assert [name for name, _ in recipe["choices"]] == list(BUILT_IN)
+    assert "W4A8 · integer · recipe: DiTAS" in notice
+    assert "injected outliers" in client.predict(*bar(inject=True), api_name="/describe")[1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, None, "4", [4], 1e9, 2.5])
+def test_numbers_are_checked_here(value):
+    with pytest.raises(gr.Error, match="expected a"):
+        whole(value, "x", 1, 8)
+    if value != 2.5:
+        with pytest.raises(gr.Error, match="expected a"):
+            real(value, "x", 1, 8)
+
+
+def test_choices_are_checked_here():
+    for bad in (None, 3, "c" * 1_000_000, ["a"]):
+        with pytest.raises(gr.Error) as caught:
+            one_of(bad, "x", ["a", "b"])
+        assert len(str(caught.value)) < 200
+    for bad in (None, "a", [], ["a"] * 9, ["c"]):
+        with pytest.raises(gr.Error):
+            some_of(bad, "x", ["a", "b"], 8)
+    with pytest.raises(gr.Error):
+        flag(1, "x")
+    with pytest.raises(gr.Error) as caught:
+        one_of("<img src=x onerror=alert(1)>", "x", ["a"])
+    assert "<img" not in str(caught.value)
+
+
+def test_clicks_are_checked_here():
+    pick = read_pick('{"x": "0.qkv", "y": 980.5, "trace": 0}')
+    assert (pick.x, pick.y, pick.trace) == ("0.qkv", 980.5, 0)
+    for bad in (None, "", "{}", "[1]", '{"x": true, "y": 1, "trace": 0}', "x" * 1000,
+                '{"x": NaN, "y": 1, "trace": 0}', '{"x": 1, "y": 1, "trace": 0.5}',
+                '{"x": {}, "y": 1, "trace": 0}'):  # fmt: skip
+        with pytest.raises(gr.Error, match="point of the figure"):
+            read_pick(bad)
+
+
+# words and the tour
+
+
+def test_terms_reach_keyboard_and_screen_reader():
+    text = term("SQNR", "<b>closeness</b>")
+    assert 'tabindex="0"' in text and 'role="tooltip"' in text and "&lt;b&gt;" in text
+    assert explained("a [[channel|loud one]] b").startswith('a <span class="term"')
+    with pytest.raises(KeyError):
+        explained("[[no such word]]")
+    assert all(len(meaning) < 200 for meaning in TERMS.values())
+
+
+def test_every_step_of_the_tour_has_a_tab_and_a_deed_that_the_page_knows(bench):
+    keys = {tab.key for tab in TABS}
+    assert len(STEPS) == 8 and all(step.tab in keys for step in STEPS)
+    demo = build_app(bench)
+    fields = [b for b in demo.blocks.values() if getattr(b, "elem_id", "") == "tour-deed"]
+    told = [fn.js for fn in demo.fns.values() if fields[0] in fn.outputs and fn.js]
+    for step in STEPS:
+        assert any(repr(step.deed) in str(js) for js in told), step.deed
+
+
+# jobs
+
+
+def test_a_job_waits_reports_finishes_and_frees_the_line(bench):
+    seen: list[float] = []
+
+    def work(desk: Desk, number: int) -> Iterator[Progress | Finished]:
+        for done in range(1, 6):
+            seen.append(done)
+            time.sleep(0.05)
+            yield Progress(f"part {done}", done / 5)
+        yield Finished(f"done with {number}", (f"result {number}",))
+
+    with gr.Blocks() as page:
+        number = gr.Number(3)
+        controls = build_controls("probe", "Start")
+        out = gr.Textbox()
+        wire_job(bench, controls, work, [number], [out], api_name="probe")
+    page.queue()
+    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    try:
+        held = bench.line.join()
+        job = Client(url, verbose=False).submit(3, api_name="/probe")
+        began = time.monotonic()
+        while not job.outputs():
+            assert time.monotonic() - began < 20
+            time.sleep(0.02)
+        assert "number 2 in the line" in job.outputs()[0][0] and seen == []
+        bench.line.leave(held)
+        line, result = job.result(timeout=20)
+        assert "done with 3" in line and result == "result 3"
+        assert not bench.line.locked()
+    finally:
+        page.close()
+
+
+def test_progress_says_elapsed_and_what_is_left():
+    now = time.monotonic()
+    text = progress_text(Progress("searching", 0.5, (2, 2)), now - 20, now - 10)
+    assert text == "2 of 2 · searching · 20 s elapsed, 10 s to go"
+    assert "to go" not in progress_text(Progress("starting"), now, now)
+
+
+# shipped results
+
+
+def test_shipped_results_round_trip_and_are_checked(random_checkpoint, tmp_path):
+    spec = SamplingSpec(steps=2, guidance_scale=2.5)
+    checkpoint = replace(random_checkpoint, name="random")
+    shipped = precompute(
+        checkpoint, lambda _: None, CalibrationSpec(spec, samples=1, tokens=4), spec, 2, ("W4A8",)
+    )
+    write(shipped, tmp_path / "out")
+    write(shipped, tmp_path / "out")
+    back = load_shipped(tmp_path / "out", checkpoint.fingerprint)
+    was, now = shipped.presets["W4A8"], back.presets["W4A8"]
+    assert now.recipe == was.recipe and now.searched == was.searched
+    assert now.layers == was.layers
+    assert now.result.metrics == was.result.metrics and now.result.frames == was.result.frames
+    for name, latents in was.result.latents.items():
+        assert torch.equal(now.result.latents[name], latents)
+        assert Recipe.from_json(now.result.recipes.get(name, was.recipe.to_json()))
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ValueError, match="made for checkpoint"):
+        load_shipped(tmp_path / "out", "0" * 64)
+    (tmp_path / "out" / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged"):
+        load_shipped(tmp_path / "out", checkpoint.fingerprint)
+    with pytest.raises(ValueError, match="none found"):
+        load_shipped(tmp_path / "nowhere", checkpoint.fingerprint)
+
+
+def test_the_queue_is_bounded(bench):
+    demo = build_app(bench)
+    assert demo._queue.max_size == 64
+    jobs = [f for f in demo.fns.values() if f.concurrency_id == "jobs"]
+    assert jobs and {f.concurrency_limit for f in jobs} == {bench.line.places}

@@ -1,0 +1,257 @@
+"""The injector: the proof, rungs and ladders, the live job, and what a browser may send."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+pytest.importorskip("gradio")
+
+from ditas_core.comparison import Trajectory, preserved
+from ditas_core.figures import injection_curves
+from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
+from ditas_core.ui import build_app, launch_options
+from ditas_core.ui.bench import Bench, Model
+from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE, Entry
+from ditas_core.ui.jobs.injecting import PARTS, Live, Setting, Stage, inject_live, ladder
+from ditas_core.ui.ladder import Ladder, load_ladder, save_ladder
+from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SEARCHED
+from ditas_core.ui.views.injector import proof, rung_line, sheet, small
+
+DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
+SHORT = CalibrationSpec(SamplingSpec(steps=6), samples=2)
+QUICK = Setting(BitWidths(8, 8), "paper", sampling=SamplingSpec(steps=6))
+
+
+@pytest.fixture(scope="module")
+def rungs(tmp_path_factory) -> Iterator[tuple[Bench, Ladder, Path]]:
+    """A bench whose only shipped results are a short ladder."""
+    path = DEMO if DEMO.is_dir() else Path(os.environ.get("DITAS_TEST_CHECKPOINT", ""))
+    if not (path / "model_index.json").is_file():
+        pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("precomputed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PRECOMPUTED_VARIABLE, str(folder))
+        bench = Bench({path.name: Entry(path.name, path.name, str(path), True)}, SHORT)
+        *_, calibration = bench.calibrated(bench.default, SHORT)
+        checkpoint = bench.checkpoint(bench.default)
+        made = ladder(checkpoint, calibration, lambda _: None, QUICK, (1.0, 60.0), 2)
+        save_ladder(made, folder)
+        yield bench, made, folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def client(rungs) -> Iterator[Client]:
+    demo = build_app(rungs[0])
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def bar(bench: Bench, strength: object = 60, inject: object = False) -> tuple[object, ...]:
+    return (bench.default.key, "W8A8", 4, 8, "paper", DITAS, inject, strength, False)
+
+
+def run_of(latent: float, pixel: float) -> Trajectory:
+    latents = torch.zeros(2, 1, 4, 2, 2)
+    latents[0, 0, 0, 0, 0], latents[1, 0, 1, 0, 0] = latent, 3.0
+    images = torch.full((1, 3, 4, 4), 0.5)
+    images[0, 0, 0, 0] += pixel
+    return Trajectory(latents, (9, 0), images)
+
+
+def test_preserved_measures_the_largest_difference_of_all_steps():
+    found = preserved(run_of(0.0, 0.0), run_of(-0.25, 0.01))
+    assert found.latents == pytest.approx(0.25) and found.latent_scale == pytest.approx(3.0)
+    assert found.pixels == pytest.approx(0.01, abs=1e-6)
+    assert (found.visible, found.of) == (1, 48)
+    assert preserved(run_of(0.0, 0.0), run_of(0.0, 1e-5)).visible == 0
+    longer = replace(run_of(0.0, 0.0), latents=torch.zeros(3, 1, 4, 2, 2))
+    with pytest.raises(ValueError, match="equal shapes"):
+        preserved(run_of(0.0, 0.0), longer)
+
+
+def test_a_rung_keeps_full_precision_breaks_plain_rounding_and_ditas_repairs_it(rungs):
+    _, made, _ = rungs
+    calm, loud = made.rungs
+    for rung in made.rungs:
+        assert rung.same.pixels < 1e-4 and rung.same.latents < 1e-3
+        assert np.abs(rung.images[REFERENCE].astype(int) - made.natural).max() <= 1
+    assert np.mean(loud.sqnr[PLAIN]) < np.mean(calm.sqnr[PLAIN]) - 10
+    assert np.mean(loud.sqnr[DITAS]) > np.mean(loud.sqnr[PLAIN]) + 8
+    grey = loud.amplified
+    assert grey is not None and np.abs(grey.astype(int) - 128).max() <= 255 * 1000 * 1e-4
+
+
+def test_a_ladder_survives_its_files(rungs):
+    bench, made, folder = rungs
+    found = load_ladder(folder, made.fingerprint)
+    assert found.labels == made.labels and found.settings == made.settings
+    assert np.array_equal(found.natural, made.natural)
+    for old, new in zip(made.rungs, found.rungs, strict=True):
+        assert (new.strength, new.same, new.sqnr) == (old.strength, old.same, old.sqnr)
+        assert list(new.images) == [REFERENCE, PLAIN, DITAS]
+        assert all(np.array_equal(new.images[name], old.images[name]) for name in new.images)
+    assert bench.ladder is not None and bench.ladder.labels == made.labels
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
+
+
+def test_a_ladder_of_another_checkpoint_or_a_damaged_one_is_refused(rungs, tmp_path):
+    _, made, folder = rungs
+    with pytest.raises(ValueError, match="made for checkpoint"):
+        load_ladder(folder, "0" * 64)
+    with pytest.raises(ValueError, match="no ladder"):
+        load_ladder(tmp_path, made.fingerprint)
+    save_ladder(made, tmp_path)
+    path = tmp_path / "ladder.json"
+    document = json.loads(path.read_text())
+    for damage in ({"rungs": [{}]}, {"images": {"natural": "none.png"}}, {"format": 99}):
+        path.write_text(json.dumps(document | damage))
+        with pytest.raises(ValueError, match=r"ladder: |strip: "):
+            load_ladder(tmp_path, made.fingerprint)
+
+
+def test_the_nearest_rung_is_that_of_the_smallest_ratio(rungs):
+    _, made, _ = rungs
+    assert made.nearest(7.0).strength == 1.0 and made.nearest(8.0).strength == 60.0
+    assert rung_line(made, 60.0)[1] == "done"
+    text, kind = rung_line(made, 73.0)
+    assert kind == "busy" and "×73 is between" in text and "×60 is on view" in text
+    assert rung_line(None, 3.0)[1] == "warn"
+
+
+def test_the_views_say_the_numbers(rungs):
+    _, made, _ = rungs
+    rung = made.rungs[1]
+    text = proof(rung.same, 60.0, made.labels)
+    assert small(rung.same.pixels) in text and str(rung.same.visible) in text
+    assert small(0.0) == "0" and small(1.94e-5).split() == ["1.9", "×", "10⁻⁵"]
+    page = sheet(made.natural, rung, made.labels, "W8A8")
+    assert page.count("<img") == 4 * len(made.labels)
+    assert f"{made.labels[0]}, injected ×60" in page and " dB" in page
+    assert sheet(made.natural, rung, made.labels, "W8A8", live=True).count("<img") == 10
+
+
+def test_the_curve_has_every_recipe_the_strength_and_own_results():
+    strengths = (1.0, 10.0, 100.0)
+    series = {
+        PLAIN: np.array([[30.0, 32.0], [20.0, 22.0], [5.0, 7.0]]),
+        DITAS: np.array([[31.0, 33.0], [30.0, 32.0], [25.0, 27.0]]),
+    }
+    figure = injection_curves(strengths, series, 30.0, [("DiTAS, W4A8", 50.0, 12.0)])
+    lines = {trace.name: trace for trace in figure.data}
+    assert list(lines[PLAIN].y) == [31.0, 21.0, 6.0]
+    assert max(lines[f"{PLAIN}, range"].y) == 32.0 and min(lines[f"{PLAIN}, range"].y) == 5.0
+    assert list(lines["yours: DiTAS, W4A8"].x) == [50.0]
+    assert figure.layout.shapes[0].x0 == 30.0
+    assert figure.layout.annotations[0].text == "×30"
+    assert figure.layout.annotations[0].x == pytest.approx(math.log10(30))
+    dark = injection_curves(strengths, series, 30.0, dark=True)
+    assert dark.layout.font.color != figure.layout.font.color
+
+
+def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(rungs):
+    bench, _, _ = rungs
+    model = Model(bench.default.key, 40.0)
+    setting = replace(QUICK, repair=SEARCHED, bits=BitWidths(8, 6))
+    events = list(inject_live(bench, model, SHORT, setting, 1))
+    stages = [event for event in events if isinstance(event, Stage)]
+    assert [s.part for s in stages] == sorted(s.part for s in stages)
+    assert {s.part for s in stages} <= set(range(1, PARTS + 1)) and stages[-1].part == PARTS
+    assert all(0 <= s.fraction <= 1 for s in stages)
+    searching = [s.fraction for s in stages if s.part == 4]
+    assert searching == sorted(searching) and searching[-1] == 1.0
+    lives = [event.rung for event in events if isinstance(event, Live)]
+    assert [list(rung.sqnr) for rung in lives] == [[], [PLAIN], [PLAIN, SEARCHED]]
+    assert lives[0].same.pixels < 1e-4
+    recipe = lives[-1].recipe
+    assert recipe is not None and recipe.checkpoint == bench.checkpoint(model).fingerprint
+    assert recipe.calibration == list(bench.calibrated(model, SHORT))[-1].sha256
+
+
+def test_more_channels_are_another_model_and_stopping_leaves_nothing(rungs):
+    bench, _, _ = rungs
+    model = Model(bench.default.key, 40.0)
+    events = inject_live(bench, model, SHORT, replace(QUICK, channels=8), 1)
+    for event in events:
+        if isinstance(event, Live):
+            break
+    assert event.rung.same.pixels < 1e-4
+    events.close()
+    assert next(events, None) is None
+    transformer = bench.checkpoint(bench.default).transformer
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in transformer.modules())
+
+
+def test_the_tab_draws_the_rung_of_the_strength(client, rungs):
+    bench, made, _ = rungs
+    layer = next(iter(bench.factors(bench.default)))
+    line, proved, rows, curve, about, _, inside = client.predict(
+        layer, *bar(bench, 60), api_name="/draw_injector"
+    )[:7]
+    assert "×60 is on view" in line and small(made.rungs[1].same.latents) in proved
+    assert rows.count("<img") == 4 * len(made.labels)
+    assert "yours" not in json.dumps(curve) and "3 channels" in about
+    assert len(json.dumps(inside)) < 300_000
+    began = time.monotonic()
+    line = client.predict(layer, *bar(bench, 150), api_name="/draw_injector")[0]
+    assert "×150 is between" in line and time.monotonic() - began < 2
+
+
+def test_the_job_answers_with_the_result_and_offers_its_recipe(client, rungs):
+    bench, _, _ = rungs
+    found = client.predict(
+        3, DITAS, 1, 4, 5, *bar(bench, 50, True), api_name="/inject_outliers"
+    )  # fmt: skip
+    line, page, recipe = found[0], found[-3], found[-1]
+    assert "injected ×50 in 3 channels" in line and f"{DITAS} " in line and "seed 5" in line
+    assert page.count("<img") == 5 and "amplified 1000 times" in page
+    assert recipe["value"] == "DiTAS W8A8 injected ×50"
+    assert recipe["value"] in [name for name, _ in recipe["choices"]]
+
+
+HOSTILE = [
+    (0, DITAS, 1, 4, 0),
+    (9, DITAS, 1, 4, 0),
+    (2.5, DITAS, 1, 4, 0),
+    (True, DITAS, 1, 4, 0),
+    (3, "x" * 9999, 1, 4, 0),
+    (3, None, 1, 4, 0),
+    (3, DITAS, 1e9, 4, 0),
+    (3, DITAS, 1, 51, 0),
+    (3, DITAS, 1, None, 0),
+    (3, DITAS, 1, 4, -1),
+    (3, DITAS, 1, 4, 2**40),
+    (3, DITAS, 1, 4, "<b>"),
+]
+
+
+@pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:24])
+def test_hostile_values_are_refused_at_once(client, rungs, values):
+    began = time.monotonic()
+    with pytest.raises(AppError) as refused:
+        client.predict(*values, *bar(rungs[0]), api_name="/inject_outliers")
+    assert time.monotonic() - began < 3
+    assert "Traceback" not in str(refused.value)
+
+
+@pytest.mark.parametrize("strength", [0, 201, "60", None, True])
+def test_a_hostile_strength_is_refused_even_where_nothing_is_injected(client, rungs, strength):
+    with pytest.raises(AppError):
+        client.predict("0.qkv", *bar(rungs[0], strength), api_name="/draw_injector")

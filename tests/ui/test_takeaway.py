@@ -1,0 +1,455 @@
+"""What visitors take along: tables, pictures, report and code hold exactly what is on view."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import html
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+gr = pytest.importorskip("gradio")
+
+from gradio_client import Client  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from ditas_core.evaluation import interval  # noqa: E402
+from ditas_core.evaluation.outliers import Half, Measure  # noqa: E402
+from ditas_core.search import plain_recipe  # noqa: E402
+from ditas_core.specs import (  # noqa: E402
+    BitWidths,
+    CalibrationSpec,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+)
+from ditas_core.ui import build_app, launch_options  # noqa: E402
+from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
+from ditas_core.ui.catalogue import Entry  # noqa: E402
+from ditas_core.ui.desk import Desk  # noqa: E402
+from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
+from ditas_core.ui.jobs.searching import job_of, run_search  # noqa: E402
+from ditas_core.ui.results import PLAIN, SEARCHED, SMOOTHED, Result  # noqa: E402
+from ditas_core.ui.takeaway import (  # noqa: E402
+    LARGE,
+    SMALL,
+    Files,
+    Store,
+    Taken,
+    curves_csv,
+    gather,
+    layers_csv,
+    metrics_csv,
+    report_html,
+    slug,
+    snippet,
+)
+from ditas_core.ui.takeaway.gather import source_of  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "assets" / "fluent-emoji-dit"
+HUB = "facebook/DiT-XL-2-256"
+SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=1)
+MIXED = "my mixed one"
+METRICS = {"latent_sqnr_db": "latent SQNR, dB", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
+HOSTILE = '"""\nimport os; os.system("touch /tmp/pwned")\n#<script>alert(1)</script>'
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    """Nothing shipped: everything on view is computed here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    hub = Entry(HUB, HUB, HUB, False)
+    found = Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True), HUB: hub}, SHORT)
+    found.shipped = None
+    for _ in found.calibrated(found.default, SHORT):
+        pass
+    yield found
+    torch.set_num_threads(threads)
+
+
+def choice_of(bench: Bench, recipe: str = MIXED, strength: float = 1.0) -> Choice:
+    return Choice(Model(bench.default.key, strength), BitWidths(4, 6), "integer", recipe)
+
+
+def mixed(bench: Bench, choice: Choice, calibration: str) -> Recipe:
+    """Different alphas, bits and branches, as a visitor may have edited them."""
+    plain = plain_recipe(bench.checkpoint(choice.model), choice.bits, choice.convention)
+    layers = {
+        name: LayerRecipe(choice.bits, round(0.3 + 0.01 * i, 2))
+        for i, name in enumerate(plain.layers)
+    }
+    layers["0.fc2"] = LayerRecipe(BitWidths(8, 8))
+    layers["1.qkv"] = LayerRecipe(choice.bits, 0.55, LowRankSpec(rank=4, weighting="energy"))
+    return replace(plain, name="mixed", layers=layers, calibration=calibration)
+
+
+def compared(bench: Bench, desk: Desk, choice: Choice, recipes: tuple[str, ...]) -> Result:
+    """A short comparison, kept as the Compare tab keeps it."""
+    sampling = SamplingSpec(steps=5, guidance_scale=2.0)
+    job = CompareJob(choice, recipes, ("cat-face", "fruit"), 11, sampling, SHORT)
+    *_, result = run_comparison(bench, desk, job)
+    assert isinstance(result, Result)
+    desk.result = f"test {choice.title}"
+    bench.cache.put(("result", desk.result), result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def desk(bench: Bench) -> Desk:
+    found = Desk("visitor")
+    choice = choice_of(bench)
+    calibration = bench.measured(choice.model, SHORT)
+    assert calibration is not None
+    found.keep(MIXED, mixed(bench, choice, calibration.sha256))
+    compared(bench, found, choice, (PLAIN, SMOOTHED, MIXED))
+    return found
+
+
+@pytest.fixture(scope="module")
+def taken(bench: Bench, desk: Desk) -> Taken:
+    return gather(bench, desk, choice_of(bench), "0.fc2", "ratio", "both")
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def output(code: str, folder: Path) -> str:
+    """Runs a program in the project's folder; what it prints."""
+    program = folder / "program.py"
+    program.write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def run(code: str, folder: Path) -> dict[str, dict[str, str]]:
+    """The metrics that a program prints, by recipe."""
+    printed = {}
+    for line in output(code, folder).splitlines():
+        name, values = line.rsplit(": ", 1)
+        printed[name] = dict(part.rsplit(" ", 1) for part in values.split(", ") if "=" not in part)
+    return printed
+
+
+def expected(result: Result) -> dict[str, dict[str, str]]:
+    return {
+        name: {key: f"{interval(torch.tensor(each[m])).mean:.3f}" for key, m in METRICS.items()}
+        for name, each in result.metrics.items()
+    }
+
+
+def test_the_program_prints_the_metrics_on_view(taken, tmp_path):
+    """Plain, uniform and mixed recipes: the same digits in another process."""
+    assert taken.result is not None
+    assert run(snippet(taken), tmp_path) == expected(taken.result)
+
+
+def test_the_program_repeats_injected_outliers(bench, tmp_path):
+    found = Desk("injecting")
+    choice = choice_of(bench, SMOOTHED, 40.0)
+    result = compared(bench, found, choice, (PLAIN, SMOOTHED))
+    values = run(snippet(gather(bench, found, choice)), tmp_path)
+    assert values == expected(result)
+    assert float(values[SMOOTHED]["latent_sqnr_db"]) > float(values[PLAIN]["latent_sqnr_db"])
+
+
+def test_the_program_searches_what_is_not_found_yet(bench, tmp_path):
+    code = snippet(gather(bench, Desk("new"), choice_of(bench, SEARCHED)))
+    assert "SearchSpec(" in code and '"search")' in code and "compare(" not in code
+    printed = output(code, tmp_path)
+    assert printed.startswith(f"{SEARCHED}: W4A6 · search · integer · ") and "rank 0" in printed
+
+
+def test_the_program_uses_the_public_library_only(taken):
+    tree = ast.parse(snippet(taken))
+    rooms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert all(room.startswith("ditas_core.") and ".ui" not in room for room in rooms)
+    for room in rooms:
+        names = [
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == room
+            for alias in node.names
+        ]
+        module = __import__(room, fromlist=names)
+        assert set(names) <= set(module.__all__), room
+
+
+def test_no_path_of_this_machine_goes_out(bench, desk, taken):
+    for content in (snippet(taken), report_html(taken, None, ""), layers_csv(taken)):
+        assert str(ROOT) not in content and "/tmp/" not in content
+    elsewhere = Entry("mine", "mine", "/srv/secret/mine", True)
+    extended = Bench({DEMO.name: bench.entries[DEMO.name]}, SHORT)
+    extended.entries["mine"] = replace(elsewhere, source=str(DEMO))
+    assert source_of(extended, replace(choice_of(bench), model=Model("mine"))).place == (
+        "assets/fluent-emoji-dit"
+    )
+    hub = source_of(bench, replace(choice_of(bench), model=Model(HUB)))
+    assert hub.place == HUB and hub.fingerprint == ""
+
+
+def test_a_folder_outside_the_project_is_named_without_its_place(bench, tmp_path):
+    (tmp_path / "mine").symlink_to(DEMO)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for each in DEMO.iterdir():
+        (copied / each.name).symlink_to(each)
+    other = Bench({"copied": Entry("copied", "copied", str(copied), True)}, SHORT)
+    source = source_of(other, replace(choice_of(bench), model=Model("copied")))
+    assert source.place == "copied" and "machine" in source.note
+
+
+def test_hostile_names_stay_names(bench, desk):
+    """In code they are texts, in HTML they are escaped, in tables they are no formulas."""
+    own = Desk("hostile")
+    recipe = replace(desk.recipes[MIXED], name=HOSTILE[:60])
+    own.keep(HOSTILE, recipe)
+    own.keep("=cmd|' /C calc'!A0", recipe)
+    choice = choice_of(bench, HOSTILE)
+    result = compared(bench, own, choice, (PLAIN, HOSTILE, "=cmd|' /C calc'!A0"))
+    found = gather(bench, own, choice)
+    assert found.result is result
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(snippet(found)))
+        if isinstance(node, ast.Call)
+    ]
+    assert "os.system" not in calls and "import os" not in {
+        ast.unparse(node) for node in ast.walk(ast.parse(snippet(found)))
+        if isinstance(node, ast.Import)
+    }  # fmt: skip
+    report = report_html(found, None, '"><script>alert(2)</script>')
+    assert "<script>alert" not in report and "&lt;script&gt;alert(1)" in report
+    assert {row["variant"][:2] for row in rows(metrics_csv(found))} == {"pl", '""', "'="}
+    assert re.fullmatch(r"[A-Za-z0-9.-]+", Files(Store(Path("/tmp")), found).names["recipe"])
+
+
+def test_the_layer_table_is_the_atlas(bench, taken):
+    for measure in Measure:
+        found = replace(taken, measure=str(measure), half=str(Half.CONDITIONAL))
+        table = rows(layers_csv(found))
+        ranking = taken.atlas.ranking(taken.alphas, measure, Half.CONDITIONAL)
+        assert [row["layer"] for row in table] == [rank.layer for rank in ranking]
+        for row, rank in zip(table, ranking, strict=True):
+            assert math.isclose(float(row["strength_before"]), rank.strength, rel_tol=1e-5)
+            assert math.isclose(float(row["strength_after"]), rank.smoothed, rel_tol=1e-5)
+            assert (row["measure"], row["half"]) == (measure, Half.CONDITIONAL)
+    by_name = {row["layer"]: row for row in rows(layers_csv(taken))}
+    assert by_name["0.fc2"]["alpha"] == "identity" and by_name["0.fc2"]["weight_bits"] == "8"
+    assert by_name["1.qkv"]["rank"] == "4" and by_name["1.qkv"]["alpha"] == "0.55"
+
+
+def test_the_metrics_table_has_every_sample(taken):
+    table = rows(metrics_csv(taken))
+    assert len(table) == 3 * 2
+    assert [row["seed"] for row in table[:2]] == ["11", "12"]
+    for row in table:
+        values = taken.result.metrics[row["variant"]]
+        at = int(row["sample"]) - 1
+        assert row["class"] == taken.result.labels[at]
+        for metric in METRICS.values():
+            assert math.isclose(float(row[metric]), values[metric][at], rel_tol=1e-5)
+
+
+def test_the_curves_are_the_search(bench):
+    own = Desk("searching")
+    choice = choice_of(bench, "mine")
+    job = job_of(choice, "search", SHORT)
+    *_, recipe = run_search(bench, own, job)
+    own.keep("mine", recipe)
+    found = gather(bench, own, choice)
+    assert len(found.curves) == len(recipe.layers)
+    table = rows(curves_csv(found))
+    chosen = {row["layer"]: row["alpha"] for row in table if row["chosen"] == "1"}
+    assert chosen == {
+        name: "identity" if layer.alpha is None else f"{layer.alpha:.6g}"
+        for name, layer in recipe.layers.items()
+    }
+    first = found.curves[0]
+    losses = [row for row in table if row["layer"] == first.group and row["fit"] == "quick"]
+    assert len(losses) == 1 + len(first.grid)
+    assert math.isclose(
+        float(losses[1]["loss_over_energy"]), first.losses[0] / first.energy, rel_tol=1e-5
+    )
+    edited = recipe.with_layer("0.qkv", LayerRecipe(choice.bits, 0.123))
+    own.keep("mine", edited)
+    assert curves_csv(gather(bench, own, choice)) == "", "not this recipe's search any more"
+
+
+def test_nothing_measured_gives_little_and_says_so(bench):
+    found = gather(bench, Desk("new"), replace(choice_of(bench), model=Model(HUB)))
+    assert (layers_csv(found), curves_csv(found), metrics_csv(found)) == ("", "", "")
+    report = report_html(found, None)
+    assert "Not measured." in report and "No comparison was made" in report
+    assert f'load_checkpoint("{HUB}")' in snippet(found)
+
+
+def test_unknown_layers_and_measures_become_the_usual_ones(bench, desk):
+    for layer, measure, half in (
+        (None, None, None), (["0.fc2"], "nan", 3), ("../../etc/passwd", float("nan"), {}),
+    ):  # fmt: skip
+        found = gather(bench, desk, choice_of(bench), layer, measure, half)
+        assert (found.measure, found.half) == ("ratio", "both")
+        assert found.layer == found.atlas.ranking(found.alphas)[0].layer
+
+
+def test_the_report_needs_nothing_from_outside(taken):
+    report = report_html(taken, b"png", "http://127.0.0.1/?bits=W4A6")
+    head, script = report.split("<script>", 1)
+    assert "src=" not in re.sub(r'src="data:[^"]+"', "", head)
+    assert not re.search(r'href="(?!data:)', head) and "@import" not in head and "url(" not in head
+    assert "default-src 'none'" in head
+    figures = re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', report)
+    assert [name for name, _ in figures] == ["metrics", "overview", "layer"]
+    for _, data in figures:
+        assert json.loads(data)["data"]
+    for said in (
+        "fluent-emoji-dit",
+        taken.source.fingerprint,
+        "licence",
+        html.escape(snippet(taken)),
+        "Versions",
+        "torch ",
+        "n = 2",
+    ):
+        assert said in report
+    assert len(report) < 8_000_000 and script
+
+
+def test_every_file_is_made_once_and_whole(taken, tmp_path):
+    files = Files(Store(tmp_path), taken)
+    assert all(files.path(name) is None for name in (*SMALL, *LARGE))
+    events = list(files.make_large("http://x/"))
+    fractions = [fraction for _, fraction in events]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    there = {name for name in (*SMALL, *LARGE) if files.path(name) is not None}
+    assert there == {*SMALL, *LARGE} - {"curves"}, "there was no search"
+    assert Recipe.from_json(files.path("recipe").read_text("utf-8")) == taken.recipe
+    compile(files.path("snippet").read_text("utf-8"), "snippet", "exec")
+    for name in ("sheet", "map"):
+        with Image.open(files.path(name)) as image:
+            assert image.format == "PNG" and min(image.size) > 400
+    with zipfile.ZipFile(files.path("zip")) as bundle:
+        assert bundle.testzip() is None
+        assert set(bundle.namelist()) == {files.names[n] for n in there - {"zip"}}
+    assert not list(files.folder.glob(".part-*"))
+    stamp = files.path("sheet").stat().st_mtime_ns
+    again = Files(files.store, taken)
+    again.make_small()
+    assert again.path("sheet").stat().st_mtime_ns == stamp and again.path("report") is not None
+
+
+def test_stopping_leaves_no_half_file(taken, tmp_path):
+    files = Files(Store(tmp_path), taken)
+    events = files.make_large("")
+    next(events)
+    next(events)
+    events.close()
+    assert files.path("sheet") is not None and files.path("report") is None
+    assert not list(files.folder.glob(".part-*"))
+
+
+def test_the_store_is_bounded_and_goes_with_its_owner(tmp_path):
+    store = Store(tmp_path, most=3000)
+    folders = []
+    for index in range(6):
+        folders.append(store.place(str(index)))
+        os.utime(folders[-1], (index, index))
+        store.write(folders[-1] / "a.csv", "x" * 1000)
+        os.utime(folders[-1], (index, index))
+    kept = [each for each in folders if each.is_dir()]
+    assert kept == folders[-3:]
+    large = store.place("large")
+    store.write(large / "b", b"y" * 5000)
+    assert large.is_dir(), "what was just written stays"
+    place = store.folder
+    del store
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("fluent-emoji-dit-W4A8", "fluent-emoji-dit-W4A8"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("a/b\\c:d*e?f<g>h|i", "a-b-c-d-e-f-g-h-i"),
+        ("smoothing α = 0.5", "smoothing-alpha-0.5"),
+        ("....", "ditas"),
+        ("\x00\n", "ditas"),
+        ("x" * 500, "x" * 80),
+    ],
+)
+def test_file_names_are_safe(text, name):
+    assert slug(text) == name
+
+
+@pytest.fixture(scope="module")
+def client(bench) -> Iterator[Client]:
+    demo = build_app(bench)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def values_of(client: Client, endpoint: str, **changes: Any) -> list[Any]:
+    """The endpoint's defaults with some changed."""
+    known = client.view_api(return_format="dict")["named_endpoints"][endpoint]["parameters"]
+    return [
+        changes.get(each["label"], each["parameter_default"] if each["parameter_has_default"]
+                    else None)
+        for each in known
+    ]  # fmt: skip
+
+
+def test_the_report_comes_through_the_interface_too(client):
+    values = values_of(client, "/takeaway", Bits="W4A6", Recipe=PLAIN)
+    answer = client.predict(*values, api_name="/takeaway")
+    report, bundle = (
+        Path(each["value"] if isinstance(each, dict) else each) for each in answer[-2:]
+    )
+    assert report.read_text("utf-8").startswith("<!DOCTYPE html>")
+    assert zipfile.is_zipfile(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Checkpoint": "../../etc/passwd"},
+        {"Bits": "W1A1"},
+        {"Convention": None},
+        {"Recipe": "x" * 5000},
+        {"Strength, times": 1e9, "use the injected model in every tab": True},
+    ],
+    ids=["checkpoint", "bits", "convention", "recipe", "strength"],
+)
+def test_hostile_values_are_refused(client, change):
+    with pytest.raises(AppError) as caught:
+        client.predict(*values_of(client, "/takeaway", **change), api_name="/takeaway")
+    assert "Traceback" not in str(caught.value)
