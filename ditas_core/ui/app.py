@@ -67,9 +67,31 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
 
 def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:
     """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
-    redraw.change(
-        answer(bench, view.refresh), view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET
-    )
+    refresh = answer(bench, view.refresh)
+
+    def draw(request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        return only_changes(view, values, refresh(request, *values))
+
+    redraw.change(draw, view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET)
+
+
+def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Without the values that inputs have anyway.
+
+    The visitor may have chosen another value while the tab was being drawn; sending the
+    old one back would undo that.
+    """
+    had = {component._id: value for component, value in zip(view.inputs, values, strict=True)}
+    kept: list[Any] = []
+    for component, value in zip(view.outputs, found, strict=True):
+        if component._id not in had:
+            kept.append(value)
+        elif isinstance(value, dict) and value.get("__type__") == "update":
+            same = "value" in value and value["value"] == had[component._id]
+            kept.append({k: v for k, v in value.items() if k != "value"} if same else value)
+        else:
+            kept.append(gr.skip() if value == had[component._id] else value)
+    return tuple(kept)
 
 
 def forgetter(bench: Bench) -> Callable[[gr.Request], None]:

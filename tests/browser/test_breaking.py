@@ -49,6 +49,23 @@ def start(page, name: str, label: str = "") -> None:
     page.locator(f"#start-{name}").click()
 
 
+def click_figure(page, plot: str, x: float, y: float) -> None:
+    """A click at this part of the plot; hovering first, as a hand does."""
+    ground = page.locator(f"{plot} .nsewdrag").first
+    ground.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "id => document.querySelector(`${id} .js-plotly-plot`)?._ev"
+        "?.listeners('plotly_click').length > 0",
+        arg=plot,
+    )
+    box = ground.bounding_box()
+    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    page.mouse.move(at[0] - 4, at[1])
+    page.mouse.move(*at)
+    page.locator(f"{plot} .hoverlayer .hovertext").first.wait_for(state="attached")
+    page.mouse.click(*at)
+
+
 def mapped(page) -> None:
     start(page, "sensitivity")
     finished(page, "sensitivity")
@@ -134,11 +151,7 @@ def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, b
     expect(page.locator("#budget-line")).to_contain_text("for W4A8 everywhere")
     expect(page.locator("#budget-table tbody tr")).to_have_count(8)
 
-    ground = page.locator("#map-plot .nsewdrag").first
-    ground.scroll_into_view_if_needed()
-    page.wait_for_timeout(600)  # the listener is put back after a drawing
-    box = ground.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.99, box["y"] + box["height"] * 0.9)
+    click_figure(page, "#map-plot", 0.99, 0.9)
     expect(page.locator("#map-cell")).to_contain_text("Rounding 7.fc2 alone")
     expect(page.locator("#map-cell td.picked").first).to_contain_text("%")
 
@@ -182,7 +195,7 @@ def test_errors_are_said_and_pass_axe(watched, axe):
 
 def test_the_main_path_by_keyboard_alone(watched, bench):
     page = opened(watched)
-    page.locator("#break-what input").first.press("ArrowDown")
+    page.locator("#break-what input").nth(1).press("Space")  # each is a stop of its own
     expect(page.get_by_label("all but this layer", exact=True)).to_be_checked()
     forget_line(page, "partial")
     page.locator("#start-partial").focus()

@@ -104,7 +104,7 @@ def test_the_live_job_shows_the_proof_and_cancel_keeps_it(watched, bench, axe, s
     page.locator("#start-inject").click()
     expect(page.locator("#injected-live")).to_contain_text("amplified 1000 times")
     assert axe(page) == []
-    expect(page.locator("#inject-status")).to_contain_text("mean of 1 samples")
+    expect(page.locator("#inject-status")).to_contain_text("; 1 sample")
     expect(page.locator("#inject-status")).to_contain_text("injected ×40 in 3 channels · W4A8")
     expect(page.locator("#injected-live .stat")).to_have_count(3)
     expect(page.locator("#injected-live img")).to_have_count(5)

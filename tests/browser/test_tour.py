@@ -56,7 +56,7 @@ def search(page) -> None:
 
 def step_through(page) -> None:
     slider = page.locator("#studio-step")
-    slider.wait_for()
+    playwright.expect(slider).to_be_enabled()  # the steps of the sample are decoded
     slider.focus()
     page.keyboard.press("ArrowLeft")
 

@@ -193,6 +193,11 @@ const zoom = (factor, x = view.x, y = view.y) => {
   redraw();
 };
 
+const fit = () => {
+  Object.assign(view, { zoom: 1, x: 0.5, y: 0.5 });
+  redraw();
+};
+
 const move = (x, y) => {
   view.x += x / view.zoom;
   view.y += y / view.zoom;
@@ -227,7 +232,7 @@ element.addEventListener("click", (event) => {
   const { left, zoom: how } = button.dataset;
   if (left) put(left);
   else if (button === play) playing ? stop() : start();
-  else if (how === "fit") zoom(1 / view.zoom);
+  else if (how === "fit") fit();
   else if (how) zoom(how === "in" ? KEY_ZOOM : 1 / KEY_ZOOM);
 });
 
@@ -247,7 +252,7 @@ const KEYS = {
   "+": () => zoom(KEY_ZOOM),
   "=": () => zoom(KEY_ZOOM),
   "-": () => zoom(1 / KEY_ZOOM),
-  0: () => zoom(1 / view.zoom),
+  0: fit,
   ArrowLeft: () => move(-0.1, 0),
   ArrowRight: () => move(0.1, 0),
   ArrowUp: () => move(0, -0.1),

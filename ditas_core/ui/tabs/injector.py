@@ -40,6 +40,7 @@ from ..views.injector import (
     live_sheet,
     live_title,
     mean_db,
+    of_samples,
     own_points,
     proof,
     rung_line,
@@ -252,7 +253,7 @@ def build_injector(bench: Bench, page: Page) -> View:
         ladder = bench.ladder if model.key == bench.default.key else None
         drawn = curve(ladder, strength, own_points(lives(desk, choice)), choice.dark)
         yield Finished(
-            f"{live_title(last)}: {means}; mean of {len(last.labels)} samples",
+            f"{live_title(last)}: {means}; {of_samples(len(last.labels))}",
             (live_sheet(last), drawn, offer(desk, choice, last)),
         )
 

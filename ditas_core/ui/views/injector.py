@@ -37,6 +37,11 @@ def mean_db(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} dB".replace("-", "−")
 
 
+def of_samples(count: int) -> str:
+    """What a mean is over."""
+    return "1 sample" if count == 1 else f"mean of {count} samples"
+
+
 def proof(same: Preserved, strength: float, labels: Sequence[str]) -> str:
     """The numbers that show that the function stayed."""
     pictures = f"{same.of:,} colours of the {len(labels)} pictures".replace(",", " ")
@@ -89,7 +94,7 @@ def rung_line(ladder: Ladder | None, strength: float) -> tuple[str, str]:
         return "No shipped pictures for this checkpoint: compute them live below.", "warn"
     rung = ladder.nearest(strength)
     means = ", ".join(f"{name} {mean_db(values)}" for name, values in rung.sqnr.items())
-    shown = f"×{rung.strength:g} is on view: {means}; mean of {len(ladder.labels)} samples"
+    shown = f"×{rung.strength:g} is on view: {means}; {of_samples(len(ladder.labels))}"
     if rung.strength == strength:
         return shown + ".", "done"
     return (
