@@ -26,7 +26,7 @@ from .lab import (
     error_traces,
     search_map,
 )
-from .overview import QUANTITIES, overview_map, overview_pair
+from .overview import QUANTITIES, overview_map, overview_pair, selection
 from .recipes import recipe_alphas, recipe_errors
 from .sensitivity import sensitivity_map, size_error_curve
 from .style import ROLES, role
@@ -75,6 +75,7 @@ __all__ = [
     "relative_db",
     "role",
     "search_map",
+    "selection",
     "sensitivity_map",
     "size_error_curve",
     "split_strip",

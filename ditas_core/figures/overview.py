@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -17,26 +19,48 @@ QUANTITIES = {
 """Colour bar title and unit of every measure of ``evaluation.strength``."""
 
 
-def mark_cell(
-    figure: go.Figure, column: int, row: int, rows: int = 1, panel: str = ""
-) -> go.Figure:
+def frames(column: int, row: int, rows: int = 1, panel: str = "") -> list[dict[str, Any]]:
     """A frame around a cell or ``rows`` of them, white within dark to show on every colour.
 
     ``panel`` is the number behind the names of its axes; the first one has none.
     """
-    for colour, width in (("#111318", 5), ("#FFFFFF", 2)):
-        figure.add_shape(
-            type="rect",
-            x0=column - 0.5,
-            x1=column + 0.5,
-            y0=row - 0.5,
-            y1=row + rows - 0.5,
-            xref=f"x{panel}",
-            yref=f"y{panel}",
-            line={"color": colour, "width": width},
-            name="selected",
-        )
-    return figure
+    place = {
+        "type": "rect",
+        "x0": column - 0.5,
+        "x1": column + 0.5,
+        "y0": row - 0.5,
+        "y1": row + rows - 0.5,
+        "xref": f"x{panel}",
+        "yref": f"y{panel}",
+        "name": "selected",
+    }
+    lines = (("#111318", 5), ("#FFFFFF", 2))
+    return [{**place, "line": {"color": colour, "width": width}} for colour, width in lines]
+
+
+def steps_per_row(steps: int, layers: int, panels: int) -> int:
+    """How many denoising steps share one row of ``overview_pair``."""
+    return math.ceil(steps / min(MAX_ROWS, MAX_CELLS // (panels * max(1, layers))))
+
+
+def selection(
+    layers: Sequence[str],
+    timesteps: Sequence[int],
+    selected: tuple[str, int | None],
+    difference: bool = False,
+) -> list[dict[str, Any]]:
+    """Plotly shapes that frame a layer, or its cell of one timestep, in ``overview_pair``.
+
+    Raises:
+        ValueError: a layer or timestep that is not in the maps.
+    """
+    count = 2 + difference
+    width = steps_per_row(len(timesteps), len(layers), count)
+    column, row, rows = list(layers).index(selected[0]), 0, math.ceil(len(timesteps) / width)
+    if selected[1] is not None:
+        row, rows = list(timesteps).index(selected[1]) // width, 1
+    panels = ("", *map(str, range(2, count + 1)))
+    return [shape for panel in panels for shape in frames(column, row, rows, panel)]
 
 
 def overview_map(
@@ -82,7 +106,7 @@ def overview_map(
     figure.update_xaxes(**block_ticks(layers))
     figure.update_layout(coloraxis=loudness_axis(figure, scale, quantity, unit, False))
     if selected is not None:
-        mark_cell(figure, column, row // width)
+        figure.update_layout(shapes=frames(column, row // width))
     return figure
 
 
@@ -138,9 +162,5 @@ def overview_pair(
         axis["colorbar"] |= {"len": 0.3, "y": 0.0, "yanchor": "bottom"}
         figure.update_layout(coloraxis2=axis, margin_r=58)
     if selected is not None:
-        column, row, rows = list(layers).index(selected[0]), 0, len(labels)
-        if selected[1] is not None:
-            row, rows = list(timesteps).index(selected[1]) // width, 1
-        for number in range(1, count + 1):
-            mark_cell(figure, column, row, rows, "" if number == 1 else str(number))
+        figure.update_layout(shapes=selection(layers, timesteps, selected, difference))
     return figure

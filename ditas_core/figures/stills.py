@@ -142,11 +142,17 @@ def colour_table(scale: str = LOUDNESS) -> NDArray[np.uint8]:
     return np.array([[round(float(v)) for v in row] for row in rows], dtype=np.uint8)
 
 
+def map_cells(values: Array, scale: LogRange, columns: int = 512, rows: int = 64) -> Pixels:
+    """(T, C) -> (T', C', 3) colours, a pixel per cell; of more cells the loudest show."""
+    pooled, _ = pool_channels(values, columns)
+    pooled, _ = pool_steps(pooled, rows)
+    cells: Pixels = colour_table()[scale.encode(pooled)]
+    return cells
+
+
 def map_image(values: Array, scale: LogRange, size: tuple[int, int]) -> Image.Image:
     """(T, X) -> colours, enlarged without blur; of more cells than pixels the loudest show."""
-    pooled, _ = pool_channels(values, size[0])
-    pooled, _ = pool_steps(pooled, size[1])
-    colours = colour_table()[scale.encode(pooled)]
+    colours = map_cells(values, scale, *size)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 

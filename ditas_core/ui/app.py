@@ -23,8 +23,14 @@ ANSWERS_AT_ONCE = 4
 CACHE_SWEEP = (3600, 86400)
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 OPENED = "() => [%s, String(Date.now())]"
-CHANGED = "(open, ...old) => %s.map((k, i) => k === open ? String(Date.now()) : old[i])"
-"""In the browser: only the tab that is open asks the server to be drawn again."""
+CHANGED = """(open, ...rest) => {
+  const keys = %s, bar = JSON.stringify(rest.slice(keys.length)), now = Date.now();
+  const same = window.ditasBar?.bar === bar && now - window.ditasBar.when < 400;
+  window.ditasBar = { bar, when: now };
+  return keys.map((k, i) => k === open && !same ? String(now) : rest[i]);
+}"""
+"""In the browser: only the tab that is open asks the server to be drawn again, and only once
+where a dropdown tells its choice twice."""
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
@@ -55,8 +61,13 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
                 )  # fmt: skip
         keys = [tab.key for tab in TABS]
         gr.on(
-            bar.changes, None, [open_tab, *redraws], redraws, js=CHANGED % repr(keys), **PRIVATE
-        )  # fmt: skip
+            bar.changes,
+            None,
+            [open_tab, *redraws, *bar.inputs],
+            redraws,
+            js=CHANGED % repr(keys),
+            **PRIVATE,
+        )
         wire_tour(bench, page, tour)
         fields = dict(zip(keys, redraws, strict=True))
         restored = wire_address(bench, page, demo, open_tab, fields)

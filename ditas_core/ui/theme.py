@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -47,4 +48,13 @@ def build_theme() -> gr.themes.Base:
 
 STATIC = Path(__file__).resolve().parent / "static"
 CSS = (STATIC / "style.css").read_text(encoding="utf-8")
-HEAD = f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>"
+
+
+def drawing_scripts() -> list[str]:
+    """Addresses, relative to the page, of what draws figures; [] where Gradio renames it."""
+    assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    return [f"./assets/{file.name}" for file in sorted(assets.glob("PlotlyPlot-*.js"))]
+
+
+SCRIPT = (STATIC / "page.js").read_text(encoding="utf-8")
+HEAD = f"<script>window.ditasScripts = {json.dumps(drawing_scripts())};\n{SCRIPT}</script>"

@@ -5,8 +5,8 @@
 Starts the page on the demo checkpoint and measures, each several times in new
 browser windows:
 
-    useful view   from the request to the pictures and the drawn heatmap of the Overview
-    open outliers from the tab's click to its drawn map
+    useful view   from the request to the samples and the worst layer of the Overview, drawn
+    open outliers from the tab's click to its drawn map, two seconds after the first view
     drill-down    from the choice of a layer to its drawn heatmap
     alpha move    from the slider's change to the redrawn figures and verdict of the lab
     payload       the largest answer to a drill-down: a layer's figures, not compressed
@@ -34,7 +34,11 @@ TARGETS = {
     "alpha move": 300.0,
     "payload, bytes": 300_000.0,
 }
-FIRST_DRAWING = "() => document.querySelectorAll('#worst .heatmaplayer image').length >= 2"
+FIRST_DRAWING = """
+() => [...document.querySelectorAll('#samples img, #worst img')]
+  .filter(picture => picture.complete && picture.naturalWidth > 0).length >= 8
+"""
+READING_MS = 2000.0
 CHANGED = """
 ([selector, old]) => {
   const found = document.querySelector(selector);
@@ -96,6 +100,7 @@ def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves:
         page.get_by_role("tab", name="Outliers", exact=True).click()
         page.locator("#atlas-layer .heatmaplayer image").first.wait_for()
 
+    page.wait_for_timeout(READING_MS)
     times["open outliers"].append(milliseconds(opened))
     page.wait_for_timeout(800)
     known = len(payload(page, 0))

@@ -59,11 +59,11 @@ def click_figure(page, plot: str, x: float, y: float) -> None:
         arg=plot,
     )
     box = ground.bounding_box()
-    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
-    page.mouse.move(at[0] - 4, at[1])
-    page.mouse.move(*at)
-    page.locator(f"{plot} .hoverlayer .hovertext").first.wait_for(state="attached")
-    page.mouse.click(*at)
+    at = {"x": x * box["width"], "y": y * box["height"]}
+    ground.hover(position={"x": at["x"] - 6, "y": at["y"]})
+    ground.hover(position=at)
+    page.wait_for_timeout(200)
+    ground.click(position=at)
 
 
 def mapped(page) -> None:

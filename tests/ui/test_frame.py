@@ -28,6 +28,7 @@ from ditas_core.specs import (  # noqa: E402
     SamplingSpec,
 )
 from ditas_core.ui import build_app, launch_options  # noqa: E402
+from ditas_core.ui.app import only_changes  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
 from ditas_core.ui.cache import Cache  # noqa: E402
 from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, Entry, find_checkpoints  # noqa: E402
@@ -42,7 +43,7 @@ from ditas_core.ui.parts.running import (  # noqa: E402
     progress_text,
     wire_job,
 )
-from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
+from ditas_core.ui.parts.setup import View, read_choice, recipe_names, setup_notice  # noqa: E402
 from ditas_core.ui.parts.tour_steps import STEPS  # noqa: E402
 from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole  # noqa: E402
 from ditas_core.ui.precompute import precompute, write  # noqa: E402
@@ -247,8 +248,11 @@ def test_overview_says_what_the_shipped_results_hold(bench):
         assert f'alt="{label}, DiTAS"' in samples(bench, choice)
     mean = sum(result.metrics[DITAS]["latent SQNR, dB"]) / len(result.labels)
     assert f"{mean:.1f} dB" in numbers(bench, choice) + samples(bench, choice)
-    figure = worst_layer(bench, desk, choice)
-    assert [trace.type for trace in figure.data] == ["heatmap", "heatmap"]
+    worst = worst_layer(bench, desk, choice)
+    assert worst.count("<img") == 2 and worst.count("before smoothing") == 2
+    atlas = bench.atlas(choice.model)
+    rank = max(atlas.ranking(bench.alphas(desk, choice)[0]), key=lambda r: r.strength - r.smoothed)
+    assert f"{rank.strength:.1f}×" in worst and f"{rank.smoothed:.1f}×" in worst
     custom = read_choice(bench, bar(preset="custom", weight=3))
     assert "<img" not in samples(bench, custom) and numbers(bench, custom) == ""
 
@@ -435,3 +439,23 @@ def test_the_queue_is_bounded(bench):
     assert demo._queue.max_size == 64
     jobs = [f for f in demo.fns.values() if f.concurrency_id == "jobs"]
     assert jobs and {f.concurrency_limit for f in jobs} == {bench.line.places}
+
+
+def test_a_drawing_leaves_alone_what_it_does_not_change():
+    with gr.Blocks():
+        layer, alpha = gr.Dropdown(["a", "b"]), gr.Slider(0, 1)
+        text, more = gr.Textbox(), gr.Dropdown(["x"])
+    view = View(lambda: (), [layer, alpha, more], [layer, alpha, more, text])
+    found = only_changes(
+        view,
+        ("a", 0.5, "x"),
+        (
+            gr.update(choices=["a", "c"], value="a"),
+            0.5,
+            gr.update(choices=["y"], value="y"),
+            "said",
+        ),
+    )
+    assert found[0] == gr.update(choices=["a", "c"]) and "value" not in found[0]
+    assert found[1] == gr.skip()
+    assert found[2]["value"] == "y" and found[3] == "said"

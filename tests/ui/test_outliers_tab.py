@@ -40,9 +40,11 @@ HUB = "facebook/DiT-XL-2-256"
 SHORT = CalibrationSpec(SamplingSpec(steps=6), samples=2)
 ANOTHER = CalibrationSpec(SamplingSpec(steps=4), samples=1, seed=3)
 LAYERS = 32
-OPENED = ("layer", "timestep", "follow", "by_hand", "overview", "overview_line", "plot", "before",
-          "after", "layer_line", "channel", "histogram", "range", "channel_line")  # fmt: skip
-DRAWN = ("table", *OPENED)
+INSIDE = ("layer", "timestep", "follow", "by_hand")
+BELOW = ("overview_line", "plot", "before", "after", "layer_line", "channel", "histogram", "range",
+         "channel_line")  # fmt: skip
+OPENED = (*INSIDE, "frame", *BELOW)
+DRAWN = ("table", *INSIDE, "overview", *BELOW)
 """What the client gets, by name: rows of the layout have no place among them."""
 
 
@@ -188,8 +190,8 @@ def test_measure_and_half_rank_and_colour_alike(client, bench, measured, word, h
 
 def test_the_recipe_of_the_bar_is_what_after_means(client, measured):
     smoothed, plain = (
-        dict(zip(OPENED, client.predict(*values, api_name="/outlier_layer"), strict=True))
-        for values in (asked(), asked(recipe=PLAIN))
+        dict(zip(DRAWN, client.predict(*values, api_name="/draw_outliers"), strict=True))
+        for values in (asked(by_hand=0.7), asked(by_hand=0.7, recipe=PLAIN))
     )
     assert "α = 0.50" in smoothed["layer_line"]
     assert "α = identity (plain rounding)" in plain["layer_line"]
@@ -208,6 +210,37 @@ def test_a_layer_opens_with_its_own_loudest_channel(client, bench, measured):
     assert outputs["channel"]["value"] == str(int(group.act_absmax.argmax()))
     assert "block 3 · fc2" in outputs["layer_line"]
     assert "framed: 3.fc2" in outputs["overview_line"]
+
+
+def test_opening_a_layer_moves_the_frame_and_draws_the_overview_no_second_time(
+    client, bench, measured
+):
+    frames = []
+    for timestep in (show.WHOLE_RUN, str(bench.atlas(bench.default).timesteps[2])):
+        values = asked(layer="2.proj", timestep=timestep)
+        got = client.predict(*values, api_name="/outlier_layer")
+        move = json.loads(dict(zip(OPENED, got, strict=True))["frame"])["atlas-overview"]
+        assert set(move) == {"patch", "at"}
+        frames.append(move["patch"]["shapes"])
+    names = list(bench.atlas(bench.default).groups)
+    column = names.index("2.proj")
+    for shapes, (top, bottom) in zip(frames, ((-0.5, 5.5), (1.5, 2.5)), strict=True):
+        assert {(s["x0"], s["x1"]) for s in shapes} == {(column - 0.5, column + 0.5)}
+        assert {(s["y0"], s["y1"]) for s in shapes} == {(top, bottom)}
+        assert {s["xref"] for s in shapes} == {"x", "x2"}
+    drawn = dict(zip(DRAWN, client.predict(*values, api_name="/draw_outliers"), strict=True))
+    layout = figure_of(drawn["overview"])["layout"]
+    assert [{k: s[k] for k in shape} for s, shape in zip(layout["shapes"], frames[1], strict=True)
+            ] == frames[1]  # fmt: skip
+
+
+def test_a_choice_told_twice_is_drawn_once(client, measured):
+    values = asked(layer="1.fc1")
+    first = client.predict(*values, api_name="/outlier_layer")
+    assert "block 1 · fc1" in dict(zip(OPENED, first, strict=True))["layer_line"]
+    again = [client.submit(*values, api_name="/outlier_layer") for _ in range(2)]
+    drawn = ["block 1 · fc1" in str(job.result(timeout=60)) for job in again]
+    assert drawn.count(True) <= 1, "expected the second answer to change nothing"
 
 
 def test_alpha_by_hand_is_said_and_used(scene):

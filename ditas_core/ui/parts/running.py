@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from ..bench import Bench
+from ..desk import Desk
 from ..line import PLACES
 from .messages import clock, reported, status
 
-STATUS_S = 0.2
+STATUS_S, ONCE_S = 0.2, 0.4
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 """For listeners that redraw: the newest question counts."""
 
@@ -170,11 +171,27 @@ def wire_job(
     return running
 
 
-def answer(bench: Bench, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function(desk, *inputs)`` as a listener; the library's errors become messages."""
+def answer(bench: Bench, function: Callable[..., Any], *, once: bool = False) -> Callable[..., Any]:
+    """``function(desk, *inputs)`` as a listener; the library's errors become messages.
+
+    once  the same question again within ``ONCE_S`` changes nothing: a dropdown of Gradio
+          tells a choice twice, when it is made and when the field is left
+    """
 
     def handle(request: gr.Request, *values: Any) -> Any:
+        desk = bench.desk(request)
+        if once and not news(desk, function, values):
+            return gr.skip()
         with reported():
-            return function(bench.desk(request), *values)
+            return function(desk, *values)
 
     return handle
+
+
+def news(desk: Desk, function: Callable[..., Any], values: tuple[Any, ...]) -> bool:
+    """Whether this was not asked just now; notes it."""
+    asked = desk.notes.setdefault("asked", {})
+    before, when = asked.get(function, (None, 0.0))
+    now = time.monotonic()
+    asked[function] = (values, now)
+    return values != before or now - when > ONCE_S

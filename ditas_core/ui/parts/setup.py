@@ -225,7 +225,7 @@ def build_setup(bench: Bench) -> SetupBar:
     preset.change(on_preset, preset, custom_row, show_progress="hidden", api_visibility="private")
     gr.on(
         bar.changes,
-        answer(bench, on_change),
+        answer(bench, on_change, once=True),
         bar.inputs,
         [recipe, notice],
         api_name="describe",

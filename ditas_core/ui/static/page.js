@@ -52,6 +52,17 @@
     }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
+  // What draws figures takes a second to start: it does so while the visitor reads, not when
+  // the first tab with a figure is opened.
+  const early = () => {
+    for (const file of window.ditasScripts ?? []) import(new URL(file, document.baseURI));
+  };
+  const read = setInterval(() => {
+    if (!document.querySelector("#samples img, #samples .empty")) return;
+    clearInterval(read);
+    (window.requestIdleCallback ?? setTimeout)(early);
+  }, 300);
+
   // Code that scrolls can be scrolled with the keyboard.
   const reach = () => {
     for (const code of document.querySelectorAll(".cm-scroller[tabindex='-1']")) {

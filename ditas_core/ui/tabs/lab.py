@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import plotly.graph_objects as go
-from plotly.utils import PlotlyJSONEncoder
 
 from ...calibration import Calibration
 from ...specs import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
@@ -19,6 +16,7 @@ from ..desk import Desk
 from ..jobs.measuring import measure
 from ..parts.glossary import lead
 from ..parts.messages import refuse, status
+from ..parts.moving import MOVE, packed
 from ..parts.picking import picker, read_pick
 from ..parts.running import QUIET, Finished, Progress, answer, build_controls, wire_job
 from ..parts.setup import (
@@ -65,26 +63,6 @@ NOT_MEASURED = (
     "The lab needs a calibration run of this checkpoint, about a minute on the small demo. "
     "If one is under way, the lab opens by itself; otherwise press “Measure”."
 )
-MOVE = """(text) => {
-  const moves = Object.entries(JSON.parse(text || "{}"));
-  const plot = (id) => document.querySelector(`#${id} .js-plotly-plot`);
-  const ready = async () => {  // the first figures may still be loading what draws them
-    for (let i = 0; i < 200 && !moves.every(([id]) => plot(id)?._fullLayout); i++)
-      await new Promise((go) => setTimeout(go, 100));
-  };
-  const apply = () => {
-    for (const [id, { data, layout, patch }] of moves) {
-      if (!plot(id)) continue;
-      const next = layout ?? { ...plot(id).layout };
-      for (const [key, value] of Object.entries(patch ?? {}))
-        next[key] = value?.constructor === Object ? { ...next[key], ...value } : value;
-      window.Plotly.react(plot(id), data, next, { responsive: true });
-    }
-  };
-  window.ditasMoves = (window.ditasMoves ?? Promise.resolve()).then(ready).then(apply);
-}"""
-"""Redraws the figures where they stand, in the order of the moves; a new value of a gr.Plot
-would build it anew, and flicker."""
 
 
 @dataclass
@@ -347,12 +325,6 @@ def build_lab(bench: Bench, page: Page) -> View | None:
     timer.tick(answer(bench, on_tick), inputs, outputs, **quiet)
     wire_job(bench, controls, work, inputs, outputs, api_name="lab_measure")
     return View(refresh, inputs, outputs)
-
-
-def packed(figures: dict[str, Any]) -> str:
-    """All figures or moves as one JSON object, by element id."""
-    parts = {n: f.to_plotly_json() if isinstance(f, go.Figure) else f for n, f in figures.items()}
-    return json.dumps(parts, cls=PlotlyJSONEncoder, separators=(",", ":"))
 
 
 def fresh(figures: dict[str, Any]) -> list[Any]:

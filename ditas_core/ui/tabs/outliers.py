@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ..desk import Desk
 from ..jobs.measuring import measure as measure_model
 from ..parts.glossary import lead
 from ..parts.messages import refuse, reported, status
+from ..parts.moving import MOVE, packed
 from ..parts.picking import picker, read_pick
 from ..parts.running import QUIET, Finished, Progress, answer, build_controls, wire_job
 from ..parts.setup import Page, View, first_choice, read_choice
@@ -139,6 +141,7 @@ def build_outliers(bench: Bench, page: Page) -> View:
     overview = gr.Plot(label="Layers × timesteps", show_label=False, elem_id="atlas-overview",
                        elem_classes="picks")  # fmt: skip
     overview_pick = picker("atlas-overview")
+    frame = gr.Textbox(visible="hidden", elem_id="atlas-frame", label="frame of the overview")
     overview_line = gr.HTML(padding=False, elem_id="atlas-line")
     gr.HTML(lead(LAYER), padding=False)
     with gr.Row(equal_height=False):
@@ -203,8 +206,9 @@ def build_outliers(bench: Bench, page: Page) -> View:
     of_overview = [overview, overview_line]
     of_layer = [plot, pair, left, right, layer_line]
     of_channel = [channel, histogram, over_time, channel_line]
-    of_opened = [layer, timestep, follow, by_hand, *of_overview, *of_layer, *of_channel]
-    outputs = [table, *of_opened]
+    inside = [layer, timestep, follow, by_hand]
+    of_opened = [*inside, frame, overview_line, *of_layer, *of_channel]
+    outputs = [table, *inside, *of_overview, *of_layer, *of_channel]
 
     def scene_of(desk: Desk, values: tuple[Any, ...]) -> Scene:
         scene = read_scene(bench, desk, values, keep=True)
@@ -214,8 +218,17 @@ def build_outliers(bench: Bench, page: Page) -> View:
 
     def draw_overview(scene: Scene) -> tuple[Any, ...]:
         figure = show.overview(scene.atlas, scene.alphas, scene.look, scene.change)
+        return figure, tell(scene)
+
+    def move_frame(scene: Scene) -> tuple[Any, ...]:
+        """The overview as it stands; only its frame goes to the layer on view."""
+        shapes = show.framed(scene.atlas, scene.look, scene.change)
+        move = {"patch": {"shapes": shapes}, "at": time.monotonic_ns()}
+        return packed({"atlas-overview": move}), tell(scene)
+
+    def tell(scene: Scene) -> str:
         text = show.overview_text(scene.atlas, scene.look) + scene.note
-        return figure, status(text, "warn" if scene.note else "done")
+        return status(text, "warn" if scene.note else "done")
 
     def draw_layer(scene: Scene) -> tuple[Any, ...]:
         figures = show.layer_figures(scene.atlas, scene.look, scene.calibration)
@@ -230,8 +243,8 @@ def build_outliers(bench: Bench, page: Page) -> View:
         )
         return gr.update(choices=names, value=str(scene.channel)), *figures, status(text, kind)
 
-    def draw_opened(scene: Scene) -> tuple[Any, ...]:
-        """A layer has been opened: everything but the table."""
+    def draw_inside(scene: Scene) -> tuple[Any, ...]:
+        """What the controls say of the layer on view."""
         known, look = scene.alphas.get(scene.look.layer), scene.look
         by_recipe = look.source != "by hand"
         return (
@@ -242,10 +255,10 @@ def build_outliers(bench: Bench, page: Page) -> View:
             ),
             by_recipe,
             (0.5 if known is None else known) if by_recipe else gr.skip(),
-            *draw_overview(scene),
-            *draw_layer(scene),
-            *draw_channel(scene),
         )
+
+    def draw_below(scene: Scene) -> tuple[Any, ...]:
+        return *draw_layer(scene), *draw_channel(scene)
 
     def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
         """Everything, after the bar, the measure or the half changed."""
@@ -261,7 +274,12 @@ def build_outliers(bench: Bench, page: Page) -> View:
             )  # fmt: skip
         rows = show.ranking_rows(scene.atlas, scene.alphas, scene.look.measure, scene.look.half)
         labels = show.headers(scene.look.measure)
-        return gr.update(value={"headers": labels, "data": rows}), *draw_opened(scene)
+        return (
+            gr.update(value={"headers": labels, "data": rows}),
+            *draw_inside(scene),
+            *draw_overview(scene),
+            *draw_below(scene),
+        )
 
     def open_layer(desk: Desk, name: Any, when: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """A fresh look at a layer: its own loudest channel, the recipe's α."""
@@ -270,7 +288,7 @@ def build_outliers(bench: Bench, page: Page) -> View:
         fresh = (*values[:3], name, when, *values[5:7], True, values[8], "", *values[10:])
         scene = read_scene(bench, desk, fresh, keep=False)
         assert scene is not None
-        return draw_opened(scene)
+        return *draw_inside(scene), *move_frame(scene), *draw_below(scene)
 
     def on_layer(desk: Desk, *values: Any) -> tuple[Any, ...]:
         return open_layer(desk, values[3], values[4], values)
@@ -291,14 +309,14 @@ def build_outliers(bench: Bench, page: Page) -> View:
 
     def on_timestep(desk: Desk, *values: Any) -> tuple[Any, ...]:
         scene = scene_of(desk, values)
-        return *draw_overview(scene), *draw_layer(scene), *draw_channel(scene)
+        return *move_frame(scene), *draw_below(scene)
 
     def on_view(desk: Desk, *values: Any) -> tuple[Any, ...]:
         return draw_layer(scene_of(desk, values))
 
     def on_alpha(desk: Desk, *values: Any) -> tuple[Any, ...]:
         scene = scene_of(desk, values)
-        return *draw_layer(scene), *draw_channel(scene)
+        return draw_below(scene)
 
     def on_hand(desk: Desk, *values: Any) -> tuple[Any, ...]:
         return False, *on_alpha(desk, *values[:7], False, *values[8:])
@@ -326,17 +344,21 @@ def build_outliers(bench: Bench, page: Page) -> View:
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
     gr.on([measure.input, half.input], answer(bench, refresh), inputs, outputs, **private)
     panels.input(answer(bench, on_change), inputs, of_overview, **private)
-    layer.input(answer(bench, on_layer), inputs, of_opened, api_name="outlier_layer", **QUIET)
+    layer.input(
+        answer(bench, on_layer, once=True), inputs, of_opened, api_name="outlier_layer", **QUIET
+    )
     table.select(on_row, inputs, of_opened, **private)
     overview_pick.input(answer(bench, on_cell), [overview_pick, *inputs], of_opened, **private)
-    drawn = [*of_overview, *of_layer, *of_channel]
-    timestep.input(answer(bench, on_timestep), inputs, drawn, **private)
+    drawn = [frame, overview_line, *of_layer, *of_channel]
+    timestep.input(answer(bench, on_timestep, once=True), inputs, drawn, **private)
     gr.on([view.input, ordered.input], answer(bench, on_view), inputs, of_layer, **private)
     follow.input(answer(bench, on_alpha), inputs, [*of_layer, *of_channel], **private)
     by_hand.input(answer(bench, on_hand), inputs, [follow, *of_layer, *of_channel], **private)
     channel.input(
-        answer(bench, on_channel), inputs, of_channel, api_name="outlier_channel", **QUIET
-    )
+        answer(bench, on_channel, once=True), inputs, of_channel, api_name="outlier_channel",
+        **QUIET,
+    )  # fmt: skip
+    frame.change(None, frame, None, js=MOVE, api_visibility="private")
     layer_pick.input(answer(bench, on_pick), [layer_pick, *inputs], of_channel, **private)
     wire_job(bench, controls, work, inputs, outputs, api_name="measure")
     page.fields |= {"measure": measure, "half": half, "layer": layer, "channel": channel}

@@ -36,17 +36,13 @@ def build_overview(bench: Bench, page: Page) -> View:
             gr.HTML(
                 lead(
                     "<b>Its worst layer.</b> Each column is one [[channel]], each row one "
-                    "[[denoising step]], bright is loud. [[smoothing|Smoothing]] puts the bright "
-                    "columns out."
+                    "[[denoising step]], bright is loud. [[smoothing|Smoothing]] turns the bright "
+                    "columns down."
                 ),
                 padding=False,
             )
-            plot = gr.Plot(
-                worst_layer(bench, nobody, first),
-                label="Worst layer",
-                show_label=False,
-                elem_id="worst",
-            )
+            worst = gr.HTML(worst_layer(bench, nobody, first), padding=False, elem_id="worst")
+            closer = gr.Button("Look into every layer: Outliers", elem_id="look-closer", size="md")
 
     def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
         choice = read_choice(bench, values)
@@ -58,5 +54,6 @@ def build_overview(bench: Bench, page: Page) -> View:
             worst_layer(bench, desk, choice),
         )
 
+    closer.click(lambda: gr.Tabs(selected="outliers"), None, page.tabs, api_visibility="private")
     page.deeds["bits"] = [page.bar.preset.input]
-    return View(refresh, page.bar.inputs, [stats, sheet, about, cost, plot])
+    return View(refresh, page.bar.inputs, [stats, sheet, about, cost, worst])

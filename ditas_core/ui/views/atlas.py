@@ -24,6 +24,7 @@ from ...figures import (
     empty_figure,
     factor_lines,
     overview_pair,
+    selection,
     surface_pair,
     weight_mirror,
 )
@@ -149,6 +150,11 @@ def overview(
         difference=change,
         dark=look.choice.dark,
     )
+
+
+def framed(atlas: OutlierAtlas, look: Look, change: bool) -> list[dict[str, Any]]:
+    """What frames the look's own layer and timestep in the overview."""
+    return selection(list(atlas.groups), atlas.timesteps, (look.layer, look.timestep), change)
 
 
 def overview_text(atlas: OutlierAtlas, look: Look) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import html
 from statistics import fmean
 
-import plotly.graph_objects as go
-
-from ...figures import channel_maps, empty_figure
 from ..bench import Bench, Choice
 from ..desk import Desk
 from ..parts.glossary import explained
 from ..results import DITAS, PLAIN, REFERENCE, Result, Shipped
+from .heat import heat
 from .pictures import picture_rows
 
 SHOWN = 6
@@ -103,24 +101,27 @@ def samples(bench: Bench, choice: Choice) -> str:
     return picture_rows(rows, result.labels[:SHOWN], "the same noise, three ways to compute")
 
 
-def worst_layer(bench: Bench, desk: Desk, choice: Choice) -> go.Figure:
+def worst_layer(bench: Bench, desk: Desk, choice: Choice) -> str:
     """The layer that smoothing calms most, or the loudest one, before and after."""
     atlas = bench.atlas(choice.model)
     if atlas is None:
-        return empty_figure("Not measured yet: open Outliers", 420, dark=choice.dark)
+        return '<p class="empty">Not measured yet: open Outliers and press “Measure”.</p>'
     alphas, _ = bench.alphas(desk, choice)
-    ranks = atlas.ranking(alphas)
-    worst = max(ranks, key=lambda rank: rank.strength - rank.smoothed)
+    worst = max(atlas.ranking(alphas), key=lambda rank: rank.strength - rank.smoothed)
     group = atlas.groups[worst.layer]
-    figure = channel_maps(
-        group.map().numpy(),
-        group.smoothed(worst.alpha).map().numpy(),
+    after = "" if worst.alpha is None else f", α = {worst.alpha:.2f}"
+    return heat(
+        [
+            (f"{group.title}, before smoothing: up to {worst.strength:.1f}×", group.map().numpy()),
+            (
+                f"after smoothing{after}: up to {worst.smoothed:.1f}×",
+                group.smoothed(worst.alpha).map().numpy(),
+            ),
+        ],
         atlas.timesteps,
-        f"{group.title}, before smoothing",
-        "after" if worst.alpha is None else f"after, α = {worst.alpha:.2f}",
-        dark=choice.dark,
+        quantity="largest |X| ÷ median channel",
+        unit="×",
     )
-    return figure.update_layout(height=430)
 
 
 def card(bench: Bench, choice: Choice) -> str:
