@@ -83,6 +83,7 @@ def sensitivity_map(
         categoryorder="array",
         categoryarray=list(layers),
         title="block, its parts side by side",
+        range=[-0.5, len(layers) - 0.5],  # dots would make room for themselves beside the map
         showgrid=False,
         **block_ticks(layers),
     )
@@ -90,6 +91,7 @@ def sensitivity_map(
         type="category",
         categoryorder="array",
         categoryarray=ascending,
+        range=[-0.5, len(ascending) - 0.5],
         title="bits",
         showgrid=False,
     )

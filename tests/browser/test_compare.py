@@ -16,15 +16,26 @@ expect = playwright.expect
 expect.set_options(timeout=60_000)
 PICTURES = """() => [...document.querySelectorAll('#studio canvas')].map((canvas) => {
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-  let sum = 0, off = 0;
-  for (let i = 0; i < data.length; i++) {
-    if (i % 4 === 3) continue;
-    sum = (sum * 31 + data[i]) % 1000000007;
-    off += Math.abs(data[i] - 128);
+  const tiles = Array(16 * 16).fill(0), counts = Array(16 * 16).fill(0);
+  let off = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    const [x, y] = [(i / 4) % canvas.width, Math.floor(i / 4 / canvas.width)];
+    const tile = 16 * Math.floor((16 * y) / canvas.height) + Math.floor((16 * x) / canvas.width);
+    for (let c = 0; c < 3; c++) {
+      tiles[tile] += data[i + c] / 3;
+      off += Math.abs(data[i + c] - 128);
+    }
+    counts[tile] += 1;
   }
-  return { sum, off: off / data.length * 4 / 3 };
+  return { tiles: tiles.map((sum, i) => sum / counts[i]), off: off / data.length * 4 / 3 };
 })"""
-"""Of the left, the right and the difference: a checksum, and the mean distance from grey."""
+"""Of the left, the right and the difference: means of 16 x 16 tiles, and the mean distance from
+grey. Not single pixels: reading a canvas makes Chromium scale it by another way."""
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """The same picture: no tile differs by more than a fifth of a grey level."""
+    return max(abs(a - b) for a, b in zip(one["tiles"], other["tiles"], strict=True)) < 0.2
 
 
 def studio(page: Any, frames: int = 11) -> Any:
@@ -34,7 +45,7 @@ def studio(page: Any, frames: int = 11) -> Any:
     return page.locator("#studio")
 
 
-def pictures(page: Any) -> list[dict[str, float]]:
+def pictures(page: Any) -> list[dict[str, Any]]:
     page.wait_for_timeout(120)  # one frame is drawn
     return page.evaluate(PICTURES)
 
@@ -74,27 +85,27 @@ def test_the_studio_by_keyboard_alone(watched):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className").startswith("panes")
     left, right, apart = pictures(page)
-    assert left != right and apart["off"] > 0.5
+    assert not alike(left, right) and apart["off"] > 0.5
 
     page.keyboard.press("Space")
-    assert [one["sum"] for one in pictures(page)] == [right["sum"], left["sum"], apart["sum"]]
+    assert all(map(alike, pictures(page), (right, left, apart)))
     expect(page.locator("#studio [data-left=b]")).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("a")
-    assert pictures(page)[0] == left
+    assert alike(pictures(page)[0], left)
     page.keyboard.press("b")
-    assert pictures(page)[0] == right
+    assert alike(pictures(page)[0], right)
     page.keyboard.press("a")
 
     for _ in range(6):
         page.keyboard.press("+")
     expect(page.locator("#studio .zoomed")).to_have_text("3.8×")
     near = pictures(page)
-    assert all(a["sum"] != b["sum"] for a, b in zip(near, (left, right, apart), strict=True))
+    assert not any(map(alike, near, (left, right, apart)))
     page.keyboard.press("ArrowRight")
     moved = pictures(page)
-    assert all(a["sum"] != b["sum"] for a, b in zip(near, moved, strict=True))
+    assert not any(map(alike, near, moved))
     page.keyboard.press("0")
-    assert pictures(page)[0] == left
+    assert alike(pictures(page)[0], left)
 
     page.keyboard.press("Tab")  # Play
     expect(page.get_by_role("button", name="Play the steps")).to_be_focused()
@@ -104,7 +115,7 @@ def test_the_studio_by_keyboard_alone(watched):
     page.keyboard.press("Home")
     expect(page.locator("#studio .at")).to_contain_text("step 1 of 50, t = 980")
     noise = pictures(page)
-    assert noise[0] != left and noise[1] != right
+    assert not alike(noise[0], left) and not alike(noise[1], right)
     assert noise[2]["off"] < apart["off"], "expected the runs to part only later"
     page.keyboard.press("End")
     page.keyboard.press("Tab")
@@ -156,7 +167,7 @@ def test_wheel_drag_and_play(watched):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=4)
     page.mouse.up()
-    assert all(a["sum"] != b["sum"] for a, b in zip(before, pictures(page), strict=True))
+    assert not any(map(alike, before, pictures(page)))
     page.get_by_role("button", name="Fit").click()
     page.get_by_role("button", name="Play the steps").click()
     expect(page.locator("#studio .at")).to_contain_text("step 1 of 50")

@@ -255,6 +255,7 @@ def test_it_fits_and_passes_axe(visit, axe, shots, bench, size, scheme):
     seen = visit(size, scheme)
     page = seen.open("?tab=takeaway&bits=W4A4")
     ready(page)
+    expect(page.locator("#snippet .cm-scroller")).to_have_attribute("tabindex", "0")
     found = [f"idle: {line}" for line in axe(page)]
     page.screenshot(path=shots / f"takeaway-{size}-{scheme}.png", full_page=True)
     if size == "desktop":
@@ -265,6 +266,11 @@ def test_it_fits_and_passes_axe(visit, axe, shots, bench, size, scheme):
             found += [f"waiting: {line}" for line in axe(page)]
             page.locator("#cancel-takeaway").click()
             expect(page.locator("#takeaway-status")).to_contain_text("Cancelled")
+            for _ in range(50):  # the place of the cancelled job is free at once
+                if len(bench.line.tickets) == 1:
+                    break
+                page.wait_for_timeout(100)
+            assert len(bench.line.tickets) == 1, "a cancelled job leaves the line"
             while len(bench.line.tickets) < bench.line.places:
                 held.append(bench.line.join())
             page.locator("#start-takeaway").click()

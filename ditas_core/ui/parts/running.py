@@ -130,7 +130,8 @@ def wire_job(
                     last = now
                     line = status(progress_text(event, began, part_began), "busy", event.fraction)
                     shown = skip if event.outputs is None else event.outputs
-                    yield (line, gr.skip(), gr.skip(), *shown)
+                    # the buttons again: of two answers that come at once the page may drop one
+                    yield (line, *busy, *shown)
 
     def on_stop(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         text, shown = "Cancelled. What was on view stays.", skip

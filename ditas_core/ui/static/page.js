@@ -71,7 +71,7 @@
       code.setAttribute("aria-label", "Program, scrolls");
     }
   };
-  setInterval(reach, 600);
+  setInterval(reach, 150);
 
   // The address changes while the page is open. plotly.js refers to its clips and gradients by
   // the whole address where the page has a <base> with an address, and would lose them; without
