@@ -67,7 +67,7 @@ HUB = "facebook/DiT-XL-2-256"
 SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=1)
 MIXED = "my mixed one"
 METRICS = {"latent_sqnr_db": "latent SQNR, dB", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
-HOSTILE = '"""\nimport os; os.system("touch /tmp/pwned")\n#<script>alert(1)</script>'
+HOSTILE = '"""\nimport os; os.system("touch pwned")\n#<script>alert(1)</script>'
 
 
 @pytest.fixture(scope="module")
