@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,7 @@ from torch import Tensor
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others, whose share may take hours longer; one that
 died is noticed at once."""
+FAREWELL_S, LEFT = 20.0, "ditas/left"
 
 
 @contextmanager
@@ -34,9 +36,26 @@ def process_group() -> Iterator[tuple[int, int]]:
         dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield dist.get_rank(), dist.get_world_size()
+        if opened:
+            leave_together(dist.get_world_size())
     finally:
         if opened:
             dist.destroy_process_group()
+
+
+def leave_together(world: int) -> None:
+    """Until every process has all it needs: a connection that closes early takes along what
+    another one has not read yet. Waits at most ``FAREWELL_S``.
+    """
+    store = dist.distributed_c10d._get_default_store()
+    until = time.monotonic() + FAREWELL_S
+    try:
+        left = store.add(LEFT, 1)
+        while left < world and time.monotonic() < until:
+            time.sleep(0.01)
+            left = store.add(LEFT, 0)
+    except RuntimeError:  # whoever kept the count has gone: all were counted
+        return
 
 
 def wait_for_all() -> None:
