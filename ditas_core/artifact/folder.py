@@ -17,20 +17,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, CheckpointError, get_linear, smoothing_groups
-from ..checkpoints.checkpoint import read_json
+from ..checkpoints.loading import load_whole, read_json
+from ..checkpoints.weights import read_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention
 
 FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
+MAX_STORED = 10_000  # tensors: a layer is stored in up to ten
 
 
 def check_new_folder(target: Path) -> None:
@@ -141,14 +141,14 @@ def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
         )
     try:
         recipe = Recipe.from_json((path / "recipe.json").read_text(encoding="utf-8"))
-        stored = load_file(path / "transformer" / WEIGHTS)
+        stored = read_weights(path / "transformer" / WEIGHTS, max_tensors=MAX_STORED)
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
         config = read_json(path / "transformer" / "config.json")
         transformer = DiTTransformer2DModel.from_config(config)
-        vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32)
+        vae = load_whole(AutoencoderKL, path / "vae")
         install_layers_(transformer, recipe, tensors)
         transformer.load_state_dict(tensors, strict=True)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
     transformer.requires_grad_(False).eval()

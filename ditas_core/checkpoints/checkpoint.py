@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 
+from .errors import CheckpointError
 from .layers import SmoothingGroup, smoothing_groups
+from .loading import load_whole, read_json
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what was expected, what came, what to do."""
+__all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
+# before 0.29 diffusers had one class for all; the norm told which
+TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,6 @@ def fingerprint(transformer: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 1 MB."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.name}: expected this file in {path.parent}, found none")
-    if path.stat().st_size > 1_000_000:
-        raise CheckpointError(f"{path.name}: expected at most 1 MB, got {path.stat().st_size} B")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name}: expected JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
 def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
     """``id2label`` of a DiTPipeline's ``model_index.json`` as a tuple."""
     labels = index.get("id2label") or {}
@@ -120,8 +106,12 @@ def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
         ) from None
 
 
-def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
-    """Load a local diffusers DiT folder; safetensors only, in float32 on the CPU.
+def load_folder(
+    path: Path, name: str = "", licence: str = "", dtype: torch.dtype = torch.float32
+) -> Checkpoint:
+    """Load a local diffusers DiT folder; safetensors only, on the CPU.
+
+    dtype  of the transformer; the autoencoder stays in float32
 
     Raises:
         CheckpointError: not a DiTPipeline folder, or a part of it is missing or damaged.
@@ -132,7 +122,7 @@ def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
             f"model_index.json: expected a DiTPipeline, got {index.get('_class_name')!r}"
         )
     config = read_json(path / "transformer" / "config.json")
-    if config.get("_class_name") != "DiTTransformer2DModel":
+    if config.get("_class_name") not in TRANSFORMERS:
         raise CheckpointError(
             f"transformer: expected a DiTTransformer2DModel, got {config.get('_class_name')!r}"
         )
@@ -140,16 +130,8 @@ def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
         raise CheckpointError(
             f"transformer: expected adaLN-Zero blocks, got norm_type {config['norm_type']!r}"
         )
-    try:
-        transformer = load_whole(DiTTransformer2DModel, path / "transformer")
-        vae = load_whole(AutoencoderKL, path / "vae")
-    except Exception as error:  # diffusers raises many types; each means an unusable folder
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path.name}: expected transformer/ and vae/ with safetensors weights ({first})"
-        ) from error
-    transformer.requires_grad_(False).eval()
-    vae.requires_grad_(False).eval()
+    transformer = load_whole(DiTTransformer2DModel, path / "transformer", dtype)
+    vae = load_whole(AutoencoderKL, path / "vae")
     return Checkpoint(
         name=name or path.name,
         path=path,
@@ -160,21 +142,6 @@ def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
         or tuple(str(i) for i in range(int(config.get("num_embeds_ada_norm", 1000)))),
         licence=licence or licence_of_card(path / "README.md"),
     )
-
-
-def load_whole(cls: Any, path: Path) -> Any:
-    """``cls`` from safetensors in float32; every weight must be there and none besides.
-
-    diffusers fills a missing weight with random numbers and only warns.
-    """
-    model, info = cls.from_pretrained(
-        path, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(map(str, info[kind]))[0]
-            raise ValueError(f"{path.name}: {len(info[kind])} {kind.replace('_', ' ')}: {first}")
-    return model
 
 
 def licence_of_card(path: Path) -> str:

@@ -29,7 +29,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
-from .checkpoint import CheckpointError
+from .errors import CheckpointError
 from .original_layout import (
     EMBEDDERS,
     check_names,
@@ -39,8 +39,8 @@ from .original_layout import (
     original_names,
     recognise,
 )
+from .weights import unwrap
 
-WRAPPERS = ("ema", "state_dict", "model")
 # a moving average in single precision may stop this far from the constant it averages
 POS_TOLERANCE = 2e-3
 STOCK = {"activation_fn": "gelu-approximate", "norm_elementwise_affine": False}
@@ -85,14 +85,6 @@ def to_original(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
         key: found[key].detach().clone(memory_format=torch.contiguous_format)
         for key in original_names(depth)
     }
-
-
-def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict in a training checkpoint, its moving average if there is one."""
-    for name in WRAPPERS:
-        if isinstance(state.get(name), Mapping):
-            return state[name]
-    return state
 
 
 def from_original(
