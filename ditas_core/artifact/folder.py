@@ -95,12 +95,16 @@ def save_quantized(
         }
         (work / "ditas.json").write_text(json.dumps(marker, indent=1), encoding="utf-8")
         (work / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-        (work / "transformer").mkdir()
-        shutil.copyfile(
-            checkpoint.path / "transformer" / "config.json", work / "transformer" / "config.json"
-        )
-        for part in ("vae", "scheduler"):
-            shutil.copytree(checkpoint.path / part, work / part)
+        checkpoint.transformer.save_config(work / "transformer")
+        if checkpoint.path.is_dir():
+            for part in ("vae", "scheduler"):
+                shutil.copytree(checkpoint.path / part, work / part)
+        else:  # a weight file, whose other parts came from elsewhere
+            checkpoint.vae.save_pretrained(work / "vae")
+            (work / "scheduler").mkdir()
+            write_text(
+                work / "scheduler" / "scheduler_config.json", json.dumps(checkpoint.scheduler)
+            )
         save_file(compact(transformer), work / "transformer" / WEIGHTS)
         (work / "transformer" / WEIGHTS).chmod(0o644)
 

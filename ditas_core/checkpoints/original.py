@@ -88,9 +88,12 @@ def to_original(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
 
 
 def from_original(
-    state: Mapping[str, Any], heads: int | None = None, norm_eps: float = 1e-5
+    state: Mapping[str, Any],
+    heads: int | None = None,
+    norm_eps: float = 1e-5,
+    dtype: torch.dtype = torch.float32,
 ) -> DiTTransformer2DModel:
-    """A diffusers DiT, float32 on the CPU, from an original state dict, bare or wrapped.
+    """A diffusers DiT on the CPU, in ``dtype``, from an original state dict, bare or wrapped.
 
     ``pos_embed`` is checked, then computed anew, as diffusers does when it loads a folder.
 
@@ -132,7 +135,7 @@ def from_original(
         )
     tensors = {
         key: value.detach()
-        .to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        .to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
         .requires_grad_(False)
         for key, value in tensors.items()
     }

@@ -85,13 +85,19 @@ def guided_eps(eps: Tensor, spec: SamplingSpec) -> Tensor:
     return guided
 
 
+def null_class(transformer: nn.Module) -> int:
+    """The row of no class, the last one of the label table."""
+    config = getattr(transformer, "config", None)
+    return int(getattr(config, "num_embeds_ada_norm", None) or NULL_CLASS)
+
+
 def predict_eps(
     transformer: nn.Module, latents: Tensor, timestep: int, labels: Tensor, spec: SamplingSpec
 ) -> Tensor:
     """Guided noise prediction, (N, C, H, W); the first half of the batch is conditional."""
     channels = latents.shape[1]
     both = torch.cat([latents, latents])  # (2N, C, H, W)
-    classes = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])  # (2N,)
+    classes = torch.cat([labels, torch.full_like(labels, null_class(transformer))])  # (2N,)
     times = torch.full((both.shape[0],), timestep, dtype=torch.long)
     there = next(transformer.parameters())  # may be in half precision, on an accelerator
     out = transformer(
