@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import huggingface_hub.constants as constants
 import pytest
 import torch
+from children import in_child
 from hub_server import REVISION, Hub, build_repository, serve_hub
 
 from ditas_core.checkpoints import (
@@ -335,18 +336,6 @@ def test_a_cache_that_cannot_be_written_is_said(hub: Hub, tmp_path: Path) -> Non
 
 
 # Processes
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork, work, and leave; the child's process id."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return child
 
 
 @pytest.mark.parametrize("when", ["downloading", "converting"])
