@@ -23,6 +23,7 @@ from .headers import REMEDY, OpenFile
 MAX_ENTRIES = 8_192
 MAX_DIRECTORY = 2 * 2**20  # bytes
 MAX_PICKLE = 4 * 2**20  # bytes
+MAX_STEPS = 200_000  # instructions of the pickle; each may make an object
 MAX_SMALL = 2**16  # bytes; entries that are neither the pickle nor a tensor
 END = struct.Struct("<4s4H2LH")
 END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -230,7 +231,9 @@ def widen(
 def check_pickle(file: OpenFile, raw: bytes) -> None:
     """Raise a CheckpointError that names whatever the pickle asks for besides tensors."""
     try:
-        for code, argument, position in pickletools.genops(raw):
+        for step, (code, argument, position) in enumerate(pickletools.genops(raw)):
+            if step > MAX_STEPS:
+                raise refused(file, f"a pickle of at most {MAX_STEPS} instructions, got more")
             if code.name in STRANGE:
                 raise refused(
                     file,
