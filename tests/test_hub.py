@@ -32,6 +32,7 @@ from ditas_core.checkpoints import (
     Progress,
     converted,
     fetch_steps,
+    find_parts,
     find_source,
     known_need,
     load_checkpoint,
@@ -411,6 +412,21 @@ def test_what_the_hub_cache_holds_is_converted_offline(
     (snapshot / HEAVY).symlink_to(repository / HEAVY)
     with pytest.raises(CheckpointError, match="a link to a place outside"):
         fetch(SOURCE, cache=tmp_path / "again")
+
+
+def test_a_snapshot_in_the_hub_cache_loads_and_lends(hub: Hub, tmp_path: Path) -> None:
+    """Its files are links to blobs beside it, and nothing else may they be."""
+    snapshot = hub_cache(get(hub, tmp_path / "own"), tmp_path / "none")
+    assert load_checkpoint(snapshot).latent_shape == (4, 8, 8)
+    parts = find_parts(snapshot)
+    assert parts is not None and parts.headers().parameters > 0
+    weights = snapshot / "vae" / "diffusion_pytorch_model.safetensors"
+    blob = weights.resolve()
+    shutil.copyfile(blob, tmp_path / "elsewhere")
+    weights.unlink()
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="a link to a place outside"):
+        load_checkpoint(snapshot)
 
 
 @pytest.mark.slow

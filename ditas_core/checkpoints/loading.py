@@ -50,8 +50,10 @@ def check_inside(path: Path, folder: Path) -> Path:
     """
     home = folder.resolve()
     real = path.resolve()
-    if home.parent.name == "snapshots":  # the hub's cache links each file to ../../blobs
-        home = home.parent.parent
+    for place in (home, home.parent):
+        if place.parent.name == "snapshots":  # the hub's cache links each file to ../../blobs
+            home = place.parent.parent
+            break
     if not real.is_relative_to(home):
         raise CheckpointError(
             f"{path.name}: expected a file in {folder.name}, got a link to a place outside it; "
