@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .captions import Captions
 from .checkpoint import Checkpoint, CheckpointError, load_folder
 from .hub import HUB_SOURCES, HubSource, Progress, converted, fetch, find_source, own_cache
 from .machine import Machine, this_machine
@@ -23,6 +24,7 @@ def load_checkpoint(
     like: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     heads: int | None = None,
+    captions: Captions | Path | None = None,
     machine: Machine | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
@@ -32,6 +34,8 @@ def load_checkpoint(
               None: the published ones, if they lie in the hub's cache
     dtype     of the transformer: float32 or bfloat16
     heads     for a weight file: attention heads; None: of the known size
+    captions  for a text-conditioned model: embedded prompts, or their file; None: those in
+              its folder
     machine   what may be used; None: what this machine has left
     progress  is told of downloads, and cancels them by raising
 
@@ -42,14 +46,18 @@ def load_checkpoint(
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     text = str(source)
     known = find_source(text)
+    if isinstance(captions, Path):
+        captions = Captions.load(captions)
     if known is not None:
         room = this_machine(own_cache()) if machine is None else machine
         folder = fetch(known, progress, machine=room, dtype=dtype)
         check_machine(preflight(folder, name=known.repo), room, dtype)
-        return load_folder(folder, known.repo, known.licence, dtype)
+        return load_folder(folder, known.repo, known.licence, dtype, captions)
     path = Path(source)
     room = this_machine(path.parent) if machine is None else machine
     if text and is_file(path):
+        if captions is not None:
+            raise CheckpointError("captions: expected none for a weight file, a DiT with classes")
         return load_original(path, find_parts(like, progress), dtype, heads, room)
     if not text or not is_folder(path):
         raise CheckpointError(
@@ -58,7 +66,7 @@ def load_checkpoint(
         )
     if (path / "model_index.json").is_file() and has_weights(path):
         check_machine(preflight(path), room, dtype)
-    return load_folder(path, dtype=dtype)
+    return load_folder(path, dtype=dtype, captions=captions)
 
 
 def is_file(path: Path) -> bool:

@@ -133,7 +133,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         partial = args.out.with_name(args.out.name + ".partial")
         journal = CalibrationJournal(
             partial / f"{rank}-of-{world}",
-            checkpoint.fingerprint,
+            checkpoint.origin,
             spec,
             (shard.first, shard.last),
         )
@@ -301,7 +301,10 @@ def run_sample(args: argparse.Namespace) -> Report:
     check_new_folder(args.out)
     checkpoint, _ = load_any(args)
     if args.classes.strip():
-        wanted = [checkpoint.class_index(name) for name in args.classes.split(",")]
+        # a caption may have commas of its own
+        alone = args.classes.strip() in checkpoint.class_names
+        names = [args.classes] if alone else args.classes.split(",")
+        wanted = [checkpoint.class_index(name) for name in names]
         count = args.samples or len(wanted)
         labels = torch.tensor([wanted[i % len(wanted)] for i in range(count)])
     else:

@@ -70,14 +70,28 @@ def run_convert(args: argparse.Namespace) -> Report:
 
 def convert_to_original(args: argparse.Namespace) -> Report:
     from ..artifact import check_new_file
-    from ..checkpoints import compact_state, load_checkpoint, recognise, to_original, write_state
+    from ..checkpoints import (
+        DIT,
+        CheckpointError,
+        compact_state,
+        load_checkpoint,
+        recognise,
+        to_original,
+        write_state,
+    )
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")
     if Path(args.source).is_file():
         raise ValueError(f"convert: expected a folder or a known hub id, got a file {args.source}")
     check_new_file(args.out, Path(args.source))
-    state = to_original(load_checkpoint(args.source).transformer)
+    checkpoint = load_checkpoint(args.source)
+    if checkpoint.family is not DIT:
+        raise CheckpointError(
+            f"convert: expected a DiT, which alone has this original layout, got {args.source}, "
+            f"a {checkpoint.family.name}"
+        )
+    state = to_original(checkpoint.transformer)
     found = recognise(state, heads=1)  # the layout holds no heads
     write_state(args.out, compact_state(state))
     return summary(args.out, found, args.out.stat().st_size)

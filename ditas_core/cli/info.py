@@ -90,6 +90,7 @@ def describe_checkpoint(args: argparse.Namespace) -> Report:
     tensors = list(transformer.parameters()) + list(transformer.buffers())
     report: Report = {
         "name": checkpoint.name,
+        "family": checkpoint.family.name,
         "licence": checkpoint.licence,
         "fingerprint": checkpoint.fingerprint,
         "blocks": len(transformer.transformer_blocks),

@@ -17,12 +17,18 @@ CHECKPOINT = "folder, known hub id (REPO or REPO@REVISION) or original .pt / .sa
 
 
 def add_loading(parser: argparse.ArgumentParser, precision: bool = False) -> None:
-    """``--like``, and ``--precision`` where the weights' dtype may change."""
+    """``--like``, ``--captions``, and ``--precision`` where the weights' dtype may change."""
     parser.add_argument(
         "--like",
         default="",
         help="for a weight file: folder or hub id that lends the autoencoder and the schedule; "
         "default: sd-vae-ft-ema from the hub's cache",
+    )
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        help="for a text-conditioned model: file of embedded captions, its classes; default: "
+        "captions.safetensors in its folder",
     )
     if precision:
         parser.add_argument(
@@ -65,6 +71,7 @@ def load(args: argparse.Namespace) -> Checkpoint:
             args.checkpoint,
             like=args.like or None,
             dtype=torch.bfloat16 if half else torch.float32,
+            captions=args.captions,
             progress=progress,
         )
 

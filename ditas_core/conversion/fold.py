@@ -11,10 +11,9 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..checkpoints import Absorber, SmoothingGroup, get_linear, smoothing_groups
+from ..checkpoints import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
 from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 
@@ -35,7 +34,7 @@ def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> 
     """Divide the group's input channels by s where they are produced.
 
     Raises:
-        ValueError: the group's division cannot be absorbed (fc2).
+        ValueError: the group's division cannot be absorbed (fc2, most of PixArt's).
     """
     if group.absorber is Absorber.MODULATION:
         affine = get_affine(transformer, group.absorber_path)
@@ -47,9 +46,7 @@ def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> 
     set_affine_(transformer, group.absorber_path, folded)
 
 
-def rescaled_transformer(
-    transformer: DiTTransformer2DModel, factors: Mapping[str, Tensor]
-) -> DiTTransformer2DModel:
+def rescaled_transformer(transformer: Transformer, factors: Mapping[str, Tensor]) -> Transformer:
     """A copy in which the named groups' inputs are divided by s and their columns multiplied.
 
     ``factors`` maps group names to s (C,). The source is not modified; the copy
@@ -70,7 +67,7 @@ def rescaled_transformer(
 
 
 def injected_factors(
-    transformer: DiTTransformer2DModel, strength: float, channels: int, seed: int
+    transformer: Transformer, strength: float, channels: int, seed: int
 ) -> dict[str, Tensor]:
     """s per foldable group that makes ``channels`` random channels ``strength`` times larger.
 
@@ -93,12 +90,13 @@ def injected_factors(
 
 
 def inject_outliers(
-    transformer: DiTTransformer2DModel, strength: float, channels: int = 3, seed: int = 0
-) -> DiTTransformer2DModel:
+    transformer: Transformer, strength: float, channels: int = 3, seed: int = 0
+) -> Transformer:
     """A copy with *injected* channel outliers that computes the same function.
 
-    Chosen channels of the qkv, proj and fc1 inputs grow ``strength`` times: adaLN
-    shift/scale rows and V rows times k, the consumers' columns divided by k.
+    Chosen channels grow ``strength`` times in the inputs of every foldable group, which are
+    qkv, proj and fc1 of a DiT, proj and proj2 of a PixArt: adaLN shift/scale rows and V
+    rows times k, the consumers' columns divided by k.
     Anything shown or reported of such a model must be labelled as injected.
     """
     return rescaled_transformer(
