@@ -659,3 +659,17 @@ def test_the_copy_is_independent(checkpoints: dict[bool, Checkpoint]) -> None:
     original = checkpoints[False].transformer
     again = copy.deepcopy(original)
     assert torch.equal(forward(checkpoints[False], again), forward(checkpoints[False], original))
+
+
+def test_bfloat16_calibrates_and_samples(
+    folders: dict[bool, Path], calibrations: dict[bool, Calibration]
+) -> None:
+    """Captions, mask and size follow the weights' precision; the statistics stay close."""
+    exact = calibrations[True].groups
+    checkpoint = load_checkpoint(folders[True], dtype=torch.bfloat16)
+    for half in (checkpoint, load_checkpoint(folders[True])):
+        *_, calibration = calibrate(half, replace(SPEC, precision="bfloat16"))
+        assert isinstance(calibration, Calibration)
+        for name, stats in calibration.groups.items():
+            a, b = stats.aggregated_absmax(), exact[name].aggregated_absmax()
+            assert float((a - b).norm() / b.norm()) < 0.05, name
