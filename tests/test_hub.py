@@ -138,7 +138,7 @@ def test_a_silent_connection_gives_way_and_the_rest_is_asked_for(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever cancels waits for one silence, not for the end of it."""
-    assert transfer.TIMEOUT <= 5
+    assert transfer.TIMEOUT <= 4
     monkeypatch.setattr(transfer, "TIMEOUT", 0.3)
     hub.faults[HEAVY] = ["stall"]
     steps = fetch_steps(SOURCE, tmp_path, hub.endpoint, sleep=Waits())

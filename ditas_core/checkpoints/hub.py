@@ -209,6 +209,7 @@ def first_there(
 
     waiting = Progress("asking the hub", 0, source.bytes or 1)
     for name in names:
+        yield waiting
         url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=endpoint)
         try:
             remote = yield from tell(look_up(url, headers, sleep), waiting)

@@ -18,7 +18,7 @@ from .original_files import (
     load_original,
     need_of_original,
     parts_of,
-    recognise_file,
+    recognise_with,
 )
 from .preflight import Need, check_machine, preflight
 from .weights import read_headers
@@ -86,8 +86,9 @@ def weigh(source: str | Path, like: str | Path | None = None) -> Need:
     if not is_file(path):
         return preflight(path)
     headers = read_headers(path)
-    found = recognise_file(headers)
-    return need_of_original(headers, found, choose_parts(found, headers, find_parts(like)))
+    parts = find_parts(like)
+    found = recognise_with(headers, None, parts)
+    return need_of_original(headers, found, choose_parts(found, headers, parts))
 
 
 def is_file(path: Path) -> bool:

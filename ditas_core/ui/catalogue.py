@@ -101,12 +101,19 @@ def named_entries(named: Iterable[str], like: str) -> Iterable[Entry]:
             yield replace(hub_entry(text, hub), allowed=True)
         elif is_folder(path):
             yield Entry(path.name, path.name, text, True)
-        elif path.is_file():
+        elif is_file(path):
             yield Entry(path.name, path.name, text, True, like=like)
 
 
 def is_folder(path: Path) -> bool:
-    return (path / "model_index.json").is_file()
+    return is_file(path / "model_index.json")
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
 
 
 def hub_entry(key: str, hub: HubSource) -> Entry:
@@ -148,9 +155,9 @@ def read_options(arguments: Sequence[str]) -> dict[str, Entry]:
     )
     options = parser.parse_args(arguments)
     for text in options.checkpoint or []:
-        if find_source(text) is None and not is_folder(Path(text)) and not Path(text).is_file():
+        if find_source(text) is None and not is_folder(Path(text)) and not is_file(Path(text)):
             parser.error(
-                f"--checkpoint: expected a folder, a weight file or a hub id, got {text!r}"
+                f"--checkpoint: expected a folder, a weight file or a hub id, got {text[:200]!r}"
             )
     return find_checkpoints(named=options.checkpoint, like=options.like)
 

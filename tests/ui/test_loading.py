@@ -17,17 +17,18 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from conftest import build_random_checkpoint  # noqa: E402
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from hub_server import REVISION, Hub, build_repository, point_to, serve_hub  # noqa: E402
+from test_original_sizes import random_state, tiny  # noqa: E402
 
 from ditas_core.calibration import Calibration  # noqa: E402
 from ditas_core.checkpoints import (  # noqa: E402
     Checkpoint,
     CheckpointError,
+    fingerprint,
+    from_original,
     load_checkpoint,
-    to_original,
     transfer,
     weigh,
     write_state,
@@ -122,7 +123,8 @@ def test_the_picker_says_size_licence_and_revision() -> None:
 
 def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     weights = tmp_path / "original.pt"
-    write_state(weights, to_original(build_random_checkpoint().transformer))
+    state = random_state(tiny())
+    write_state(weights, state)
     named = [str(folder), str(weights), f"someone/theirs@{REVISION}", HUB]
     arguments = [part for name in named for part in ("--checkpoint", name)]
     entries = read_options([*arguments, "--like", str(folder)])
@@ -134,7 +136,7 @@ def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_p
     }
     assert not entries["facebook/DiT-XL-2-512"].allowed
     checkpoint = Bench(entries, SHORT).checkpoint(Model("original.pt"))
-    assert checkpoint.fingerprint == build_random_checkpoint().fingerprint
+    assert checkpoint.fingerprint == fingerprint(from_original(state, heads=2))
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "someone/theirs", "x" * 5_000, "\0"])
@@ -224,25 +226,28 @@ def test_even_past_the_line_it_is_loaded_once(
 
 
 def test_cancel_stops_a_download_and_load_goes_on_from_there(
-    hub: Hub, bench: Bench, url: str, tmp_path: Path
+    hub: Hub, bench: Bench, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.faults[HEAVY] = ["stall"]
+    """Even while the hub says nothing: after one silence, which is 4 s in earnest."""
+    monkeypatch.setattr(transfer, "TIMEOUT", 2.0)
+    hub.faults[HEAVY] = ["stall"] * 9
     client = Client(url, verbose=False)
     job = client.submit(*bar(HUB), api_name="/load")
     began = time.monotonic()
-    while not any("Downloading transformer" in output[0] for output in job.outputs()):
+    while not any(part.stat().st_size > 100_000 for part in tmp_path.rglob("*.bin.*.part")):
         assert time.monotonic() - began < 30
         time.sleep(0.02)
     assert not bench.line.locked(), "a download holds up no computation"
     began = time.monotonic()
     job.cancel()
     while bench.fetching.locked():
-        assert time.monotonic() - began < 5.5
+        assert time.monotonic() - began < 4
         time.sleep(0.02)
     assert not bench.is_loaded(Model(HUB))
     (part,) = tmp_path.rglob("*.part")
     arrived = part.stat().st_size
-    assert arrived > 0
+    assert arrived > 100_000
+    hub.faults.clear()
     assert "is loaded" in client.submit(*bar(HUB), api_name="/load").result(timeout=60)[0]
     assert hub.requests("GET", HEAVY)[-1]["range"] == f"bytes={arrived}-"
 
@@ -270,6 +275,7 @@ def test_what_does_not_fit_is_refused_and_bfloat16_is_offered(
 ) -> None:
     need = need_of(bench, "mine")
     assert need.bfloat16 < need.float32
+    bench.cache.entries.clear()  # the page opens on it
     kept = bench.cache.put("kept", torch.zeros(10))
     bench.cache.limit = (need.bfloat16 + need.float32) // 2
     seen = counted(monkeypatch)
@@ -317,8 +323,12 @@ def test_a_model_in_bfloat16_goes_through_everything(bench: Bench) -> None:
     arguments = {"timestep": torch.tensor([500]), "class_labels": torch.tensor([3])}
     with torch.no_grad():
         full = checkpoint.transformer(x.bfloat16(), **arguments).sample.float()
-        found = quantized(x.bfloat16(), **arguments).sample.float()
-    assert torch.isfinite(found).all()
+        found = quantized(x, **arguments).sample
+    assert {p.dtype for p in quantized.parameters()} == {torch.float32}
+    injected = bench.checkpoint(Model("mine (bfloat16)", 8.0)).transformer
+    with torch.no_grad():
+        louder = injected(x, **arguments).sample
+    assert (louder - full).norm() < 0.02 * full.norm(), "the same function"
     assert (found - full).norm() < 0.5 * full.norm()
 
 

@@ -136,14 +136,15 @@ def recipe_names(bench: Bench, desk: Desk, choice: Choice) -> list[str]:
 def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
     """What is looked at, in one line."""
     entry = bench.entries[choice.model.key]
+    notice = bench.notice if choice.model == bench.default else ""
     if not bench.is_loaded(choice.model) and bench.atlas(choice.model) is None:
         text = f"{entry.label}: not loaded yet. Press “Load”."
         if not entry.allowed:
             text = f"{entry.label}: not offered by this page."
-        return status(bench.notice or text, "warn")
+        return status(notice or text, "warn")
     if bench.atlas(choice.model) is None:
         text = f"{entry.label}: not measured yet. Open Outliers and press “Measure”."
-        return status(bench.notice or text, "warn")
+        return status(notice or text, "warn")
     name, recipe = bench.recipe(desk, choice)
     if recipe is None:
         text = f"{choice.title}: no {name} recipe yet. Open Search and start one."
