@@ -28,9 +28,7 @@ from .errors import CheckpointError
 from .machine import figure
 
 CHUNK = 2**20
-TIMEOUT = (
-    5.0  # seconds without a byte, then the rest is asked for again; cancelling waits no longer
-)
+TIMEOUT = 4.0  # seconds without a byte; then the rest is asked for again, or cancelling is heard
 TRIES = 5  # in a row without progress
 LONGEST_WAIT = 60.0  # seconds; servers that ask for more are asked again sooner
 RETRIED = {408, 429, 500, 502, 503, 504}
