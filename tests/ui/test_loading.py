@@ -46,6 +46,8 @@ from ditas_core.ui.jobs.loading import load  # noqa: E402
 from ditas_core.ui.parts.running import Progress  # noqa: E402
 from ditas_core.ui.parts.setup import setup_notice  # noqa: E402
 from ditas_core.ui.results import DITAS  # noqa: E402
+from ditas_core.ui.takeaway.gather import gather  # noqa: E402
+from ditas_core.ui.takeaway.snippet import load_code  # noqa: E402
 from ditas_core.ui.views.overview import card  # noqa: E402
 
 HUB = "facebook/DiT-XL-2-256"
@@ -164,8 +166,10 @@ def test_without_the_operators_leave_nothing_is_fetched(
 
 
 def test_a_hub_checkpoint_is_loaded_with_progress_and_used(
-    hub: Hub, bench: Bench, url: str
+    hub: Hub, bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.5)
+    hub.faults[HEAVY] = ["stall"]  # long enough for a line about it
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
     assert "not loaded yet" in setup_notice(bench, Desk("x"), choice)
     assert "3.3 GB to download" in card(bench, choice)
@@ -330,6 +334,22 @@ def test_a_model_in_bfloat16_goes_through_everything(bench: Bench) -> None:
         louder = injected(x, **arguments).sample
     assert (louder - full).norm() < 0.02 * full.norm(), "the same function"
     assert (found - full).norm() < 0.5 * full.norm()
+
+
+def test_the_program_on_view_loads_the_same(bench: Bench, folder: Path, tmp_path: Path) -> None:
+    """What the Take away tab prints: the precision, and what lends a file its autoencoder."""
+    weights = tmp_path / "original.pt"
+    write_state(weights, random_state(tiny()))
+    named = [str(weights), f"someone/theirs@{REVISION}"]
+    bench.entries |= find_checkpoints(tmp_path / "none", named, str(folder))
+    for key, code in (
+        ("mine", 'load_checkpoint("mine")'),
+        ("mine (bfloat16)", 'load_checkpoint("mine", dtype=torch.bfloat16)'),
+        ("original.pt", 'load_checkpoint("original.pt", like="mine")'),
+        (f"someone/theirs@{REVISION}", f'load_checkpoint("someone/theirs@{REVISION}")'),
+    ):
+        taken = gather(bench, Desk("x"), Choice(Model(key), BitWidths(4, 8), "integer"))
+        assert code in load_code(taken)[0] and str(tmp_path) not in load_code(taken)[0]
 
 
 # uploads

@@ -143,7 +143,7 @@ def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
             text = f"{entry.label}: not offered by this page."
         return status(notice or text, "warn")
     if bench.atlas(choice.model) is None:
-        text = f"{entry.label}: not measured yet. Open Outliers and press “Measure”."
+        text = f"{entry.key}: not measured yet. Open Outliers and press “Measure”."
         return status(notice or text, "warn")
     name, recipe = bench.recipe(desk, choice)
     if recipe is None:
