@@ -64,6 +64,10 @@ def write_json(path: Path, document: Any) -> None:
 class Hub:
     """What the server does next, and what it was asked.
 
+    A fault is a status, a status with seconds to wait, or a word: "drop" breaks off in the
+    middle, "cut" before the first byte, "stall" says nothing after half, "wrong" has a bit
+    changed, "all again" ignores where to start.
+
     faults   of a path in the repository: what to do with its next requests for bytes
              (``GET``), or for what it is (``HEAD path``), one after another
     """
@@ -74,6 +78,7 @@ class Hub:
         self.faults: dict[str, list[Any]] = defaultdict(list)
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.commit = ""
+        self.over = threading.Event()
 
     def requests(self, method: str, path: str) -> list[dict[str, str]]:
         return [headers for m, p, headers in self.asked if (m, p) == (method, path)]
@@ -94,11 +99,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self, method: str) -> None:
         cdn = re.fullmatch(r"/cdn/(.+)", self.path)
-        wanted = re.fullmatch(r"/facebook/[\w.-]+/resolve/(\w+)/(.+)", self.path)
+        wanted = re.fullmatch(r"/[\w.-]+/[\w.-]+/resolve/(\w+)/(.+)", self.path)
         if cdn is None and wanted is None:
             return self.answer(404)
         path = cdn[1] if cdn else wanted[2]  # type: ignore[index]
-        heavy = path.endswith(".bin")
+        heavy = path.endswith((".bin", ".safetensors"))
         if method == "HEAD" or cdn or not heavy:
             self.hub.asked.append((method, path, {k.lower(): v for k, v in self.headers.items()}))
             faults = self.hub.faults[path if method == "GET" else f"HEAD {path}"]
@@ -134,7 +139,10 @@ class Handler(BaseHTTPRequestHandler):
         first = int(start[1]) if start and fault != "all again" else 0
         status = 206 if first else 200
         body = content[first:]
-        self.answer(status, headers, body, method, half=fault == "drop", none=fault == "cut")
+        half = fault in ("drop", "stall")
+        self.answer(status, headers, body, method, half=half, none=fault == "cut")
+        if fault == "stall":
+            self.hub.over.wait(60)
 
     def answer(
         self,
@@ -170,6 +178,16 @@ def serve_hub(folder: Path) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.over.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def point_to(hub: Hub, monkeypatch: Any) -> None:
+    """As ``HF_ENDPOINT`` does for a new process."""
+    from huggingface_hub import constants
+
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -344,6 +344,8 @@ TRAVERSALS = [
     "facebook/DiT-XL-2-256@../..",
     "facebook/DiT-XL-2-256@main",
     "facebook/DiT-XL-2-256/../../x",
+    f"../../etc@{'0' * 40}",
+    f"http://169.254.169.254/x@{'0' * 40}",
     "http://127.0.0.1/model.pt",
     "file:///etc/passwd",
     "hf://facebook/DiT-XL-2-256",

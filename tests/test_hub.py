@@ -21,7 +21,7 @@ import huggingface_hub.constants as constants
 import pytest
 import torch
 from children import in_child
-from hub_server import REVISION, Hub, build_repository, serve_hub
+from hub_server import REVISION, Hub, build_repository, point_to, serve_hub
 
 from ditas_core.checkpoints import (
     HUB_SOURCES,
@@ -38,6 +38,7 @@ from ditas_core.checkpoints import (
     load_checkpoint,
     load_folder,
     transfer,
+    weigh,
 )
 from ditas_core.checkpoints.hub import fetch
 from ditas_core.checkpoints.pickled_folder import convert_folder
@@ -131,6 +132,22 @@ def test_a_dropped_connection_goes_on_where_it_broke(hub: Hub, tmp_path: Path) -
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
     starts = [int(h.get("range", "bytes=0-")[6:-1]) for h in hub.requests("GET", HEAVY)]
     assert starts == sorted(starts) and starts[1] > 0 and starts[-1] > starts[1]
+
+
+def test_a_silent_connection_gives_way_and_the_rest_is_asked_for(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever cancels waits for one silence, not for the end of it."""
+    assert transfer.TIMEOUT <= 4
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.3)
+    hub.faults[HEAVY] = ["stall"]
+    steps = fetch_steps(SOURCE, tmp_path, hub.endpoint, sleep=Waits())
+    longest, last = 0.0, time.monotonic()
+    for _ in steps:
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert 0.3 <= longest < 2
+    assert len(hub.requests("GET", HEAVY)) == 2
+    assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
 
 
 def test_a_server_without_ranges_starts_over(hub: Hub, tmp_path: Path) -> None:
@@ -381,6 +398,61 @@ def test_the_known_repositories_are_pinned() -> None:
     assert find_source("facebook/DiT-XL-2-1024") is None
 
 
+NO_IDS = [
+    "someone/theirs",
+    "someone/theirs@main",
+    f"someone/theirs@{REVISION}0",
+    f"theirs@{REVISION}",
+    f"../theirs@{REVISION}",
+    f"someone/..@{REVISION}",
+    f"someone/the..irs@{REVISION}",
+    f"a/b/c@{REVISION}",
+    f"/etc/passwd@{REVISION}",
+    f"http://x/y@{REVISION}",
+    f"someone/theirs@{REVISION}\n",
+    f"someone/th\u00e9irs@{REVISION}",
+]
+
+
+@pytest.mark.parametrize("text", NO_IDS)
+def test_what_is_no_hub_id_with_a_revision_is_none(text: str) -> None:
+    assert find_source(text) is None
+
+
+@pytest.mark.parametrize("kind", ["pickles", "safetensors"])
+def test_any_repository_of_a_dit_loads_with_its_revision(
+    repository: Path, tmp_path: Path, monkeypatch: Any, kind: str, random_checkpoint: Checkpoint
+) -> None:
+    served = repository
+    if kind == "safetensors":
+        served = tmp_path / "served"
+        list(convert_folder(repository, served))
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        loaded = load_checkpoint(f"someone/their-dit@{REVISION}")
+        assert loaded.fingerprint == random_checkpoint.fingerprint
+        assert loaded.name == "someone/their-dit" and loaded.licence == "cc-by-nc-4.0"
+        asked = {path for method, path, _ in hub.asked if method == "GET"}
+        assert {p for p in asked if p.endswith(".bin")} == (
+            {HEAVY, "vae/diffusion_pytorch_model.bin"} if kind == "pickles" else set()
+        )
+        weighed = weigh(f"someone/their-dit@{REVISION}")
+        assert weighed.parameters == sum(p.numel() for p in loaded.transformer.parameters())
+
+
+def test_another_kind_of_pipeline_is_refused_before_its_weights(
+    repository: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(repository, served)
+    (served / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        with pytest.raises(CheckpointError, match="DiTPipeline, got 'StableDiffusionPipeline'"):
+            load_checkpoint(f"someone/theirs@{REVISION}")
+        assert {path for method, path, _ in hub.asked if method == "GET"} == {"model_index.json"}
+
+
 def hub_cache(repository: Path, cache: Path) -> Path:
     """The repository as huggingface_hub keeps it: blobs by hash, a snapshot of links."""
     home = cache / "models--facebook--DiT-tiny"
@@ -446,7 +518,9 @@ def test_the_command_line_fetches_and_then_works_offline(hub: Hub, tmp_path: Pat
             command, capture_output=True, text=True, env={**env, **more}, timeout=120
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert told["preflight"].pop("available") > 0  # another figure every time
+        return told
 
     first = info()
     assert first["name"] == "facebook/DiT-XL-2-512" and first["licence"] == "cc-by-nc-4.0"
@@ -455,12 +529,7 @@ def test_the_command_line_fetches_and_then_works_offline(hub: Hub, tmp_path: Pat
 
 
 def test_the_known_repositories_load_by_name(hub: Hub, monkeypatch: Any) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-    )
+    point_to(hub, monkeypatch)
     seen: list[Progress] = []
     checkpoint = load_checkpoint(
         "facebook/DiT-XL-2-256", dtype=torch.bfloat16, progress=seen.append

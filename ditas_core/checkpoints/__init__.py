@@ -14,7 +14,8 @@ from .families import (
     family_of_config,
     smoothing_groups,
 )
-from .hub import HUB_SOURCES, HubSource, Progress, converted, fetch_steps, find_source, known_need
+from .hub import Progress, fetch_steps
+from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
 from .layers import Absorber, SmoothingGroup, get_linear, group_fed_by
 from .machine import Machine, this_machine
 from .original import from_original, to_original
@@ -27,7 +28,7 @@ from .original_files import (
 )
 from .original_layout import Architecture, recognise
 from .preflight import Need, check_fits, check_machine, preflight
-from .sources import find_parts, load_checkpoint
+from .sources import find_parts, load_checkpoint, weigh
 from .state_files import compact_state, half_is_exact, read_state, write_state
 from .weights import read_headers
 
@@ -71,6 +72,7 @@ __all__ = [
     "load_folder",
     "load_original",
     "need_of_original",
+    "own_cache",
     "preflight",
     "read_headers",
     "read_state",
@@ -79,5 +81,6 @@ __all__ = [
     "smoothing_groups",
     "this_machine",
     "to_original",
+    "weigh",
     "write_state",
 ]

@@ -1,8 +1,9 @@
-"""The hub repositories that this package knows: found, downloaded, converted once.
+"""Repositories of the hub: downloaded by revision, converted once.
 
-``facebook/DiT-XL-2-256`` and ``-512`` hold pickles. They are downloaded by their pinned
-revision, compared with the hashes that the hub announces for it, read with
-``weights_only`` and written once as a safetensors folder, which is what gets loaded.
+``facebook/DiT-XL-2-256`` and ``-512`` are known with their revisions; any other is named
+with one, ``REPO@REVISION``. They often hold pickles. The files are compared with the
+hashes that the hub announces for the revision, pickles are read with ``weights_only``,
+and all is written once as a safetensors folder, which is what gets loaded.
 Everything lies under ``HF_HOME/ditas/REPOSITORY/REVISION``; a lock keeps a second
 process from doing the same work, and a folder gets its name when it is whole.
 """
@@ -13,18 +14,19 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import CheckpointError
-from .loading import check_inside
+from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
+from .loading import WEIGHTS, check_inside, read_json
 from .machine import Machine, figure
 from .pickled_folder import PICKLE, convert_folder
-from .preflight import WORKING, Need, check_machine
-from .transfer import REMEDY, Remote, Sleep, download, file_hash, look_up, tell
+from .preflight import check_machine
+from .transfer import REMEDY, NotThere, Remote, Sleep, download, file_hash, look_up, tell
 
 SMALL_FILES = (
     "model_index.json",
@@ -33,44 +35,8 @@ SMALL_FILES = (
     "vae/config.json",
 )
 OPTIONAL_FILES = ("README.md",)
-WEIGHT_FILES = (f"transformer/{PICKLE}", f"vae/{PICKLE}")
+PARTS = ("transformer", "vae")
 MAX_SMALL = 1_000_000
-CONVERTED = "safetensors"
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """A hub repository that this package knows.
-
-    revision  the commit that is downloaded, 40 hexadecimal digits
-    bytes     of its weights
-    sha256    of files, where they are known beforehand; the hub's own are checked anyway
-    """
-
-    repo: str
-    licence: str
-    gigabytes: float
-    revision: str = ""
-    bytes: int = 0
-    sha256: dict[str, str] = field(default_factory=dict)
-
-
-HUB_SOURCES: dict[str, HubSource] = {
-    "facebook/DiT-XL-2-256": HubSource(
-        "facebook/DiT-XL-2-256",
-        "cc-by-nc-4.0",
-        3.3,
-        "eab87f77abd5aef071a632f08807fbaab0b704d0",
-        3_334_245_438,
-    ),
-    "facebook/DiT-XL-2-512": HubSource(
-        "facebook/DiT-XL-2-512",
-        "cc-by-nc-4.0",
-        3.3,
-        "101a3d462b22d64c4afdd4d0c8c59a2c0b961b99",
-        3_334_245_438,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -82,74 +48,22 @@ class Progress:
     total: int
 
 
-def find_source(text: str) -> HubSource | None:
-    """A known repository, ``REPO`` or ``REPO@REVISION``.
-
-    Raises:
-        CheckpointError: a revision that is no commit.
-    """
-    repo, at, revision = text.partition("@")
-    source = HUB_SOURCES.get(repo)
-    if source is None or not at:
-        return source
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise CheckpointError(
-            f"{repo}: expected a commit of 40 hexadecimal digits behind @, got {revision[:60]!r}"
-        )
-    return replace(source, revision=revision, bytes=0, sha256={})
-
-
-def own_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HOME) / "ditas"
-
-
-def place_of(source: HubSource, cache: Path) -> Path:
-    """Where everything about one revision lies."""
-    return cache / source.repo.replace("/", "--") / source.revision
-
-
-def converted(source: HubSource, cache: Path | None = None) -> Path | None:
-    """The safetensors folder, if it was made already."""
-    folder = place_of(source, own_cache() if cache is None else cache) / CONVERTED
-    if folder.is_symlink():
-        raise CheckpointError(f"{folder}: expected a folder, got a link to one; remove it")
-    return folder if folder.is_dir() else None
-
-
-def in_hub_cache(source: HubSource) -> Path | None:
-    """The same revision as another program downloaded it, if it is all there."""
+def in_hub_cache(source: HubSource) -> tuple[Path, list[str]] | None:
+    """The same revision as another program downloaded it, and its weights, if all is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [
-        try_to_load_from_cache(source.repo, name, revision=source.revision)
-        for name in (*SMALL_FILES, *WEIGHT_FILES)
+    def find(name: str) -> str | None:
+        path = try_to_load_from_cache(source.repo, name, revision=source.revision)
+        return path if isinstance(path, str) else None
+
+    weights = [
+        next((f"{part}/{name}" for name in source.formats if find(f"{part}/{name}")), "")
+        for part in PARTS
     ]
-    if not all(isinstance(path, str) for path in found):
+    found = [find(name) for name in SMALL_FILES]
+    if found[0] is None or not all(found) or not all(weights):
         return None
-    return Path(str(found[0])).parent
-
-
-def need_to_load(source: HubSource, sizes: dict[str, int]) -> Need:
-    """What downloading, converting and loading take; the files hold float32."""
-    transformer, vae = (sizes.get(name, 0) for name in WEIGHT_FILES)
-    total = transformer + vae
-    return Need(
-        source.repo,
-        total,
-        transformer // 4,
-        transformer + vae + WORKING,
-        transformer // 2 + vae + WORKING,
-        disk=2 * total,
-        mapped=0,
-    )
-
-
-def known_need(source: HubSource) -> Need:
-    """The same from what is known before anything is asked of the hub."""
-    vae = source.bytes // 10  # sd-vae's share
-    return need_to_load(source, dict(zip(WEIGHT_FILES, (source.bytes - vae, vae), strict=True)))
+    return Path(found[0]).parent, weights
 
 
 def fetch_steps(
@@ -206,25 +120,25 @@ def make(
     """With the lock held: download unless another program did, then convert."""
     for left in place.glob(".convert-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    raw = in_hub_cache(source)
-    if raw is not None:
-        sizes = {name: (raw / name).stat().st_size for name in WEIGHT_FILES}
-        need = need_to_load(source, sizes)
+    cached = in_hub_cache(source)
+    if cached is not None:
+        raw, weights = cached
+        need = need_to_load(source, *((raw / name).stat().st_size for name in weights))
         check_machine(replace(need, disk=need.disk // 2), machine, dtype)
-        yield from check_cached(raw)
+        yield from check_cached(raw, weights)
     else:
         raw = place / "raw"
-        yield from download_all(source, raw, endpoint, machine, dtype, sleep)
-    total = sum((raw / name).stat().st_size for name in WEIGHT_FILES)
+        weights = yield from download_all(source, raw, endpoint, machine, dtype, sleep)
+    total = sum((raw / name).stat().st_size for name in weights)
     for done in convert_folder(raw, place / CONVERTED):
         yield Progress("converting to safetensors", done, total)
     shutil.rmtree(place / "raw", ignore_errors=True)
     return place / CONVERTED
 
 
-def check_cached(raw: Path) -> Generator[Progress, None, None]:
+def check_cached(raw: Path, weights: list[str]) -> Generator[Progress, None, None]:
     """Files in the hub's cache lie there themselves and are what their names' hashes say."""
-    for name in (*SMALL_FILES, *WEIGHT_FILES):
+    for name in (*SMALL_FILES, *weights):
         real = check_inside(raw / name, raw).resolve()
         if re.fullmatch(r"[0-9a-f]{64}", real.name):
             now = Progress(f"checking {name}", 0, real.stat().st_size)
@@ -243,29 +157,33 @@ def download_all(
     machine: Machine,
     dtype: torch.dtype,
     sleep: Sleep,
-) -> Generator[Progress, None, None]:
-    """All files of the revision; sizes and room are checked before the first byte."""
-    from huggingface_hub import constants, hf_hub_url
+) -> Generator[Progress, None, list[str]]:
+    """All files of the revision; sizes and room are checked before the first byte.
+
+    Returns the names of the weights.
+    """
+    from huggingface_hub import constants
     from huggingface_hub.utils._headers import build_hf_headers
 
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(
-            f"{source.repo}: expected {source.gigabytes} GB from the hub or in the local cache, "
+            f"{source.title}: expected it on the hub or in the local cache, "
             f"got neither: HF_HUB_OFFLINE is set; {REMEDY}"
         )
     headers = dict(build_hf_headers(library_name="ditas"))
     files: dict[str, Remote] = {}
-    waiting = Progress("asking the hub", 0, source.bytes or 1)
-    for name in (*SMALL_FILES, *OPTIONAL_FILES, *WEIGHT_FILES):
-        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=endpoint)
-        try:
-            remote = yield from tell(look_up(url, headers, sleep), waiting)
-            files[name] = check_remote(source, name, remote)
-        except CheckpointError as error:
-            if name not in OPTIONAL_FILES or "got 404" not in str(error):
-                raise CheckpointError(f"{source.repo} ({source.gigabytes} GB): {error}") from None
+    for name in SMALL_FILES:
+        files |= yield from first_there(source, (name,), endpoint, headers, sleep)
+    for name in OPTIONAL_FILES:
+        files |= yield from first_there(source, (name,), endpoint, headers, sleep, True)
+    weights: list[str] = []
+    for part in PARTS:
+        names = tuple(f"{part}/{name}" for name in source.formats)
+        found = yield from first_there(source, names, endpoint, headers, sleep)
+        files |= found
+        weights += found
     there = sum(f.stat().st_size for f in raw.rglob("*") if f.is_file())
-    need = need_to_load(source, {name: files[name].size for name in WEIGHT_FILES})
+    need = need_to_load(source, *(files[name].size for name in weights))
     check_machine(replace(need, disk=max(0, need.disk - there)), machine, dtype)
     total = sum(remote.size for remote in files.values())
     before = 0
@@ -273,6 +191,42 @@ def download_all(
         for done in download(remote, raw / name, headers, sleep):
             yield Progress(f"downloading {name}", before + done, total)
         before += remote.size
+        if name == SMALL_FILES[0]:
+            check_kind(source, raw / name)
+    return weights
+
+
+def first_there(
+    source: HubSource,
+    names: tuple[str, ...],
+    endpoint: str | None,
+    headers: dict[str, str],
+    sleep: Sleep,
+    optional: bool = False,
+) -> Generator[Progress, None, dict[str, Remote]]:
+    """What the hub says of the first of these files that it has; empty for none if optional."""
+    from huggingface_hub import hf_hub_url
+
+    waiting = Progress("asking the hub", 0, source.bytes or 1)
+    for name in names:
+        yield waiting
+        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=endpoint)
+        try:
+            remote = yield from tell(look_up(url, headers, sleep), waiting)
+            return {name: check_remote(source, name, remote)}
+        except NotThere as error:
+            if name == names[-1] and not optional:
+                raise CheckpointError(f"{source.title}: {error}") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.title}: {error}") from None
+    return {}
+
+
+def check_kind(source: HubSource, index: Path) -> None:
+    """Raise a CheckpointError, before the weights are fetched, where they are no DiT's."""
+    kind = read_json(index).get("_class_name")
+    if kind != "DiTPipeline":
+        raise CheckpointError(f"{source.repo}: expected a DiTPipeline, got {str(kind)[:80]!r}")
 
 
 def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
@@ -288,7 +242,7 @@ def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
     pinned = source.sha256.get(name)
     if pinned is not None and remote.etag != pinned:
         raise CheckpointError(f"{name}: expected the hash {pinned}, got {remote.etag}")
-    heavy = name in WEIGHT_FILES
+    heavy = name.endswith((WEIGHTS, PICKLE))
     limit = int(1.1 * source.bytes) if heavy and source.bytes else 20_000_000_000
     limit = limit if heavy else MAX_SMALL
     if remote.size > limit:

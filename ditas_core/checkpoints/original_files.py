@@ -128,6 +128,13 @@ def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
     return recognise(state, heads)
 
 
+def recognise_with(headers: Headers, heads: int | None, like: Parts | None) -> Architecture:
+    """``recognise_file`` with the heads given, or those of ``like`` if it is as wide."""
+    if heads is None and like is not None and like.width == recognise_file(headers, 1).width:
+        heads = like.heads
+    return recognise_file(headers, heads)
+
+
 def choose_parts(found: Architecture, headers: Headers, like: Parts | None) -> Parts:
     """``like``, or the published parts; checked against the model."""
     parts = standard_parts(found, headers.name) if like is None else like
@@ -155,14 +162,11 @@ def load_original(
         CheckpointError: no such file, another layout, a part is missing, or too large.
     """
     headers = read_headers(path)
-    width = recognise_file(headers, heads=1).width
-    if heads is None and like is not None and like.width == width:
-        heads = like.heads
-    found = recognise_file(headers, heads)
+    found = recognise_with(headers, heads, like)
     parts = choose_parts(found, headers, like)
     check_machine(need_of_original(headers, found, parts), machine, dtype)
     vae = parts.load_vae()
-    transformer = from_original(read_weights(path, dtype), heads, parts.norm_eps, dtype)
+    transformer = from_original(read_weights(path, dtype), found.heads, parts.norm_eps, dtype)
     names = parts.class_names
     return Checkpoint(
         name=path.stem,

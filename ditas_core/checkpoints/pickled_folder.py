@@ -1,4 +1,4 @@
-"""A diffusers folder of pickles, written anew as safetensors: streamed, whole or not at all."""
+"""A diffusers folder, often of pickles, written anew as safetensors: whole or not at all."""
 
 from __future__ import annotations
 
@@ -55,10 +55,7 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
                 shutil.copyfile(check_inside(folder / name, folder), work / name)
         done = 0
         for part, cls in CLASSES.items():
-            source = folder / part / PICKLE
-            if not source.is_file():
-                raise CheckpointError(f"{part}: expected {PICKLE} or safetensors, found none")
-            check_inside(source, folder)
+            source = check_inside(weights_of(folder / part), folder)
             model = build_empty(cls, read_json(folder / part / "config.json"), part)
             headers = without_positions(read_headers(source))
             check_against(model, headers, part)
@@ -70,7 +67,7 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         os.replace(work, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            need = figure(sum((folder / p / PICKLE).stat().st_size for p in CLASSES))
+            need = figure(sum(weights_of(folder / p).stat().st_size for p in CLASSES))
             raise CheckpointError(
                 f"{target.name}: expected {need} of room in {target.parent} for the conversion, "
                 f"got none left ({error.strerror}); make room, or set HF_HOME to another disk"
@@ -78,6 +75,18 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def weights_of(folder: Path) -> Path:
+    """A model's weights, as safetensors if it has them.
+
+    Raises:
+        CheckpointError: there are none in one file.
+    """
+    for name in (WEIGHTS, PICKLE):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder.name}: expected {WEIGHTS} or {PICKLE}, found neither")
 
 
 def without_positions(headers: Headers) -> Headers:

@@ -152,7 +152,10 @@ def check_fits(
         if room is None or need.memory(dtype) + more <= room:
             continue
         if dtype == torch.float32 and need.bfloat16 + more <= room:
-            advice = "pass --precision bfloat16 (dtype=torch.bfloat16)"
+            advice = (
+                "pass --precision bfloat16 (dtype=torch.bfloat16), or choose its bfloat16 entry "
+                "on the page"
+            )
         else:
             advice = "close other programs, or take a smaller checkpoint or a larger machine"
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Find a checkpoint: a local folder, an original weight file or one of the known hub ids."""
+"""Find a checkpoint: a local folder, an original weight file or a hub id."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import torch
 
 from .captions import Captions
 from .checkpoint import Checkpoint, CheckpointError, load_folder
-from .hub import HUB_SOURCES, HubSource, Progress, converted, fetch, find_source, own_cache
+from .hub import Progress, fetch
+from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
 from .machine import Machine, this_machine
-from .original_files import Parts, load_original, parts_of
-from .preflight import check_machine, preflight
+from .original_files import (
+    Parts,
+    choose_parts,
+    load_original,
+    need_of_original,
+    parts_of,
+    recognise_with,
+)
+from .preflight import Need, check_machine, preflight
+from .weights import read_headers
 
-__all__ = ["HUB_SOURCES", "HubSource", "find_parts", "load_checkpoint"]
+__all__ = ["HUB_SOURCES", "HubSource", "find_parts", "load_checkpoint", "weigh"]
+HUB_IDS = f"REPO@REVISION on the hub, or one of {', '.join(HUB_SOURCES)}"
 
 
 def load_checkpoint(
@@ -28,7 +38,9 @@ def load_checkpoint(
     machine: Machine | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint from a local folder, an original weight file or a known hub id.
+    """Load a checkpoint from a local folder, an original weight file or a hub id.
+
+    A hub id is ``REPO@REVISION``, or ``REPO`` for those whose revision is known.
 
     like      for a weight file: folder or hub id that lends autoencoder and schedule;
               None: the published ones, if they lie in the hub's cache
@@ -40,7 +52,7 @@ def load_checkpoint(
     progress  is told of downloads, and cancels them by raising
 
     Raises:
-        CheckpointError: neither a folder, a file nor a known id; no network; unusable
+        CheckpointError: neither a folder, a file nor a hub id; no network; unusable
             files; or it does not fit, said before anything is allocated.
     """
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
@@ -61,12 +73,30 @@ def load_checkpoint(
         return load_original(path, find_parts(like, progress), dtype, heads, room)
     if not text or not is_folder(path):
         raise CheckpointError(
-            f"checkpoint: expected a folder, a weight file or one of {', '.join(HUB_SOURCES)}, "
-            f"got {text!r}"
+            f"checkpoint: expected a folder, a weight file, {HUB_IDS}, got {text!r}"
         )
     if (path / "model_index.json").is_file() and has_weights(path):
         check_machine(preflight(path), room, dtype)
     return load_folder(path, dtype=dtype, captions=captions)
+
+
+def weigh(source: str | Path, like: str | Path | None = None) -> Need:
+    """What loading takes, from headers; of a hub id that is not here yet, what is known of it.
+
+    Raises:
+        CheckpointError: nothing that can be loaded.
+    """
+    known = find_source(str(source))
+    if known is not None:
+        folder = converted(known)
+        return known_need(known) if folder is None else preflight(folder, name=known.repo)
+    path = Path(source)
+    if not is_file(path):
+        return preflight(path)
+    headers = read_headers(path)
+    parts = find_parts(like)
+    found = recognise_with(headers, None, parts)
+    return need_of_original(headers, found, choose_parts(found, headers, parts))
 
 
 def is_file(path: Path) -> bool:
@@ -91,7 +121,7 @@ def has_weights(path: Path) -> bool:
 def find_parts(
     like: str | Path | None, progress: Callable[[Progress], None] | None = None
 ) -> Parts | None:
-    """What a weight file lacks, from a folder or a known hub id."""
+    """What a weight file lacks, from a folder or a hub id."""
     if like is None or not str(like):
         return None
     known = find_source(str(like))
@@ -99,8 +129,5 @@ def find_parts(
         folder = converted(known) or fetch(known, progress)
         return parts_of(folder, known.repo, known.licence)
     if not is_folder(Path(like)):
-        raise CheckpointError(
-            f"like: expected a diffusers folder or one of {', '.join(HUB_SOURCES)}, "
-            f"got {str(like)!r}"
-        )
+        raise CheckpointError(f"like: expected a diffusers folder, {HUB_IDS}, got {str(like)!r}")
     return parts_of(Path(like))

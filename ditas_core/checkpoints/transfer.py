@@ -28,7 +28,7 @@ from .errors import CheckpointError
 from .machine import figure
 
 CHUNK = 2**20
-TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 4.0  # seconds without a byte; then the rest is asked for again, or cancelling is heard
 TRIES = 5  # in a row without progress
 LONGEST_WAIT = 60.0  # seconds; servers that ask for more are asked again sooner
 RETRIED = {408, 429, 500, 502, 503, 504}
@@ -47,6 +47,10 @@ class Remote:
     size: int
     etag: str
     commit: str
+
+
+class NotThere(CheckpointError):
+    """The hub has no such file."""
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
@@ -99,7 +103,8 @@ def ask(url: str, method: str, headers: dict[str, str], sleep: Sleep) -> Generat
                 if 300 <= error.code < 400 and method == "HEAD":
                     return error
                 if error.code not in RETRIED:
-                    raise CheckpointError(answer(error.code, url, where)) from None
+                    kind = NotThere if error.code == 404 else CheckpointError
+                    raise kind(answer(error.code, url, where)) from None
                 reason = answer(error.code, url, where)
                 wait = retry_after(error.headers, wait)
         except (OSError, http.client.HTTPException) as error:  # URLError among them
@@ -258,6 +263,7 @@ def fill(
                     stream.write(chunk)
                     done += len(chunk)
                     yield done
+            yield done
             failures = 0 if done > before else failures + 1
             if failures >= TRIES:
                 raise CheckpointError(

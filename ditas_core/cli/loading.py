@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint, Progress
     from ..specs import Recipe
 
-CHECKPOINT = "folder, known hub id (REPO or REPO@REVISION) or original .pt / .safetensors"
+CHECKPOINT = "folder, hub id (REPO@REVISION; REPO if known) or original .pt / .safetensors"
 
 
 def add_loading(parser: argparse.ArgumentParser, precision: bool = False) -> None:
@@ -60,7 +60,7 @@ def fetching() -> Iterator[Callable[[Progress], None]]:
 
 
 def load(args: argparse.Namespace) -> Checkpoint:
-    """The checkpoint that the arguments name;"""
+    """The checkpoint that the arguments name."""
     import torch
 
     from ..checkpoints import load_checkpoint

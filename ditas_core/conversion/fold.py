@@ -18,9 +18,9 @@ from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 
 def get_affine(transformer: nn.Module, path: str) -> Affine:
-    """Detached weight and bias of the linear layer at ``path``."""
+    """Detached weight and bias of the linear layer at ``path``, in float32."""
     linear = get_linear(transformer, path)
-    return Affine(linear.weight.detach(), linear.bias.detach())
+    return Affine(linear.weight.detach().float(), linear.bias.detach().float())
 
 
 def set_affine_(transformer: nn.Module, path: str, value: Affine) -> None:
@@ -49,14 +49,14 @@ def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> 
 def rescaled_transformer(transformer: Transformer, factors: Mapping[str, Tensor]) -> Transformer:
     """A copy in which the named groups' inputs are divided by s and their columns multiplied.
 
-    ``factors`` maps group names to s (C,). The source is not modified; the copy
-    computes the same function in exact arithmetic.
+    ``factors`` maps group names to s (C,). The source is not modified; the copy, in
+    float32, computes the same function in exact arithmetic.
     """
     groups = {group.name: group for group in smoothing_groups(transformer)}
     unknown = set(factors) - set(groups)
     if unknown:
         raise ValueError(f"groups: expected some of {sorted(groups)}, got {sorted(unknown)}")
-    result = copy.deepcopy(transformer)
+    result = copy.deepcopy(transformer).float()
     for name, s in factors.items():
         group = groups[name]
         fold_producer_(result, group, s)

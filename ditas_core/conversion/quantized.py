@@ -129,7 +129,9 @@ def fit_all(
 def quantize_transformer(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> Iterator[ConversionProgress | Transformer]:
-    """Yields progress per group, then the quantized copy; the checkpoint is not modified.
+    """Yields progress per group, then the quantized copy, in float32.
+
+    The checkpoint is not modified.
 
     Raises:
         RecipeError: recipe, checkpoint and calibration do not belong together.
@@ -145,7 +147,7 @@ def quantize_transformer(
         if s is not None and group.absorber is Absorber.MODULATION:
             fold_producer_(result, group, s)
         yield ConversionProgress(group.name, index + 1, total)
-    yield result.eval()
+    yield result.eval() if source.dtype == torch.float32 else result.float().eval()
 
 
 @torch.no_grad()
