@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import Death, Ended, ended, launch, run
 from test_resume import leftovers, save_tiny, step_files
+from tiny_pixart import save_tiny_pixart
 
 from ditas_core.calibration import Calibration, Shard, StepStatistics, TokenDraw, shard_of
 from ditas_core.calibration.recorder import reduce_call
@@ -74,6 +75,16 @@ def test_an_uneven_last_batch_and_processes_without_a_token(folder: Path, tmp_pa
     done = together(calibrating(folder, three, samples=5, tokens=1), tmp_path / "run", 3)
     assert [x.code for x in done] == [0, 0, 0], [x.err for x in done]
     assert Calibration.load(three).sha256 == expected["sha256"]
+
+
+def test_layers_with_different_numbers_of_tokens_are_joined(tmp_path: Path) -> None:
+    """A PixArt's text is shorter than its image: each group's mean is over its own rows."""
+    folder = save_tiny_pixart(tmp_path / "pixart", told=False)
+    one, two = tmp_path / "one", tmp_path / "two"
+    expected = run(calibrating(folder, one, samples=3), tmp_path / "alone").report
+    done = together(calibrating(folder, two, samples=3), tmp_path / "run", 2)
+    assert [x.code for x in done] == [0, 0], [x.err for x in done]
+    assert Calibration.load(two).sha256 == expected["sha256"]
 
 
 def test_processes_that_resume_at_different_steps(

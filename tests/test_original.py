@@ -384,7 +384,7 @@ def test_files_that_hold_no_state_are_refused(state: State, tmp_path: Path) -> N
         path.write_bytes(content)
         (tmp_path / "0.safetensors").write_bytes(content)
         for file in (path, tmp_path / "0.safetensors"):
-            with pytest.raises(CheckpointError, match="expected a state dict"):
+            with pytest.raises(CheckpointError, match="expected"):
                 read_state(file)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="got list"):

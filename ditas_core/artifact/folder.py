@@ -5,6 +5,7 @@ recipe.json                the recipe
 transformer/config.json    the base transformer's configuration
 transformer/quantized.safetensors   integer codes, scales, branches and what stayed float
 vae/, scheduler/           as in the base checkpoint
+captions.safetensors       of a text-conditioned model, what it was loaded with
 """
 
 from __future__ import annotations
@@ -17,20 +18,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, CheckpointError, get_linear, smoothing_groups
-from ..checkpoints.checkpoint import read_json
+from ..checkpoints import (
+    Captions,
+    Checkpoint,
+    CheckpointError,
+    Transformer,
+    family_of_config,
+    get_linear,
+    smoothing_groups,
+)
+from ..checkpoints.checkpoint import check_captions
+from ..checkpoints.loading import load_whole, read_json
+from ..checkpoints.weights import read_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention
 
 FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
+MAX_STORED = 10_000  # tensors: a layer is stored in up to ten
 
 
 def check_new_folder(target: Path) -> None:
@@ -82,7 +92,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_quantized(
-    target: Path, checkpoint: Checkpoint, transformer: DiTTransformer2DModel, recipe: Recipe
+    target: Path, checkpoint: Checkpoint, transformer: Transformer, recipe: Recipe
 ) -> None:
     """Write the folder described above."""
     with whole_folder(target) as work:
@@ -95,17 +105,23 @@ def save_quantized(
         }
         (work / "ditas.json").write_text(json.dumps(marker, indent=1), encoding="utf-8")
         (work / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-        (work / "transformer").mkdir()
-        shutil.copyfile(
-            checkpoint.path / "transformer" / "config.json", work / "transformer" / "config.json"
-        )
-        for part in ("vae", "scheduler"):
-            shutil.copytree(checkpoint.path / part, work / part)
+        checkpoint.transformer.save_config(work / "transformer")
+        if checkpoint.path.is_dir():
+            for part in ("vae", "scheduler"):
+                shutil.copytree(checkpoint.path / part, work / part)
+        else:  # a weight file, whose other parts came from elsewhere
+            checkpoint.vae.save_pretrained(work / "vae")
+            (work / "scheduler").mkdir()
+            write_text(
+                work / "scheduler" / "scheduler_config.json", json.dumps(checkpoint.scheduler)
+            )
+        if checkpoint.captions is not None:
+            checkpoint.captions.save(work)
         save_file(compact(transformer), work / "transformer" / WEIGHTS)
         (work / "transformer" / WEIGHTS).chmod(0o644)
 
 
-def compact(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
+def compact(transformer: Transformer) -> dict[str, Tensor]:
     """The state dict, small: codes of at most 4 bits two to a byte, floats in half
     precision where that is exact."""
     small = {
@@ -141,14 +157,18 @@ def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
         )
     try:
         recipe = Recipe.from_json((path / "recipe.json").read_text(encoding="utf-8"))
-        stored = load_file(path / "transformer" / WEIGHTS)
+        stored = read_weights(path / "transformer" / WEIGHTS, max_tensors=MAX_STORED)
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
         config = read_json(path / "transformer" / "config.json")
-        transformer = DiTTransformer2DModel.from_config(config)
-        vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32)
+        family = family_of_config(config)
+        transformer = family.cls.from_config(config)
+        captions = Captions.load(path) if family.text else None
+        if captions is not None:
+            check_captions(captions, transformer)
+        vae = load_whole(AutoencoderKL, path / "vae")
         install_layers_(transformer, recipe, tensors)
         transformer.load_state_dict(tensors, strict=True)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
     transformer.requires_grad_(False).eval()
@@ -159,15 +179,14 @@ def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
         transformer=transformer,
         vae=vae,
         scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
-        class_names=tuple(marker["class_names"]),
+        class_names=tuple(marker["class_names"]) if captions is None else captions.names,
         licence=str(marker["licence"]),
+        captions=captions,
     )
     return checkpoint, recipe
 
 
-def install_layers_(
-    transformer: DiTTransformer2DModel, recipe: Recipe, tensors: dict[str, Tensor]
-) -> None:
+def install_layers_(transformer: Transformer, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     """Put quantized layers, with buffers from ``tensors``, where the recipe has them.
 
     Packed codes in ``tensors`` are replaced by unpacked ones.

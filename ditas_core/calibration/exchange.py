@@ -25,9 +25,10 @@ def exchange_steps(table: StepTable) -> None:
         for index in range(len(table)):
             for name in sorted(table.groups):  # read back from a journal they come in its order
                 join_group(table, name, index)
-            rows = torch.tensor(table.rows[index])
+            names = sorted(table.groups)
+            rows = torch.tensor([table.rows[index][name] for name in names])
             dist.all_reduce(rows, dist.ReduceOp.SUM)
-            table.rows[index] = int(rows)
+            table.rows[index] = dict(zip(names, rows.tolist(), strict=True))
     except RuntimeError as error:
         raise ConnectionError(f"exchange: another process ended ({error})") from error
 

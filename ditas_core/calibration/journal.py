@@ -24,7 +24,7 @@ from ..sampling import Position, Step
 from ..specs import CalibrationSpec
 from .recorder import StepStatistics
 
-FORMAT = "ditas-calibration-steps-1"
+FORMAT = "ditas-calibration-steps-2"
 SETTINGS = "settings.json"
 
 
@@ -77,8 +77,8 @@ class CalibrationJournal:
             tensors[f"{name}.high"] = one.high.contiguous()
             tensors[f"{name}.squares"] = one.squares.contiguous()
             tensors[f"{name}.tokens"] = one.tokens.contiguous()
-        rows = next(iter(statistics.values())).rows
-        metadata = {"index": str(step.index), "timestep": str(step.timestep), "rows": str(rows)}
+        rows = json.dumps({name: one.rows for name, one in statistics.items()})
+        metadata = {"index": str(step.index), "timestep": str(step.timestep), "rows": rows}
         metadata["sha256"] = checksum(tensors, metadata)
         part = self.path(step.index).with_suffix(".part")
         save_file(tensors, part, metadata=metadata)
@@ -100,7 +100,8 @@ class CalibrationJournal:
                 return
             index += 1
             after = Position(index, tensors["latents"], tensors["streams"])
-            yield statistics_of(tensors, int(metadata["rows"])), int(metadata["timestep"]), after
+            rows = json.loads(metadata["rows"])
+            yield statistics_of(tensors, rows), int(metadata["timestep"]), after
 
     def remove(self) -> None:
         """After the calibration is written."""
@@ -134,7 +135,9 @@ def checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def statistics_of(tensors: dict[str, torch.Tensor], rows: int) -> dict[str, StepStatistics]:
+def statistics_of(
+    tensors: dict[str, torch.Tensor], rows: dict[str, int]
+) -> dict[str, StepStatistics]:
     """Groups of one step file, in their stored names' order."""
     names = [key.removesuffix(".low") for key in tensors if key.endswith(".low")]
     return {
@@ -142,7 +145,7 @@ def statistics_of(tensors: dict[str, torch.Tensor], rows: int) -> dict[str, Step
             low=tensors[f"{name}.low"],
             high=tensors[f"{name}.high"],
             squares=tensors[f"{name}.squares"],
-            rows=rows,
+            rows=rows[name],
             tokens=tensors[f"{name}.tokens"],
         )
         for name in names

@@ -55,7 +55,7 @@ def channels_of(checkpoint: Checkpoint) -> list[int]:
 def memory_need(checkpoint: Checkpoint, spec: CalibrationSpec) -> MemoryNeed:
     """Upper bound for ``calibrate``, alone or as one of several processes."""
     parameters = sum(p.numel() for p in checkpoint.transformer.parameters())
-    return memory_of(channels_of(checkpoint), checkpoint.image_tokens, parameters, spec)
+    return memory_of(channels_of(checkpoint), checkpoint.most_tokens, parameters, spec)
 
 
 def memory_of(
@@ -64,7 +64,7 @@ def memory_of(
     """``memory_need`` of a model that is not loaded.
 
     channels      inputs of every smoothing group
-    image_tokens  of one image
+    image_tokens  of one image, or of its caption if that is longer
     parameters    of the transformer
     """
     steps = spec.sampling.steps
@@ -99,4 +99,4 @@ def tokens_for_budget(checkpoint: Checkpoint, spec: CalibrationSpec, megabytes: 
             f"token budget: expected at least {each / 1e6:.3g} MB, one token per layer and step, "
             f"got {megabytes:g}"
         )
-    return min(fitting, spec.samples * 2 * checkpoint.image_tokens)
+    return min(fitting, spec.samples * 2 * checkpoint.fewest_tokens)

@@ -124,12 +124,13 @@ class StepTable:
     Every tensor is allocated once, with the first step: what many small ones leave
     between the activations that come and go would nearly double the memory.
     Of a group: low, high (T, 2, C), squares (T, C), tokens (T, K, C), K that of all processes.
+    Rows are counted group by group: text and image differ in length.
     """
 
     def __init__(self, steps: int, kept: int) -> None:
         self.steps, self.kept = steps, kept
         self.groups: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        self.rows: list[int] = []
+        self.rows: list[dict[str, int]] = []
         self.counts: list[dict[str, int]] = []
 
     def __len__(self) -> int:
@@ -151,13 +152,13 @@ class StepTable:
             low, high, squares, tokens = self.groups[name]
             low[index], high[index], squares[index] = one.low, one.high, one.squares
             tokens[index, : len(one.tokens)] = one.tokens
-        self.rows.append(next(iter(step.values())).rows)
+        self.rows.append({name: one.rows for name, one in step.items()})
         self.counts.append({name: len(one.tokens) for name, one in step.items()})
 
     def statistics(self, name: str) -> GroupStatistics:
         """One group's, of all steps."""
         low, high, squares, tokens = self.groups[name]
-        rows = torch.tensor(self.rows, dtype=torch.float64)[:, None]  # (T, 1)
+        rows = torch.tensor([r[name] for r in self.rows], dtype=torch.float64)[:, None]  # (T, 1)
         return GroupStatistics(low, high, tokens, energy=(squares / rows).float())
 
 

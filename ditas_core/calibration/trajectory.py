@@ -76,7 +76,7 @@ def calibrate(
 ) -> Iterator[CalibrationProgress | Calibration]:
     """One guided trajectory; yields progress, then the Calibration.
 
-    Labels are spread over all classes; noise and token draws follow ``spec.seed``.
+    Labels are spread over all classes (or captions); noise and token draws follow ``spec.seed``.
     With a ``journal`` every finished step is kept on disk, and steps found there are
     not run again. With a ``shard`` only its samples are run; ``exchange`` then joins
     the steps of all shards (``exchange_steps`` over torch.distributed).
@@ -85,7 +85,7 @@ def calibrate(
         SpecError: more tokens asked for than a step has.
     """
     shard = shard or Shard(0, spec.samples)
-    available = spec.samples * 2 * checkpoint.image_tokens
+    available = spec.samples * 2 * checkpoint.fewest_tokens
     if spec.tokens > available:
         raise SpecError(
             f"tokens: expected at most {available} (of {spec.samples} samples), got {spec.tokens}"
@@ -117,6 +117,7 @@ def calibrate(
                 batch=spec.batch,
                 start=start,
                 before=lambda step, first: recorder.begin(step, shard.first + first),
+                conditions=checkpoint.conditions,
             ):
                 if event.step is not None:
                     statistics = recorder.finish()

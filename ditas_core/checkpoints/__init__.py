@@ -1,29 +1,86 @@
-"""Finding, checking and loading DiT checkpoints; the map to their layers."""
+"""Finding, checking and loading DiT and PixArt checkpoints; the map to their layers."""
 
-from .checkpoint import Checkpoint, CheckpointError, fingerprint, load_folder
-from .layers import Absorber, SmoothingGroup, get_linear, smoothing_groups
+from .captions import Captions, TextConditions
+from .checkpoint import Checkpoint, fingerprint, load_folder
+from .errors import CheckpointError
+from .families import (
+    DIT,
+    FAMILIES,
+    PIXART,
+    Family,
+    Transformer,
+    check_config,
+    family_of,
+    family_of_config,
+    smoothing_groups,
+)
+from .hub import Progress, fetch_steps
+from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .layers import Absorber, SmoothingGroup, get_linear, group_fed_by
+from .machine import Machine, this_machine
 from .original import from_original, to_original
+from .original_files import (
+    check_parts,
+    choose_parts,
+    load_original,
+    need_of_original,
+    recognise_file,
+)
 from .original_layout import Architecture, recognise
-from .sources import HUB_SOURCES, load_checkpoint
+from .preflight import Need, check_fits, check_machine, preflight
+from .sources import find_parts, load_checkpoint, weigh
 from .state_files import compact_state, half_is_exact, read_state, write_state
+from .weights import read_headers
 
 __all__ = [
+    "DIT",
+    "FAMILIES",
     "HUB_SOURCES",
+    "PIXART",
     "Absorber",
     "Architecture",
+    "Captions",
     "Checkpoint",
     "CheckpointError",
+    "Family",
+    "HubSource",
+    "Machine",
+    "Need",
+    "Progress",
     "SmoothingGroup",
+    "TextConditions",
+    "Transformer",
+    "check_config",
+    "check_fits",
+    "check_machine",
+    "check_parts",
+    "choose_parts",
     "compact_state",
+    "converted",
+    "family_of",
+    "family_of_config",
+    "fetch_steps",
+    "find_parts",
+    "find_source",
     "fingerprint",
     "from_original",
     "get_linear",
+    "group_fed_by",
     "half_is_exact",
+    "known_need",
     "load_checkpoint",
     "load_folder",
+    "load_original",
+    "need_of_original",
+    "own_cache",
+    "preflight",
+    "read_headers",
     "read_state",
     "recognise",
+    "recognise_file",
     "smoothing_groups",
+    "this_machine",
     "to_original",
+    "weigh",
     "write_state",
 ]

@@ -1,22 +1,30 @@
-"""A DiT checkpoint: transformer, autoencoder, schedule, class names, licence, hash."""
+"""A checkpoint: transformer, autoencoder, schedule, class names or captions, licence, hash."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 
-from .layers import SmoothingGroup, smoothing_groups
+from .captions import ADVICE, FILE, Captions, TextConditions
+from .errors import CheckpointError
+from .families import (
+    Family,
+    Transformer,
+    check_config,
+    family_of,
+    family_of_index,
+    smoothing_groups,
+)
+from .layers import SmoothingGroup
+from .loading import check_inside, load_whole, read_json
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: what was expected, what came, what to do."""
+__all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,22 @@ class Checkpoint:
 
     fingerprint  sha256 over the transformer's tensors (names, shapes, float32 bytes)
     scheduler    the scheduler's configuration as stored
+    class_names  of a text-conditioned model its captions' names
+    captions     what such a model is conditioned on; None of a class-conditioned one
     """
 
     name: str
     path: Path
-    transformer: DiTTransformer2DModel
+    transformer: Transformer
     vae: AutoencoderKL
     scheduler: dict[str, Any]
     class_names: tuple[str, ...]
     licence: str
+    captions: Captions | None = None
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.transformer)
 
     @property
     def groups(self) -> tuple[SmoothingGroup, ...]:
@@ -42,6 +57,19 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.transformer)
+
+    @property
+    def origin(self) -> str:
+        """What a trajectory depends on besides its settings: the weights, and the captions."""
+        return self.fingerprint + (f"+{self.captions.sha256}" if self.captions else "")
+
+    @property
+    def conditions(self) -> TextConditions | None:
+        """From class numbers to the transformer's arguments; None where it takes the numbers."""
+        if self.captions is None:
+            return None
+        told = bool(self.transformer.use_additional_conditions)
+        return TextConditions(self.captions, self.image_size if told else None)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -59,6 +87,18 @@ class Checkpoint:
         """Tokens of one image."""
         config = self.transformer.config
         return (int(config.sample_size) // int(config.patch_size)) ** 2
+
+    @property
+    def fewest_tokens(self) -> int:
+        """Of one image, in the layer that sees fewest: of the image or of its caption."""
+        if self.captions is None:
+            return self.image_tokens
+        return min(self.image_tokens, self.captions.tokens)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of one image, in the layer that sees most."""
+        return max(self.image_tokens, 0 if self.captions is None else self.captions.tokens)
 
     @property
     def image_size(self) -> int:
@@ -93,21 +133,6 @@ def fingerprint(transformer: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 1 MB."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.name}: expected this file in {path.parent}, found none")
-    if path.stat().st_size > 1_000_000:
-        raise CheckpointError(f"{path.name}: expected at most 1 MB, got {path.stat().st_size} B")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name}: expected JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
 def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
     """``id2label`` of a DiTPipeline's ``model_index.json`` as a tuple."""
     labels = index.get("id2label") or {}
@@ -120,61 +145,77 @@ def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
         ) from None
 
 
-def load_folder(path: Path, name: str = "", licence: str = "") -> Checkpoint:
-    """Load a local diffusers DiT folder; safetensors only, in float32 on the CPU.
+def load_folder(
+    path: Path,
+    name: str = "",
+    licence: str = "",
+    dtype: torch.dtype = torch.float32,
+    captions: Captions | None = None,
+) -> Checkpoint:
+    """Load a local diffusers DiT or PixArt folder; safetensors only, on the CPU.
+
+    dtype     of the transformer; the autoencoder stays in float32
+    captions  of a PixArt model, instead of those in the folder
 
     Raises:
-        CheckpointError: not a DiTPipeline folder, or a part of it is missing or damaged.
+        CheckpointError: no folder of such a pipeline, or a part of it is missing or damaged.
     """
     index = read_json(path / "model_index.json")
-    if index.get("_class_name") != "DiTPipeline":
-        raise CheckpointError(
-            f"model_index.json: expected a DiTPipeline, got {index.get('_class_name')!r}"
-        )
+    family = family_of_index(index)
     config = read_json(path / "transformer" / "config.json")
-    if config.get("_class_name") != "DiTTransformer2DModel":
-        raise CheckpointError(
-            f"transformer: expected a DiTTransformer2DModel, got {config.get('_class_name')!r}"
-        )
-    if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero":
-        raise CheckpointError(
-            f"transformer: expected adaLN-Zero blocks, got norm_type {config['norm_type']!r}"
-        )
-    try:
-        transformer = load_whole(DiTTransformer2DModel, path / "transformer")
-        vae = load_whole(AutoencoderKL, path / "vae")
-    except Exception as error:  # diffusers raises many types; each means an unusable folder
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path.name}: expected transformer/ and vae/ with safetensors weights ({first})"
-        ) from error
-    transformer.requires_grad_(False).eval()
-    vae.requires_grad_(False).eval()
+    check_config(family, config)
+    captions = captions_for(family, path, captions)
+    transformer = load_whole(family.cls, path / "transformer", dtype)
+    vae = load_whole(AutoencoderKL, path / "vae")
+    if captions is None:
+        count = int(config.get("num_embeds_ada_norm", 1000))
+        names = names_from_index(index) or tuple(str(i) for i in range(count))
+    else:
+        check_captions(captions, transformer)
+        names = captions.names
     return Checkpoint(
         name=name or path.name,
         path=path,
         transformer=transformer,
         vae=vae,
         scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
-        class_names=names_from_index(index)
-        or tuple(str(i) for i in range(int(config.get("num_embeds_ada_norm", 1000)))),
+        class_names=names,
         licence=licence or licence_of_card(path / "README.md"),
+        captions=captions,
     )
 
 
-def load_whole(cls: Any, path: Path) -> Any:
-    """``cls`` from safetensors in float32; every weight must be there and none besides.
+def captions_for(family: Family, path: Path, given: Captions | None) -> Captions | None:
+    """What was given, or the folder's; None of a class-conditioned model.
 
-    diffusers fills a missing weight with random numbers and only warns.
+    Raises:
+        CheckpointError: captions are missing, or given where there are classes.
     """
-    model, info = cls.from_pretrained(
-        path, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            first = sorted(map(str, info[kind]))[0]
-            raise ValueError(f"{path.name}: {len(info[kind])} {kind.replace('_', ' ')}: {first}")
-    return model
+    if not family.text:
+        if given is not None:
+            raise CheckpointError(
+                f"captions: expected none, {path.name} is a {family.name} with classes"
+            )
+        return None
+    if given is not None:
+        return given
+    if not (path / FILE).is_file():
+        raise CheckpointError(
+            f"{path.name}: expected {FILE} beside the model, found none: a {family.name} needs "
+            f"embedded captions, and this package has no text encoder; {ADVICE}"
+        )
+    return Captions.load(check_inside(path / FILE, path))
+
+
+def check_captions(captions: Captions, transformer: Transformer) -> None:
+    """Raise CheckpointError unless the transformer takes embeddings of this width."""
+    config = transformer.config
+    width = config.caption_channels or config.cross_attention_dim
+    if captions.width != width:
+        raise CheckpointError(
+            f"captions: expected embeddings of width {width}, as the transformer takes them, "
+            f"got {captions.width}; encode them with the model's own text encoder"
+        )
 
 
 def licence_of_card(path: Path) -> str:

@@ -29,7 +29,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
-from .checkpoint import CheckpointError
+from .errors import CheckpointError
 from .original_layout import (
     EMBEDDERS,
     check_names,
@@ -39,8 +39,8 @@ from .original_layout import (
     original_names,
     recognise,
 )
+from .weights import unwrap
 
-WRAPPERS = ("ema", "state_dict", "model")
 # a moving average in single precision may stop this far from the constant it averages
 POS_TOLERANCE = 2e-3
 STOCK = {"activation_fn": "gelu-approximate", "norm_elementwise_affine": False}
@@ -87,18 +87,13 @@ def to_original(transformer: DiTTransformer2DModel) -> dict[str, Tensor]:
     }
 
 
-def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict in a training checkpoint, its moving average if there is one."""
-    for name in WRAPPERS:
-        if isinstance(state.get(name), Mapping):
-            return state[name]
-    return state
-
-
 def from_original(
-    state: Mapping[str, Any], heads: int | None = None, norm_eps: float = 1e-5
+    state: Mapping[str, Any],
+    heads: int | None = None,
+    norm_eps: float = 1e-5,
+    dtype: torch.dtype = torch.float32,
 ) -> DiTTransformer2DModel:
-    """A diffusers DiT, float32 on the CPU, from an original state dict, bare or wrapped.
+    """A diffusers DiT on the CPU, in ``dtype``, from an original state dict, bare or wrapped.
 
     ``pos_embed`` is checked, then computed anew, as diffusers does when it loads a folder.
 
@@ -140,7 +135,7 @@ def from_original(
         )
     tensors = {
         key: value.detach()
-        .to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+        .to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
         .requires_grad_(False)
         for key, value in tensors.items()
     }

@@ -1,107 +1,133 @@
-"""Find a checkpoint: a local folder or one of the known hub ids."""
+"""Find a checkpoint: a local folder, an original weight file or a hub id."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from .captions import Captions
 from .checkpoint import Checkpoint, CheckpointError, load_folder
+from .hub import Progress, fetch
+from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .machine import Machine, this_machine
+from .original_files import (
+    Parts,
+    choose_parts,
+    load_original,
+    need_of_original,
+    parts_of,
+    recognise_with,
+)
+from .preflight import Need, check_machine, preflight
+from .weights import read_headers
+
+__all__ = ["HUB_SOURCES", "HubSource", "find_parts", "load_checkpoint", "weigh"]
+HUB_IDS = f"REPO@REVISION on the hub, or one of {', '.join(HUB_SOURCES)}"
 
 
-@dataclass(frozen=True)
-class HubSource:
-    """A hub repository that this package knows: its id, licence and size."""
+def load_checkpoint(
+    source: str | Path,
+    *,
+    like: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    heads: int | None = None,
+    captions: Captions | Path | None = None,
+    machine: Machine | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Checkpoint:
+    """Load a checkpoint from a local folder, an original weight file or a hub id.
 
-    repo: str
-    licence: str
-    gigabytes: float
+    A hub id is ``REPO@REVISION``, or ``REPO`` for those whose revision is known.
 
-
-HUB_SOURCES: dict[str, HubSource] = {
-    "facebook/DiT-XL-2-256": HubSource("facebook/DiT-XL-2-256", "cc-by-nc-4.0", 3.3),
-    "facebook/DiT-XL-2-512": HubSource("facebook/DiT-XL-2-512", "cc-by-nc-4.0", 3.3),
-}
-HUB_FILES = [
-    "model_index.json",
-    "README.md",
-    "scheduler/scheduler_config.json",
-    "transformer/config.json",
-    "transformer/*.safetensors",
-    "transformer/*.bin",
-    "vae/config.json",
-    "vae/*.safetensors",
-    "vae/*.bin",
-]
-
-
-def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Load a checkpoint from a local folder or a known hub id.
+    like      for a weight file: folder or hub id that lends autoencoder and schedule;
+              None: the published ones, if they lie in the hub's cache
+    dtype     of the transformer: float32 or bfloat16
+    heads     for a weight file: attention heads; None: of the known size
+    captions  for a text-conditioned model: embedded prompts, or their file; None: those in
+              its folder
+    machine   what may be used; None: what this machine has left
+    progress  is told of downloads, and cancels them by raising
 
     Raises:
-        CheckpointError: neither a folder nor a known id, no network, or unusable files.
+        CheckpointError: neither a folder, a file nor a hub id; no network; unusable
+            files; or it does not fit, said before anything is allocated.
     """
-    text = str(source)
-    if text in HUB_SOURCES:
-        return load_folder(fetch(HUB_SOURCES[text]), text, HUB_SOURCES[text].licence)
-    path = Path(source)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"checkpoint: expected a folder or one of {', '.join(HUB_SOURCES)}, got {text!r}"
-        )
-    return load_folder(path)
-
-
-def fetch(source: HubSource) -> Path:
-    """Download (or find in the cache) a known repository; returns a safetensors folder."""
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(source.repo, allow_patterns=HUB_FILES))
-    except Exception as error:
+    text = str(source)
+    known = find_source(text)
+    if isinstance(captions, Path):
+        captions = Captions.load(captions)
+    if known is not None:
+        room = this_machine(own_cache()) if machine is None else machine
+        folder = fetch(known, progress, machine=room, dtype=dtype)
+        check_machine(preflight(folder, name=known.repo), room, dtype)
+        return load_folder(folder, known.repo, known.licence, dtype, captions)
+    path = Path(source)
+    room = this_machine(path.parent) if machine is None else machine
+    if text and is_file(path):
+        if captions is not None:
+            raise CheckpointError("captions: expected none for a weight file, a DiT with classes")
+        return load_original(path, find_parts(like, progress), dtype, heads, room)
+    if not text or not is_folder(path):
         raise CheckpointError(
-            f"{source.repo}: expected to download {source.gigabytes} GB from the hub or find it "
-            f"in the local cache, got {type(error).__name__}; go online once, or pass a local "
-            "diffusers folder"
-        ) from error
-    return with_safetensors(folder)
+            f"checkpoint: expected a folder, a weight file, {HUB_IDS}, got {text!r}"
+        )
+    if (path / "model_index.json").is_file() and has_weights(path):
+        check_machine(preflight(path), room, dtype)
+    return load_folder(path, dtype=dtype, captions=captions)
 
 
-def with_safetensors(folder: Path) -> Path:
-    """A sibling folder whose weights are safetensors, converted once from ``.bin``.
+def weigh(source: str | Path, like: str | Path | None = None) -> Need:
+    """What loading takes, from headers; of a hub id that is not here yet, what is known of it.
 
-    The pickles are read with ``weights_only`` only. Names and tensors stay as they are.
+    Raises:
+        CheckpointError: nothing that can be loaded.
     """
-    parts = ("transformer", "vae")
-    if all(list((folder / part).glob("*.safetensors")) for part in parts):
-        return folder
-    import shutil
-    import tempfile
+    known = find_source(str(source))
+    if known is not None:
+        folder = converted(known)
+        return known_need(known) if folder is None else preflight(folder, name=known.repo)
+    path = Path(source)
+    if not is_file(path):
+        return preflight(path)
+    headers = read_headers(path)
+    parts = find_parts(like)
+    found = recognise_with(headers, None, parts)
+    return need_of_original(headers, found, choose_parts(found, headers, parts))
 
-    import torch
-    from safetensors.torch import save_file
 
-    target = folder.with_name(folder.name + "-safetensors")
-    if target.is_dir():
-        return target
-    work = Path(tempfile.mkdtemp(dir=folder.parent))
+def is_file(path: Path) -> bool:
     try:
-        for name in ("model_index.json", "README.md", "scheduler/scheduler_config.json"):
-            if (folder / name).is_file():
-                (work / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, work / name)
-        for part in parts:
-            (work / part).mkdir()
-            shutil.copyfile(folder / part / "config.json", work / part / "config.json")
-            pickled = folder / part / "diffusion_pytorch_model.bin"
-            if not pickled.is_file():
-                raise CheckpointError(f"{part}: expected {pickled.name} or safetensors, found none")
-            state = torch.load(pickled, weights_only=True, map_location="cpu")
-            state = {key: value.contiguous().clone() for key, value in state.items()}
-            save_file(state, work / part / "diffusion_pytorch_model.safetensors")
-        work.rename(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return target
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def has_weights(path: Path) -> bool:
+    """Whether there is something to weigh; what is missing is told by loading."""
+    return all(list((path / part).glob("*.safetensors")) for part in ("transformer", "vae"))
+
+
+def find_parts(
+    like: str | Path | None, progress: Callable[[Progress], None] | None = None
+) -> Parts | None:
+    """What a weight file lacks, from a folder or a hub id."""
+    if like is None or not str(like):
+        return None
+    known = find_source(str(like))
+    if known is not None:
+        folder = converted(known) or fetch(known, progress)
+        return parts_of(folder, known.repo, known.licence)
+    if not is_folder(Path(like)):
+        raise CheckpointError(f"like: expected a diffusers folder, {HUB_IDS}, got {str(like)!r}")
+    return parts_of(Path(like))

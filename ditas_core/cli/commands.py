@@ -19,8 +19,6 @@ from PIL import Image
 from ..artifact import (
     check_new_file,
     check_new_folder,
-    is_quantized,
-    load_quantized,
     save_quantized,
     whole_folder,
     write_text,
@@ -38,7 +36,7 @@ from ..calibration import (
     tokens_for_budget,
 )
 from ..calibration.trajectory import Exchange
-from ..checkpoints import Checkpoint, load_checkpoint
+from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import QuantizedLinear
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
@@ -55,6 +53,7 @@ from ..specs import (
     summarize,
 )
 from .images import contact_sheet, to_uint8
+from .loading import load, load_any
 from .progress import bar, finish, trajectory
 
 Report = dict[str, Any]
@@ -72,13 +71,6 @@ def say(args: argparse.Namespace, line: str) -> None:
 
 def sampling_spec(args: argparse.Namespace) -> SamplingSpec:
     return SamplingSpec(args.steps, args.guidance, args.guided_channels, args.scheduler)
-
-
-def load_any(source: str) -> tuple[Checkpoint, Recipe | None]:
-    """A quantized folder, or a checkpoint."""
-    if is_quantized(Path(source)):
-        return load_quantized(Path(source))
-    return load_checkpoint(source), None
 
 
 def effective_bits(transformer: torch.nn.Module) -> float:
@@ -115,34 +107,6 @@ def place_(checkpoint: Checkpoint, device: str) -> None:
     checkpoint.vae.to(f"cuda:{own}")
 
 
-def run_info(args: argparse.Namespace) -> Report:
-    checkpoint, recipe = load_any(args.checkpoint)
-    transformer = checkpoint.transformer
-    tensors = list(transformer.parameters()) + list(transformer.buffers())
-    report: Report = {
-        "name": checkpoint.name,
-        "licence": checkpoint.licence,
-        "fingerprint": checkpoint.fingerprint,
-        "blocks": len(transformer.transformer_blocks),
-        "width": checkpoint.width,
-        "parameters": sum(p.numel() for p in transformer.parameters())
-        if recipe is None
-        else sum(t.numel() for t in tensors),
-        "vae_parameters": sum(p.numel() for p in checkpoint.vae.parameters()),
-        "latent_shape": list(checkpoint.latent_shape),
-        "image_size": checkpoint.image_size,
-        "classes": list(checkpoint.class_names),
-        "groups": [group.name for group in checkpoint.groups] if recipe is None else [],
-        "quantized": recipe is not None,
-    }
-    if recipe is not None:
-        report["recipe"] = summarize(recipe)
-        report["effective_bits"] = round(effective_bits(transformer), 3)
-    for key, value in report.items():
-        say(args, f"{key:>16}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
-    return report
-
-
 def run_calibrate(args: argparse.Namespace) -> Report:
     """One process, or one of several started by ``accelerate launch -m ditas_core calibrate``."""
     spec = CalibrationSpec(
@@ -155,7 +119,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         args.token_dtype,
     )
     check_new_file(args.out, Path(args.checkpoint))
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load(args)
     if args.token_budget_mb is not None:
         spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
     need = memory_need(checkpoint, spec)
@@ -169,7 +133,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         partial = args.out.with_name(args.out.name + ".partial")
         journal = CalibrationJournal(
             partial / f"{rank}-of-{world}",
-            checkpoint.fingerprint,
+            checkpoint.origin,
             spec,
             (shard.first, shard.last),
         )
@@ -253,7 +217,7 @@ def run_search(args: argparse.Namespace) -> Report:
     SearchSpec(bits, args.convention, args.method, products=args.precision)
     LowRankSpec(weighting=args.weighting or "none")
     check_new_file(args.out, Path(args.checkpoint))
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load(args)
     spec = SearchSpec(
         bits,
         args.convention,
@@ -315,7 +279,7 @@ def run_quantize(args: argparse.Namespace) -> Report:
         raise SpecError(f"recipe: expected a file, found none at {args.recipe}")
     check_new_folder(args.out)
     recipe = Recipe.from_json(args.recipe.read_text(encoding="utf-8"))
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load(args)
     calibration = find_calibration(args, recipe)
     started = time.perf_counter()
     transformer = converted(checkpoint, recipe, calibration)
@@ -335,9 +299,12 @@ def run_quantize(args: argparse.Namespace) -> Report:
 def run_sample(args: argparse.Namespace) -> Report:
     spec = sampling_spec(args)
     check_new_folder(args.out)
-    checkpoint, _ = load_any(args.checkpoint)
+    checkpoint, _ = load_any(args)
     if args.classes.strip():
-        wanted = [checkpoint.class_index(name) for name in args.classes.split(",")]
+        # a caption may have commas of its own
+        alone = args.classes.strip() in checkpoint.class_names
+        names = [args.classes] if alone else args.classes.split(",")
+        wanted = [checkpoint.class_index(name) for name in names]
         count = args.samples or len(wanted)
         labels = torch.tensor([wanted[i % len(wanted)] for i in range(count)])
     else:

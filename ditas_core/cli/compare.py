@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..artifact import check_new_folder, load_quantized, whole_folder
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint, load_checkpoint
+from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
 from ..conversion import inject_outliers
 from ..evaluation import Interval, interval
@@ -32,6 +32,7 @@ from .commands import (
     searched,
 )
 from .images import contact_sheet, to_uint8
+from .loading import load
 from .progress import trajectory
 
 
@@ -113,7 +114,7 @@ def run_compare(args: argparse.Namespace) -> Report:
         raise SpecError("compare: expected quantized folders or --ablation BITS, got neither")
     if args.inject > 1 and (args.quantized or not args.ablation):
         raise SpecError("compare: --inject works with --ablation and without folders")
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load(args)
     if args.inject > 1:
         injected = inject_outliers(checkpoint.transformer, args.inject)
         checkpoint = replace(

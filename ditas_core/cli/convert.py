@@ -6,6 +6,7 @@ import argparse
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ..specs import NULL_CLASS
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
 
-    from ..checkpoints import Architecture, Checkpoint
+    from ..checkpoints import Architecture
     from .commands import Report
 
 COPIED = ("model_index.json", "README*", "LICENSE*", "LICENCE*")
@@ -69,12 +70,28 @@ def run_convert(args: argparse.Namespace) -> Report:
 
 def convert_to_original(args: argparse.Namespace) -> Report:
     from ..artifact import check_new_file
-    from ..checkpoints import compact_state, load_checkpoint, recognise, to_original, write_state
+    from ..checkpoints import (
+        DIT,
+        CheckpointError,
+        compact_state,
+        load_checkpoint,
+        recognise,
+        to_original,
+        write_state,
+    )
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")
+    if Path(args.source).is_file():
+        raise ValueError(f"convert: expected a folder or a known hub id, got a file {args.source}")
     check_new_file(args.out, Path(args.source))
-    state = to_original(load_checkpoint(args.source).transformer)
+    checkpoint = load_checkpoint(args.source)
+    if checkpoint.family is not DIT:
+        raise CheckpointError(
+            f"convert: expected a DiT, which alone has this original layout, got {args.source}, "
+            f"a {checkpoint.family.name}"
+        )
+    state = to_original(checkpoint.transformer)
     found = recognise(state, heads=1)  # the layout holds no heads
     write_state(args.out, compact_state(state))
     return summary(args.out, found, args.out.stat().st_size)
@@ -82,7 +99,17 @@ def convert_to_original(args: argparse.Namespace) -> Report:
 
 def convert_to_diffusers(args: argparse.Namespace) -> Report:
     from ..artifact import check_new_folder, whole_folder
-    from ..checkpoints import from_original, load_checkpoint, read_state, recognise
+    from ..checkpoints import (
+        check_machine,
+        choose_parts,
+        find_parts,
+        from_original,
+        need_of_original,
+        read_headers,
+        read_state,
+        recognise_file,
+        this_machine,
+    )
 
     if not args.like:
         raise ValueError(
@@ -90,41 +117,40 @@ def convert_to_diffusers(args: argparse.Namespace) -> Report:
             "class names from, got none; pass --like FOLDER"
         )
     check_new_folder(args.out)
-    state = read_state(Path(args.source))
+    headers = read_headers(Path(args.source))
+    like = find_parts(args.like)
+    assert like is not None
+    heads = args.heads
+    if heads is None and recognise_file(headers, heads=1).width == like.width:
+        heads = like.heads
+    found = recognise_file(headers, heads)
+    choose_parts(found, headers, like)
+    check_classes(found)
+    need = need_of_original(headers, found, like)
+    need = replace(need, disk=4 * need.parameters + like.headers().file_bytes)
+    check_machine(need, this_machine(args.out))
     with whole_folder(args.out) as work:
-        like = load_checkpoint(args.like)
-        config = like.transformer.config
-        heads = args.heads
-        if heads is None and recognise(state, heads=1).width == like.width:
-            heads = int(config.num_attention_heads)
-        found = recognise(state, heads)
-        check_fit(found, like)
-        transformer = from_original(state, heads, float(config.norm_eps))
+        transformer = from_original(read_state(Path(args.source)), heads, like.norm_eps)
+        home = like.folder.parent
         for pattern in COPIED:
-            for path in like.path.glob(pattern):
+            for path in home.glob(pattern):
                 shutil.copyfile(path, work / path.name)
         for part in ("vae", "scheduler"):
-            shutil.copytree(like.path / part, work / part)
+            shutil.copytree(home / part, work / part)
         save_transformer(transformer, work / "transformer")
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     return summary(args.out, found, size)
 
 
-def check_fit(found: Architecture, like: Checkpoint) -> None:
-    """Raise a CheckpointError where the stock pipeline could not run the parts together."""
+def check_classes(found: Architecture) -> None:
+    """Raise a CheckpointError where the stock pipeline could not run the model."""
     from ..checkpoints import CheckpointError
 
-    latent = int(like.vae.config.latent_channels)
-    if found.in_channels != latent or found.out_channels not in (latent, 2 * latent):
-        raise CheckpointError(
-            f"state dict: expected {latent} latent channels in and {latent} or {2 * latent} out "
-            f"for the autoencoder of {like.name}, got {found.in_channels} and "
-            f"{found.out_channels}; pass another --like"
-        )
     if found.classes != NULL_CLASS:
         raise CheckpointError(
             f"y_embedder.embedding_table.weight: expected {NULL_CLASS + 1} rows, as DiTPipeline "
-            f"takes number {NULL_CLASS} for no class, got {found.classes + 1}"
+            f"takes number {NULL_CLASS} for no class, got {found.classes + 1}; such a file can be "
+            "loaded as it is"
         )
 
 

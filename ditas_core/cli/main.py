@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
+from .loading import CHECKPOINT, add_loading
 from .parsing import Parser, number
 
 EPILOG = """\
@@ -106,10 +107,12 @@ def build_parser() -> Parser:
         return made
 
     info = verb("info", "what a checkpoint is: size, classes, layers, licence, hash")
-    info.add_argument("checkpoint", help="folder or known hub id")
+    info.add_argument("checkpoint", help=CHECKPOINT)
+    add_loading(info, precision=True)
 
     calibrate = verb("calibrate", "record one full-precision trajectory's activations")
-    calibrate.add_argument("checkpoint", help="folder or known hub id")
+    calibrate.add_argument("checkpoint", help=CHECKPOINT)
+    add_loading(calibrate)
     calibrate.add_argument(
         "--samples", type=number(int, 1, 256), default=8, help="samples in it (%(default)s)"
     )
@@ -145,7 +148,8 @@ def build_parser() -> Parser:
     add_sampling(calibrate)
 
     search = verb("search", "choose every layer's smoothing strength from a calibration")
-    search.add_argument("checkpoint", help="folder or known hub id")
+    search.add_argument("checkpoint", help=CHECKPOINT)
+    add_loading(search)
     search.add_argument("--calibration", type=Path, required=True, help="file from calibrate")
     search.add_argument("--bits", default="W4A8", help="W2 to W8, A4 to A16 (%(default)s)")
     search.add_argument(
@@ -163,7 +167,8 @@ def build_parser() -> Parser:
     add_quantization(search)
 
     quantize = verb("quantize", "apply a recipe; write a self-contained quantized folder")
-    quantize.add_argument("checkpoint", help="folder or known hub id")
+    quantize.add_argument("checkpoint", help=CHECKPOINT)
+    add_loading(quantize)
     quantize.add_argument("--recipe", type=Path, required=True, help="file from search")
     quantize.add_argument(
         "--calibration", type=Path, help="file from calibrate; default: the one the recipe names"
@@ -171,7 +176,8 @@ def build_parser() -> Parser:
     quantize.add_argument("--out", type=Path, required=True, help="new folder to write")
 
     sample = verb("sample", "draw images with a checkpoint or a quantized folder")
-    sample.add_argument("checkpoint", help="checkpoint, hub id or quantized folder")
+    sample.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
+    add_loading(sample, precision=True)
     sample.add_argument(
         "--classes", default="", help="names or numbers, comma-separated; default: spread over all"
     )
@@ -186,7 +192,8 @@ def build_parser() -> Parser:
     add_sampling(sample)
 
     compare = verb("compare", "same noise through full precision and quantized models")
-    compare.add_argument("checkpoint", help="folder or known hub id: the reference")
+    compare.add_argument("checkpoint", help=f"{CHECKPOINT}: the reference")
+    add_loading(compare)
     compare.add_argument("quantized", nargs="*", type=Path, help="quantized folders")
     compare.add_argument(
         "--ablation",
@@ -232,9 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch and diffusers take seconds to import: after the arguments are known to be good
         from . import commands
         from .compare import run_compare
+        from .info import run_info
 
         runners = {
-            "info": commands.run_info,
+            "info": run_info,
             "calibrate": commands.run_calibrate,
             "search": commands.run_search,
             "quantize": commands.run_quantize,

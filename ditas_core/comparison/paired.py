@@ -100,6 +100,7 @@ def run_trajectory(
             checkpoint.latent_shape,
             spec,
             seed + first,
+            checkpoint.conditions,
         ):
             latents.append(step.latents)
             times.append(step.timestep)

@@ -46,8 +46,15 @@ def measured_sensitivity(
         )
 
     def final(transformer: nn.Module) -> Tensor:
-        shape = checkpoint.latent_shape
-        latents = sample_latents(transformer, checkpoint.scheduler, labels, shape, spec, seed)
+        latents = sample_latents(
+            transformer,
+            checkpoint.scheduler,
+            labels,
+            checkpoint.latent_shape,
+            spec,
+            seed,
+            conditions=checkpoint.conditions,
+        )
         return latents.double()  # (N, C, H, W)
 
     recipes = [predicted.recipe(predicted.uniform(bits)) for bits in predicted.bits]

@@ -11,17 +11,16 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..checkpoints import Absorber, SmoothingGroup, get_linear, smoothing_groups
+from ..checkpoints import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
 from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 
 def get_affine(transformer: nn.Module, path: str) -> Affine:
-    """Detached weight and bias of the linear layer at ``path``."""
+    """Detached weight and bias of the linear layer at ``path``, in float32."""
     linear = get_linear(transformer, path)
-    return Affine(linear.weight.detach(), linear.bias.detach())
+    return Affine(linear.weight.detach().float(), linear.bias.detach().float())
 
 
 def set_affine_(transformer: nn.Module, path: str, value: Affine) -> None:
@@ -35,7 +34,7 @@ def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> 
     """Divide the group's input channels by s where they are produced.
 
     Raises:
-        ValueError: the group's division cannot be absorbed (fc2).
+        ValueError: the group's division cannot be absorbed (fc2, most of PixArt's).
     """
     if group.absorber is Absorber.MODULATION:
         affine = get_affine(transformer, group.absorber_path)
@@ -47,19 +46,17 @@ def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> 
     set_affine_(transformer, group.absorber_path, folded)
 
 
-def rescaled_transformer(
-    transformer: DiTTransformer2DModel, factors: Mapping[str, Tensor]
-) -> DiTTransformer2DModel:
+def rescaled_transformer(transformer: Transformer, factors: Mapping[str, Tensor]) -> Transformer:
     """A copy in which the named groups' inputs are divided by s and their columns multiplied.
 
-    ``factors`` maps group names to s (C,). The source is not modified; the copy
-    computes the same function in exact arithmetic.
+    ``factors`` maps group names to s (C,). The source is not modified; the copy, in
+    float32, computes the same function in exact arithmetic.
     """
     groups = {group.name: group for group in smoothing_groups(transformer)}
     unknown = set(factors) - set(groups)
     if unknown:
         raise ValueError(f"groups: expected some of {sorted(groups)}, got {sorted(unknown)}")
-    result = copy.deepcopy(transformer)
+    result = copy.deepcopy(transformer).float()
     for name, s in factors.items():
         group = groups[name]
         fold_producer_(result, group, s)
@@ -70,7 +67,7 @@ def rescaled_transformer(
 
 
 def injected_factors(
-    transformer: DiTTransformer2DModel, strength: float, channels: int, seed: int
+    transformer: Transformer, strength: float, channels: int, seed: int
 ) -> dict[str, Tensor]:
     """s per foldable group that makes ``channels`` random channels ``strength`` times larger.
 
@@ -93,12 +90,13 @@ def injected_factors(
 
 
 def inject_outliers(
-    transformer: DiTTransformer2DModel, strength: float, channels: int = 3, seed: int = 0
-) -> DiTTransformer2DModel:
+    transformer: Transformer, strength: float, channels: int = 3, seed: int = 0
+) -> Transformer:
     """A copy with *injected* channel outliers that computes the same function.
 
-    Chosen channels of the qkv, proj and fc1 inputs grow ``strength`` times: adaLN
-    shift/scale rows and V rows times k, the consumers' columns divided by k.
+    Chosen channels grow ``strength`` times in the inputs of every foldable group, which are
+    qkv, proj and fc1 of a DiT, proj and proj2 of a PixArt: adaLN shift/scale rows and V
+    rows times k, the consumers' columns divided by k.
     Anything shown or reported of such a model must be labelled as injected.
     """
     return rescaled_transformer(

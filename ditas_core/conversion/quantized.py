@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from ..calibration import Calibration, GroupStatistics
-from ..checkpoints import Absorber, Checkpoint, SmoothingGroup
+from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, Transformer, group_fed_by
 from ..layers import QuantizedLinear, build_layers
 from ..lowrank import WeightFit, fit_weight, input_moment, joined, rounding_variance
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
@@ -129,8 +128,10 @@ def fit_all(
 @torch.no_grad()
 def quantize_transformer(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
-) -> Iterator[ConversionProgress | DiTTransformer2DModel]:
-    """Yields progress per group, then the quantized copy; the checkpoint is not modified.
+) -> Iterator[ConversionProgress | Transformer]:
+    """Yields progress per group, then the quantized copy, in float32.
+
+    The checkpoint is not modified.
 
     Raises:
         RecipeError: recipe, checkpoint and calibration do not belong together.
@@ -146,7 +147,7 @@ def quantize_transformer(
         if s is not None and group.absorber is Absorber.MODULATION:
             fold_producer_(result, group, s)
         yield ConversionProgress(group.name, index + 1, total)
-    yield result.eval()
+    yield result.eval() if source.dtype == torch.float32 else result.float().eval()
 
 
 @torch.no_grad()
@@ -155,7 +156,7 @@ def quantize_groups(
 ) -> Iterator[tuple[SmoothingGroup, Tensor | None, dict[str, QuantizedLinear]]]:
     """Group by group: its smoothing factor and its finished layers by path.
 
-    The factor of the output projection divides the rows of V, so it is settled first.
+    The factor of an output projection divides the rows of V, so it is settled first.
     """
     convention = get_convention(recipe.convention)
     source = checkpoint.transformer
@@ -164,18 +165,20 @@ def quantize_groups(
         statistics = None if calibration is None else calibration.groups[group.name]
         return prepare(source, group, recipe.layers[group.name], convention, statistics)
 
-    by_block = {(group.block, group.kind): group for group in checkpoint.groups}
+    groups = checkpoint.groups
     kept: dict[str, PreparedGroup] = {}
-    for group in checkpoint.groups:
+    for group in groups:
         here = kept.pop(group.name, None) or prepared(group)
-        value_divisor = None
-        if group.kind == "qkv":
-            proj = by_block[group.block, "proj"]
+        divisors: dict[str, Tensor] = {}
+        proj = group_fed_by(group, groups)
+        if proj is not None:
             kept[proj.name] = prepared(proj)
-            value_divisor = kept[proj.name].s
+            s = kept[proj.name].s
+            if s is not None:
+                divisors[proj.absorber_path] = s
         statistics = None if calibration is None else calibration.groups[group.name]
         layers = quantize_group(
-            source, group, recipe.layers[group.name], convention, statistics, here, value_divisor
+            source, group, recipe.layers[group.name], convention, statistics, here, divisors
         )
         yield group, here.s, dict(zip(group.layers, layers, strict=True))
 
@@ -187,9 +190,9 @@ def quantize_group(
     convention: Convention,
     statistics: GroupStatistics | None,
     prepared: PreparedGroup,
-    value_divisor: Tensor | None,
+    divisors: dict[str, Tensor],
 ) -> list[QuantizedLinear]:
-    """The group's layers, smoothed by s; the rows of V divided by ``value_divisor``.
+    """The group's layers, smoothed by s; the rows of those in ``divisors`` (V) divided by it.
 
     The branch is fitted before the rows are divided, so that it minimises the
     error of V itself.
@@ -200,7 +203,7 @@ def quantize_group(
     if fits is None:
         weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
         fits, columns = fit_all(weights, layer, convention, statistics, s), None
-    divisors = [value_divisor if path.endswith("to_v") else None for path in group.layers]
+    rows = [divisors.get(path) for path in group.layers]
     smoothing = s if group.absorber is Absorber.ON_THE_FLY else None
     quantizers = convention.quantizers(layer.bits)
     biases = [a.bias for a in affines]
@@ -217,6 +220,6 @@ def quantize_group(
             convention,
             columns,
             smoothing,
-            divisors[part],
+            rows[part],
         )
     return layers

@@ -17,9 +17,9 @@ import torch
 
 from ..calibration import memory_of
 from ..checkpoints import Checkpoint
+from ..sampling import forward_arguments
 from ..specs import (
     FULL_PRECISION_BITS,
-    NULL_CLASS,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
@@ -66,11 +66,12 @@ def measure_speed(
     latents = torch.randn((2 * samples, *checkpoint.latent_shape), generator=generator)
     latents = latents.to(there.device, there.dtype)  # (2 N, C, H, W)
     times = torch.full((2 * samples,), 500, device=there.device)
-    labels = torch.tensor([0, NULL_CLASS], device=there.device).repeat_interleave(samples)
+    labels = torch.zeros(samples, dtype=torch.long)
+    arguments = forward_arguments(checkpoint.transformer, labels, checkpoint.conditions)
 
     def seconds() -> float:
         start = clock()
-        out = checkpoint.transformer(latents, timestep=times, class_labels=labels).sample
+        out = checkpoint.transformer(latents, timestep=times, **arguments).sample
         float(out.sum())  # waits for an accelerator
         return clock() - start
 
@@ -208,7 +209,8 @@ def memory_bytes(shape: ModelShape, plan: Plan) -> int:
     While a copy is converted the weights it replaces are not given back yet.
     """
     c = [channels for channels, _ in shape.groups] * shape.depth
-    need = memory_of(c, shape.tokens, shape.parameters, plan.calibration)
+    tokens = max(shape.tokens, shape.text.tokens if shape.text else 0)
+    need = memory_of(c, tokens, shape.parameters, plan.calibration)
     linear = shape.linear_weights
     copies = (plan.variants - 1) * (4 * shape.parameters + linear)
     converting = 4 * linear if plan.variants > 1 else 0

@@ -216,7 +216,10 @@ def weight_maxima(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Largest |W| per input channel of every group, (C,) each."""
     return {
         group.name: weight_absmax(
-            [get_linear(checkpoint.transformer, path).weight.detach() for path in group.layers]
+            [
+                get_linear(checkpoint.transformer, path).weight.detach().float()
+                for path in group.layers
+            ]
         )
         for group in checkpoint.groups
     }

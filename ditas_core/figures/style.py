@@ -30,7 +30,16 @@ TIME = ["#FDE725", "#9FDA3A", "#4AC16D", "#1FA187", "#277F8E", "#3F6FA8", "#6A5A
 BLUE, ORANGE, SKY, VERMILION, GREY = "#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#8A8F98"
 BEFORE, AFTER, WEIGHTS = VERMILION, BLUE, "#009E73"
 """The two states of one layer, also of its histograms and ranges."""
-KIND_COLOURS = {"qkv": "#009E73", "proj": "#6CC5A4", "fc1": "#B0579F", "fc2": "#E09AC4"}
+KIND_COLOURS = {
+    "qkv": "#009E73",
+    "proj": "#6CC5A4",
+    "q2": "#0072B2",
+    "kv2": "#56B4E9",
+    "proj2": "#9CC9E8",
+    "fc1": "#B0579F",
+    "fc2": "#E09AC4",
+}
+"""Self-attention green, cross-attention blue, feed-forward violet."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GRID = "rgba(128, 134, 145, 0.28)"
 BAR_FOOT, BAR_TOP = 18, 64

@@ -1,12 +1,14 @@
 """The guided denoising loop."""
 
 from .loop import (
+    Conditions,
     ForwardDone,
     Position,
     Step,
     TransformerAt,
     build_scheduler,
     decode_latents,
+    forward_arguments,
     generators,
     guided_eps,
     initial_noise,
@@ -18,6 +20,7 @@ from .loop import (
 from .processes import batches_of, join_rows, process_group, wait_for_all
 
 __all__ = [
+    "Conditions",
     "ForwardDone",
     "Position",
     "Step",
@@ -25,6 +28,7 @@ __all__ = [
     "batches_of",
     "build_scheduler",
     "decode_latents",
+    "forward_arguments",
     "generators",
     "guided_eps",
     "initial_noise",

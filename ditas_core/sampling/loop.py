@@ -7,7 +7,7 @@ Classifier-free guidance: ``eps = eps_u + g (eps_c - eps_u)`` on the first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from ..specs import NULL_CLASS, SamplingSpec
 StepCallback = Callable[["Step"], None]
 TransformerAt = Callable[[int], nn.Module]
 """Which transformer runs the step of this loop index (from 0)."""
+Conditions = Callable[[Tensor], Mapping[str, Any]]
+"""From class numbers (N,) to the transformer's arguments of both halves (2N, ...)."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,52 @@ def guided_eps(eps: Tensor, spec: SamplingSpec) -> Tensor:
     return guided
 
 
+def null_class(transformer: nn.Module) -> int:
+    """The row of no class, the last one of the label table."""
+    config = getattr(transformer, "config", None)
+    return int(getattr(config, "num_embeds_ada_norm", None) or NULL_CLASS)
+
+
+def class_conditions(transformer: nn.Module, labels: Tensor) -> dict[str, Any]:
+    """Of a transformer that takes the numbers: they, then as many times no class."""
+    return {"class_labels": torch.cat([labels, torch.full_like(labels, null_class(transformer))])}
+
+
+def placed(value: Any, there: Tensor) -> Any:
+    """Tensors, also in a dict, where ``there`` is; floating-point ones in its precision."""
+    if isinstance(value, Mapping):
+        return {key: placed(part, there) for key, part in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(there.device, there.dtype if value.is_floating_point() else value.dtype)
+
+
+def forward_arguments(
+    transformer: nn.Module, labels: Tensor, conditions: Conditions | None = None
+) -> dict[str, Any]:
+    """What the transformer takes besides latents and timestep, for both halves (2N, ...)."""
+    there = next(transformer.parameters())  # may be in half precision, on an accelerator
+    found = class_conditions(transformer, labels) if conditions is None else conditions(labels)
+    return {key: placed(value, there) for key, value in found.items()}
+
+
 def predict_eps(
-    transformer: nn.Module, latents: Tensor, timestep: int, labels: Tensor, spec: SamplingSpec
+    transformer: nn.Module,
+    latents: Tensor,
+    timestep: int,
+    labels: Tensor,
+    spec: SamplingSpec,
+    conditions: Conditions | None = None,
 ) -> Tensor:
     """Guided noise prediction, (N, C, H, W); the first half of the batch is conditional."""
     channels = latents.shape[1]
     both = torch.cat([latents, latents])  # (2N, C, H, W)
-    classes = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])  # (2N,)
     times = torch.full((both.shape[0],), timestep, dtype=torch.long)
-    there = next(transformer.parameters())  # may be in half precision, on an accelerator
+    there = next(transformer.parameters())
     out = transformer(
-        both.to(there.device, there.dtype),
-        timestep=times.to(there.device),
-        class_labels=classes.to(there.device),
+        placed(both, there),
+        timestep=placed(times, there),
+        **forward_arguments(transformer, labels, conditions),
     ).sample.to(latents.device, torch.float32)
     return guided_eps(out[:, :channels], spec)  # a learned variance, if any, is dropped
 
@@ -113,6 +148,7 @@ def iterate_forwards(
     batch: int | None = None,
     start: Position | None = None,
     before: Callable[[int, int], None] | None = None,
+    conditions: Conditions | None = None,
 ) -> Iterator[ForwardDone]:
     """Denoise ``len(labels)`` samples from seeded noise; yields after every forward pass.
 
@@ -120,6 +156,7 @@ def iterate_forwards(
     ``batch`` samples run at once (all by default); ``before`` is called with the step's
     index and the batch's first sample before each pass. ``start`` continues a trajectory.
     ``transformer`` is one for all steps, or a function that names each step's.
+    ``conditions`` tells what a label stands for where that is no class of the transformer.
 
     Raises:
         ValueError: another number of generators than of labels.
@@ -144,7 +181,7 @@ def iterate_forwards(
             if before is not None:
                 before(index, first)
             rows = slice(first, first + size)
-            parts.append(predict_eps(model, latents[rows], t, labels[rows], spec))
+            parts.append(predict_eps(model, latents[rows], t, labels[rows], spec, conditions))
             if number + 1 < len(edges):
                 yield ForwardDone(index, number + 1, len(edges), None)
         latents = scheduler_step(scheduler, torch.cat(parts), t, latents, streams)
@@ -160,9 +197,12 @@ def iterate_latents(
     shape: tuple[int, int, int],
     spec: SamplingSpec,
     seed: int | list[torch.Generator],
+    conditions: Conditions | None = None,
 ) -> Iterator[Step]:
     """``iterate_forwards`` with all samples at once: yields after every step."""
-    for event in iterate_forwards(transformer, scheduler_config, labels, shape, spec, seed):
+    for event in iterate_forwards(
+        transformer, scheduler_config, labels, shape, spec, seed, conditions=conditions
+    ):
         if event.step is not None:
             yield event.step
 
@@ -192,10 +232,13 @@ def sample_latents(
     spec: SamplingSpec,
     seed: int | list[torch.Generator],
     callback: StepCallback | None = None,
+    conditions: Conditions | None = None,
 ) -> Tensor:
     """Run ``iterate_latents`` to its end; the final latents, (N, C, H, W)."""
     latents = torch.empty(0)
-    for step in iterate_latents(transformer, scheduler_config, labels, shape, spec, seed):
+    for step in iterate_latents(
+        transformer, scheduler_config, labels, shape, spec, seed, conditions
+    ):
         latents = step.latents
         if callback is not None:
             callback(step)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..calibration import Calibration
-from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear
+from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear, group_fed_by
 from ..layers import group_bits_stored, stored_bits
 from ..specs import (
     LEFT_ALONE,
@@ -192,7 +192,5 @@ def size_of(
 
 def divider(group: SmoothingGroup, groups: tuple[SmoothingGroup, ...]) -> int:
     """The row of the group whose division lies in this group's rows (V), or -1."""
-    for row, other in enumerate(groups):
-        if other.absorber is Absorber.VALUE_ROWS and other.absorber_path in group.layers:
-            return row
-    return NOBODY
+    fed = group_fed_by(group, groups)
+    return NOBODY if fed is None else groups.index(fed)

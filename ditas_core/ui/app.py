@@ -120,7 +120,7 @@ def launch_options() -> dict[str, Any]:
         "head": HEAD,
         "allowed_paths": [],
         "blocked_paths": [str(ASSETS.parent / name) for name in (".git", "ditas_core", "tests")],
-        "max_file_size": "1mb",
+        "max_file_size": 0,  # nothing is uploaded
         "show_error": False,
         "footer_links": [],
         "run_history": False,

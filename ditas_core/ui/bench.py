@@ -12,12 +12,23 @@ import gradio as gr
 import torch
 
 from ..calibration import Calibration, CalibrationProgress, calibrate
-from ..checkpoints import Checkpoint, load_checkpoint
+from ..checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Machine,
+    check_fits,
+    converted,
+    find_source,
+    load_checkpoint,
+    own_cache,
+    this_machine,
+    weigh,
+)
 from ..conversion import inject_outliers, injected_factors
 from ..evaluation.outliers import OutlierAtlas, outlier_atlas, rescaled_calibration
 from ..search import plain_recipe
 from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
-from .cache import Cache
+from .cache import Cache, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
 from .desk import Desk, Desks
 from .ladder import Ladder, load_ladder
@@ -68,8 +79,9 @@ class Bench:
     ) -> None:
         self.entries = find_checkpoints() if entries is None else entries
         self.spec = CalibrationSpec() if spec is None else spec
-        self.cache = Cache()
+        self.cache = Cache(usual_limit(this_machine(own_cache()).memory))
         self.line = Line()
+        self.fetching = Line()
         self.desks = Desks()
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
@@ -79,7 +91,7 @@ class Bench:
     def open_shipped(self) -> None:
         """Load the shipped results if they belong to the default checkpoint."""
         if not self.entries[self.default.key].local:
-            self.notice = "No local checkpoint is installed: choose one and press “Measure”."
+            self.notice = "No local checkpoint is installed: choose one above and press “Load”."
             return
         try:
             self.shipped = load_shipped(
@@ -121,7 +133,7 @@ class Bench:
         """The (immutable) checkpoint, loaded once; injected ones are rescaled copies."""
         if not model.injected:
             entry = self.entries[model.key]
-            return self.cache.make(("checkpoint", model), lambda: load_checkpoint(entry.source))
+            return self.cache.make(("checkpoint", model), lambda: self.load(entry))
 
         def build() -> Checkpoint:
             base = self.checkpoint(Model(model.key))
@@ -129,6 +141,46 @@ class Bench:
             return replace(base, transformer=changed, name=model.title)
 
         return self.cache.make(("checkpoint", model), build)
+
+    def load(self, entry: Entry) -> Checkpoint:
+        """From this machine, never from the network; others leave the cache for it.
+
+        Raises:
+            CheckpointError: it is not here, unusable, or too large; said before any of it
+                is read.
+        """
+        known = None if entry.local else find_source(entry.source)
+        if known is not None and converted(known) is None:
+            raise CheckpointError(
+                f"{entry.key}: expected it on this machine, got nothing yet; "
+                + ("press “Load” under the bar" if entry.allowed else self.forbidden(entry))
+            )
+        need = weigh(entry.source, entry.like or None)
+        room = self.room()
+        check_fits(need, room.memory, None, entry.dtype, room.address_space)
+        self.cache.make_room(need.memory(entry.dtype))
+        return load_checkpoint(entry.source, like=entry.like or None, dtype=entry.dtype)
+
+    def room(self) -> Machine:
+        """What a checkpoint may take: all of the cache, as far as there is memory for it."""
+        machine = this_machine(own_cache())
+        if machine.memory is None:
+            return replace(machine, memory=self.cache.limit)
+        return replace(machine, memory=min(self.cache.limit, machine.memory + self.cache.nbytes))
+
+    def is_loaded(self, model: Model) -> bool:
+        """Whether it can be looked at without waiting: local, or in the cache."""
+        return self.entries[model.key].local or (
+            self.cache.get(("checkpoint", Model(model.key))) is not None
+        )
+
+    @staticmethod
+    def forbidden(entry: Entry) -> str:
+        """What the operator would have to do."""
+        return (
+            "this page was started without it; whoever runs it may offer it with: "
+            f"python app.py --checkpoint {entry.source}"
+        )
 
     def factors(self, model: Model) -> dict[str, torch.Tensor]:
         """What the injection divides by, per group."""

@@ -1,4 +1,8 @@
-"""A bounded cache that all visitors share."""
+"""A bounded cache that all visitors share.
+
+What it holds never exceeds its bound: a value larger than that is handed out and not
+kept, and room for a large one can be made before it is built.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,11 @@ from ..checkpoints import Checkpoint
 from ..evaluation.outliers import OutlierAtlas
 
 CACHE_BYTES = 8 * 2**30
+
+
+def usual_limit(free: int | None = None) -> int:
+    """8 GiB, or half of the memory that is free where that is less."""
+    return CACHE_BYTES if free is None else min(CACHE_BYTES, free // 2)
 
 
 def size_of(value: Any) -> int:
@@ -48,13 +57,26 @@ class Cache:
             return self.entries[key][0]
 
     def put(self, key: Hashable, value: Any) -> Any:
-        """Keep a value; the least recently used go until the limit is kept."""
+        """Keep a value unless it is larger than the limit; the least recently used make room."""
+        size = size_of(value)
         with self.lock:
-            self.entries[key] = (value, size_of(value))
-            self.entries.move_to_end(key)
-            while len(self.entries) > 1 and sum(s for _, s in self.entries.values()) > self.limit:
-                self.entries.popitem(last=False)
+            self.entries.pop(key, None)
+            if size <= self.limit:
+                self.make_room(size)
+                self.entries[key] = (value, size)
             return value
+
+    def make_room(self, size: int) -> None:
+        """Let the least recently used go until ``size`` more bytes keep the limit."""
+        with self.lock:
+            while self.entries and self.nbytes + size > self.limit:
+                self.entries.popitem(last=False)
+
+    @property
+    def nbytes(self) -> int:
+        """What is held now."""
+        with self.lock:
+            return sum(size for _, size in self.entries.values())
 
     def make(self, key: Hashable, build: Callable[[], Any]) -> Any:
         """The value, built once; only those who want the same one wait for it."""

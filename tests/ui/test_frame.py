@@ -30,7 +30,7 @@ from ditas_core.specs import (  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
 from ditas_core.ui.app import only_changes  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.cache import Cache  # noqa: E402
+from ditas_core.ui.cache import Cache, usual_limit  # noqa: E402
 from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, Entry, find_checkpoints  # noqa: E402
 from ditas_core.ui.desk import KEPT_RECIPES, Desk, Desks  # noqa: E402
 from ditas_core.ui.line import Line, LineFull  # noqa: E402
@@ -70,7 +70,7 @@ def bar(**changes: Any) -> tuple[Any, ...]:
 def bench() -> Iterator[Bench]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    hub = Entry(HUB, f"{HUB} (3.3 GB download, cc-by-nc-4.0)", HUB, False, "cc-by-nc-4.0", 3.3)
+    hub = find_checkpoints(named=[HUB])[HUB]
     yield Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True), HUB: hub}, SHORT)
     torch.set_num_threads(threads)
 
@@ -187,14 +187,19 @@ def test_one_visitors_short_run_does_not_replace_what_all_see(bench):
 
 
 def test_hub_checkpoints_are_not_loaded_to_be_looked_at(bench, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket.connect", never)
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
     desk = Desk("x")
-    assert "not measured yet" in setup_notice(bench, desk, choice)
+    assert "not loaded yet" in setup_notice(bench, desk, choice)
     assert recipe_names(bench, desk, choice) == list(BUILT_IN)
-    assert "cc-by-nc-4.0" in card(bench, choice) and "3.3 GB" in card(bench, choice)
+    shown = card(bench, choice)
+    assert "CC-BY-NC 4.0" in shown and "3.3 GB" in shown
+    assert "eab87f77abd5aef071a632f08807fbaab0b704d0" in shown
     assert bench.alphas(desk, choice)[0] == {}
-    with pytest.raises(CheckpointError, match="local diffusers folder"):
+    with pytest.raises(CheckpointError, match="press “Load”"):
         bench.checkpoint(Model(HUB))
 
 
@@ -204,8 +209,11 @@ def test_catalogue_lists_only_what_the_operator_offers(tmp_path, monkeypatch):
     (tmp_path / "good" / "model_index.json").write_text("{}")
     monkeypatch.setenv(CHECKPOINTS_VARIABLE, os.pathsep.join([str(tmp_path / "good"), "", "/no"]))
     entries = find_checkpoints(tmp_path / "no-assets")
-    assert list(entries) == ["good", "facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512"]
-    assert [e.local for e in entries.values()] == [True, False, False]
+    assert list(entries) == [
+        "good", "good (bfloat16)", "facebook/DiT-XL-2-256", "facebook/DiT-XL-2-512",
+    ]  # fmt: skip
+    assert [e.local for e in entries.values()] == [True, True, False, False]
+    assert not any(e.allowed for e in entries.values())
 
 
 def test_cache_is_bounded():
@@ -214,8 +222,14 @@ def test_cache_is_bounded():
         cache.put(i, object())
     assert list(cache.entries) == [7, 8, 9]
     cache.get(7)
-    cache.put("big", torch.zeros(1 << 20))
-    assert cache.get("big") is not None and len(cache.entries) == 1
+    big = cache.put("big", torch.zeros(700_000))
+    assert cache.get("big") is big and len(cache.entries) == 1
+    larger = torch.zeros(1 << 20)
+    assert cache.put("larger", larger) is larger, "handed out"
+    assert cache.get("larger") is None and cache.get("big") is big, "and not kept"
+    cache.make_room(1 << 20)
+    assert not cache.entries
+    assert usual_limit() == 8 * 2**30 == usual_limit(2**40) and usual_limit(2**30) == 2**29
 
 
 def test_cache_builds_once_and_does_not_hold_up_others():
@@ -289,7 +303,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:80])
-@pytest.mark.parametrize("api_name", ["/describe", "/draw_overview"])
+@pytest.mark.parametrize("api_name", ["/describe", "/draw_overview", "/load"])
 def test_hostile_settings_get_a_controlled_error(client, bench, values, api_name):
     began = time.monotonic()
     with pytest.raises((AppError, ValueError)) as caught:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -214,11 +215,8 @@ def test_no_path_of_this_machine_goes_out(bench, desk, taken):
 
 
 def test_a_folder_outside_the_project_is_named_without_its_place(bench, tmp_path):
-    (tmp_path / "mine").symlink_to(DEMO)
     copied = tmp_path / "copied"
-    copied.mkdir()
-    for each in DEMO.iterdir():
-        (copied / each.name).symlink_to(each)
+    shutil.copytree(DEMO, copied)
     other = Bench({"copied": Entry("copied", "copied", str(copied), True)}, SHORT)
     source = source_of(other, replace(choice_of(bench), model=Model("copied")))
     assert source.place == "copied" and "machine" in source.note

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..bench import Bench
 from ..desk import Desk
-from ..line import PLACES
+from ..line import PLACES, Line
 from .messages import clock, reported, status
 
 STATUS_S, ONCE_S = 0.2, 0.4
@@ -97,11 +97,14 @@ def wire_job(
     *,
     api_name: str,
     stopped: Callable[..., tuple[str, tuple[Any, ...]]] | None = None,
+    line: Line | None = None,
+    concurrency_id: str = "jobs",
 ) -> Any:
     """Start runs ``work(desk, *inputs)`` when its turn comes; returns the listener.
 
     ``work`` checks its inputs before its first event, yields Progress and ends with
     Finished. ``stopped(desk, *inputs)`` gives the line and the outputs after Cancel.
+    ``line`` is where the job waits, else with all that compute.
     """
     skip = tuple(gr.skip() for _ in outputs)
     busy = (gr.update(interactive=False), gr.update(interactive=True))
@@ -111,7 +114,7 @@ def wire_job(
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         desk = bench.desk(request)
         desk.notes.pop(cancelled, None)
-        with reported(), bench.line.join() as ticket:
+        with reported(), (bench.line if line is None else line).join() as ticket:
             for ahead in ticket.waits():
                 yield (status(place(ahead), "busy"), *busy, *skip)
             yield (status("Starting", "busy", 0.0), *busy, *skip)
@@ -128,10 +131,10 @@ def wire_job(
                     if event.outputs is None and now - last < STATUS_S:
                         continue
                     last = now
-                    line = status(progress_text(event, began, part_began), "busy", event.fraction)
+                    text = status(progress_text(event, began, part_began), "busy", event.fraction)
                     shown = skip if event.outputs is None else event.outputs
                     # the buttons again: of two answers that come at once the page may drop one
-                    yield (line, *busy, *shown)
+                    yield (text, *busy, *shown)
 
     def on_stop(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         text, shown = "Cancelled. What was on view stays.", skip
@@ -156,7 +159,7 @@ def wire_job(
         show_progress="hidden",
         trigger_mode="once",
         concurrency_limit=PLACES,
-        concurrency_id="jobs",
+        concurrency_id=concurrency_id,
     )
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     controls.cancel.click(None, None, None, cancels=[running], queue=False, **private).then(

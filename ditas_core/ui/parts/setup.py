@@ -12,6 +12,7 @@ from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
 from ..bench import Bench, Choice, Model
 from ..desk import Desk
 from ..results import BUILT_IN, DITAS
+from .fetching import Shelf, build_shelf, wire_shelf
 from .messages import refuse, status
 from .running import QUIET, answer
 from .validate import flag, one_of, real, whole
@@ -35,6 +36,7 @@ class SetupBar:
     strength: gr.Slider
     dark: gr.Checkbox
     notice: gr.HTML
+    shelf: Shelf
 
     @property
     def inputs(self) -> list[Any]:
@@ -64,6 +66,7 @@ class SetupBar:
             self.inject.input,
             self.strength.release,
             self.dark.change,
+            self.shelf.loaded.change,
         ]
 
 
@@ -133,9 +136,15 @@ def recipe_names(bench: Bench, desk: Desk, choice: Choice) -> list[str]:
 def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
     """What is looked at, in one line."""
     entry = bench.entries[choice.model.key]
+    notice = bench.notice if choice.model == bench.default else ""
+    if not bench.is_loaded(choice.model) and bench.atlas(choice.model) is None:
+        text = f"{entry.label}: not loaded yet. Press “Load”."
+        if not entry.allowed:
+            text = f"{entry.label}: not offered by this page."
+        return status(notice or text, "warn")
     if bench.atlas(choice.model) is None:
-        text = f"{entry.label}: not measured yet. Open Outliers and press “Measure”."
-        return status(bench.notice or text, "warn")
+        text = f"{entry.key}: not measured yet. Open Outliers and press “Measure”."
+        return status(notice or text, "warn")
     name, recipe = bench.recipe(desk, choice)
     if recipe is None:
         text = f"{choice.title}: no {name} recipe yet. Open Search and start one."
@@ -209,14 +218,16 @@ def build_setup(bench: Bench) -> SetupBar:
     )
     bar = SetupBar(
         checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength,
-        dark, notice,
+        dark, notice, build_shelf(bench, first_choice(bench)),
     )  # fmt: skip
 
     def on_preset(value: str) -> Any:
         return gr.update(visible=value == CUSTOM)
 
     def on_change(desk: Desk, *values: Any) -> tuple[Any, str]:
-        choice = read_choice(bench, values)
+        return describe(desk, read_choice(bench, values))
+
+    def describe(desk: Desk, choice: Choice) -> tuple[Any, str]:
         return (
             gr.update(choices=recipe_names(bench, desk, choice)),
             setup_notice(bench, desk, choice),
@@ -231,4 +242,5 @@ def build_setup(bench: Bench) -> SetupBar:
         api_name="describe",
         **QUIET,
     )
+    wire_shelf(bench, bar.shelf, checkpoint, bar.inputs, [recipe, notice], read_choice, describe)
     return bar

@@ -6,6 +6,7 @@ import html
 
 import gradio as gr
 
+from ...checkpoints import HUB_SOURCES
 from ...specs import CONVENTIONS
 from ..bench import Bench
 from ..parts.glossary import TERMS
@@ -83,7 +84,8 @@ def build_about(bench: Bench, page: Page) -> None:
                 f"fingerprint `{checkpoint.fingerprint[:12]}`"
             )
         elif not entry.local:
-            licences.append(f"- **{entry.label}**: weights by Meta, non-commercial licence")
+            whose = "weights by Meta, non-commercial licence" if entry.repo in HUB_SOURCES else ""
+            licences.append(f"- **{entry.label}**: {whose or 'licence on its page'}")
     gr.Markdown(
         METHOD,
         latex_delimiters=[

@@ -25,6 +25,8 @@ class Source:
     licence: str = ""
     fingerprint: str = ""
     note: str = ""
+    half: bool = False
+    like: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,13 @@ def source_of(bench: Bench, choice: Choice) -> Source:
         inside = folder.is_relative_to(project)
         place = folder.relative_to(project).as_posix() if inside else folder.name
         note = "" if inside else "where this folder lies on your machine"
-    if not entry.local and bench.atlas(choice.model) is None:  # not here yet
-        return Source(choice.model.key, place)
+    if not bench.is_loaded(choice.model) and bench.atlas(choice.model) is None:  # not here yet
+        return Source(choice.model.key, place, half=entry.half)
     checkpoint = bench.checkpoint(choice.model)
-    return Source(choice.model.key, place, checkpoint.licence, checkpoint.fingerprint, note)
+    like = Path(entry.like).name if Path(entry.like).exists() else entry.like
+    return Source(
+        choice.model.key, place, checkpoint.licence, checkpoint.fingerprint, note, entry.half, like
+    )
 
 
 def flat(key: Hashable) -> Iterator[Hashable]:

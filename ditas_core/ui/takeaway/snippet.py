@@ -93,7 +93,9 @@ def load_code(taken: Taken) -> list[str]:
     """The checkpoint and its calibration."""
     source, strength = taken.source, taken.choice.model.strength
     note = f"  # {source.note}" if source.note else ""
-    lines = [f"checkpoint = load_checkpoint({quoted(source.place)}){note}"]
+    more = f", like={quoted(source.like)}" if source.like else ""
+    more += ", dtype=torch.bfloat16" if source.half else ""
+    lines = [f"checkpoint = load_checkpoint({quoted(source.place)}{more}){note}"]
     measured = [
         "# One full-precision run that records the inputs of every layer.",
         f"run = CalibrationSpec(\n{wrapped(arguments(taken.calibration), '    ')}\n)",

@@ -23,7 +23,7 @@ MISLED = (
     " The map added up each layer’s own error, which does not know what the rest of the model "
     "makes of it: try the map that is weighed by what reaches the latents."
 )
-KINDS = ("qkv", "proj", "fc1", "fc2")
+KINDS = ("qkv", "proj", "q2", "kv2", "proj2", "fc1", "fc2")
 
 
 def decibels(value: Interval) -> str:

@@ -36,10 +36,10 @@ def speed(bench: Bench) -> float:
 
 
 def shape_of(bench: Bench, choice: Choice) -> ModelShape | None:
-    """Of a local checkpoint, or of one that is known and not loaded."""
-    if bench.entries[choice.model.key].local:
+    """Of a checkpoint that is here, or of one that is known and not loaded."""
+    if bench.is_loaded(choice.model):
         return ModelShape.of(bench.checkpoint(choice.model))
-    return KNOWN.get(choice.model.key)
+    return KNOWN.get(bench.entries[choice.model.key].repo)
 
 
 def cost_of(bench: Bench, choice: Choice, images: int = 4) -> Cost | None:

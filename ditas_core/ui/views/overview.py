@@ -6,6 +6,7 @@ import html
 from statistics import fmean
 
 from ..bench import Bench, Choice
+from ..catalogue import licence_name
 from ..desk import Desk
 from ..parts.glossary import explained
 from ..results import DITAS, PLAIN, REFERENCE, Result, Shipped
@@ -127,19 +128,24 @@ def worst_layer(bench: Bench, desk: Desk, choice: Choice) -> str:
 def card(bench: Bench, choice: Choice) -> str:
     """The chosen checkpoint: size, licence, source."""
     entry = bench.entries[choice.model.key]
-    rows = {"source": entry.source if not entry.local else f"folder {entry.key}"}
-    if entry.local:
+    rows = {"source": entry.repo if not entry.local else f"on this machine: {entry.key}"}
+    if entry.revision:
+        rows["revision"] = entry.revision
+    if bench.is_loaded(choice.model):
         checkpoint = bench.checkpoint(choice.model)
-        weights = sum(p.numel() for p in checkpoint.transformer.parameters())
+        parameters = list(checkpoint.transformer.parameters())
+        weights, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
         rows |= {
-            "licence": checkpoint.licence,
-            "size": f"{weights / 1e6:.1f} M parameters, {4 * weights / 1e6:.0f} MB in 32 bits",
+            "licence": licence_name(checkpoint.licence),
+            "size": f"{weights / 1e6:.1f} M parameters, {size / 1e6:.0f} MB in "
+            f"{16 if entry.half else 32} bits",
             "pictures": f"{checkpoint.image_size} px, {len(checkpoint.class_names)} classes",
             "blocks": f"{len({g.block for g in checkpoint.groups})}, width {checkpoint.width}",
             "fingerprint": checkpoint.fingerprint[:12],
         }
     else:
-        rows |= {"licence": entry.licence, "size": f"{entry.gigabytes:g} GB to download, once"}
+        size = f"{entry.gigabytes:g} GB to download, once" if entry.gigabytes else "not known yet"
+        rows |= {"licence": licence_name(entry.licence) or "see its page", "size": size}
     body = "".join(
         f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items()
     )

@@ -1,0 +1,5 @@
+"""The one error of this room."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: what was expected, what came, what to do."""

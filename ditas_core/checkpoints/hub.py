@@ -1,0 +1,271 @@
+"""Repositories of the hub: downloaded by revision, converted once.
+
+``facebook/DiT-XL-2-256`` and ``-512`` are known with their revisions; any other is named
+with one, ``REPO@REVISION``. They often hold pickles. The files are compared with the
+hashes that the hub announces for the revision, pickles are read with ``weights_only``,
+and all is written once as a safetensors folder, which is what gets loaded.
+Everything lies under ``HF_HOME/ditas/REPOSITORY/REVISION``; a lock keeps a second
+process from doing the same work, and a folder gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
+from .loading import WEIGHTS, check_inside, read_json
+from .machine import Machine, figure
+from .pickled_folder import PICKLE, convert_folder
+from .preflight import check_machine
+from .transfer import REMEDY, NotThere, Remote, Sleep, download, file_hash, look_up, tell
+
+SMALL_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "vae/config.json",
+)
+OPTIONAL_FILES = ("README.md",)
+PARTS = ("transformer", "vae")
+MAX_SMALL = 1_000_000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where fetching stands: what is done now, and bytes done of all."""
+
+    doing: str
+    done: int
+    total: int
+
+
+def in_hub_cache(source: HubSource) -> tuple[Path, list[str]] | None:
+    """The same revision as another program downloaded it, and its weights, if all is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def find(name: str) -> str | None:
+        path = try_to_load_from_cache(source.repo, name, revision=source.revision)
+        return path if isinstance(path, str) else None
+
+    weights = [
+        next((f"{part}/{name}" for name in source.formats if find(f"{part}/{name}")), "")
+        for part in PARTS
+    ]
+    found = [find(name) for name in SMALL_FILES]
+    if found[0] is None or not all(found) or not all(weights):
+        return None
+    return Path(found[0]).parent, weights
+
+
+def fetch_steps(
+    source: HubSource,
+    cache: Path | None = None,
+    endpoint: str | None = None,
+    machine: Machine | None = None,
+    dtype: torch.dtype = torch.float32,
+    sleep: Sleep = time.sleep,
+) -> Generator[Progress, None, Path]:
+    """Download and convert; returns the safetensors folder. Close it to cancel.
+
+    Raises:
+        CheckpointError: offline, refused, damaged, no room, or too large for ``machine``.
+    """
+    from filelock import FileLock, Timeout
+
+    cache = own_cache() if cache is None else cache
+    ready = converted(source, cache)
+    if ready is not None:
+        return ready
+    place = place_of(source, cache)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.with_name(f"{place.name}.lock"))
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                break
+            except Timeout:
+                yield Progress("waiting for another process", 0, 1)
+                sleep(0.2)
+    except OSError as error:
+        raise CheckpointError(
+            f"{cache}: expected a place to keep the checkpoint, got {error.strerror}; set HF_HOME"
+        ) from None
+    try:
+        ready = converted(source, cache)
+        if ready is None:
+            ready = yield from make(source, place, endpoint, machine or Machine(), dtype, sleep)
+    finally:
+        lock.release()
+    return ready
+
+
+def make(
+    source: HubSource,
+    place: Path,
+    endpoint: str | None,
+    machine: Machine,
+    dtype: torch.dtype,
+    sleep: Sleep,
+) -> Generator[Progress, None, Path]:
+    """With the lock held: download unless another program did, then convert."""
+    for left in place.glob(".convert-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    cached = in_hub_cache(source)
+    if cached is not None:
+        raw, weights = cached
+        need = need_to_load(source, *((raw / name).stat().st_size for name in weights))
+        check_machine(replace(need, disk=need.disk // 2), machine, dtype)
+        yield from check_cached(raw, weights)
+    else:
+        raw = place / "raw"
+        weights = yield from download_all(source, raw, endpoint, machine, dtype, sleep)
+    total = sum((raw / name).stat().st_size for name in weights)
+    for done in convert_folder(raw, place / CONVERTED):
+        yield Progress("converting to safetensors", done, total)
+    shutil.rmtree(place / "raw", ignore_errors=True)
+    return place / CONVERTED
+
+
+def check_cached(raw: Path, weights: list[str]) -> Generator[Progress, None, None]:
+    """Files in the hub's cache lie there themselves and are what their names' hashes say."""
+    for name in (*SMALL_FILES, *weights):
+        real = check_inside(raw / name, raw).resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", real.name):
+            now = Progress(f"checking {name}", 0, real.stat().st_size)
+            found = yield from tell(file_hash(real, real.name), now)
+            if found != real.name:
+                raise CheckpointError(
+                    f"{name}: expected the hash {real.name} of the hub's cache, got {found}; "
+                    f"remove {real} and try again"
+                )
+
+
+def download_all(
+    source: HubSource,
+    raw: Path,
+    endpoint: str | None,
+    machine: Machine,
+    dtype: torch.dtype,
+    sleep: Sleep,
+) -> Generator[Progress, None, list[str]]:
+    """All files of the revision; sizes and room are checked before the first byte.
+
+    Returns the names of the weights.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(
+            f"{source.title}: expected it on the hub or in the local cache, "
+            f"got neither: HF_HUB_OFFLINE is set; {REMEDY}"
+        )
+    headers = dict(build_hf_headers(library_name="ditas"))
+    files: dict[str, Remote] = {}
+    for name in SMALL_FILES:
+        files |= yield from first_there(source, (name,), endpoint, headers, sleep)
+    for name in OPTIONAL_FILES:
+        files |= yield from first_there(source, (name,), endpoint, headers, sleep, True)
+    weights: list[str] = []
+    for part in PARTS:
+        names = tuple(f"{part}/{name}" for name in source.formats)
+        found = yield from first_there(source, names, endpoint, headers, sleep)
+        files |= found
+        weights += found
+    there = sum(f.stat().st_size for f in raw.rglob("*") if f.is_file())
+    need = need_to_load(source, *(files[name].size for name in weights))
+    check_machine(replace(need, disk=max(0, need.disk - there)), machine, dtype)
+    total = sum(remote.size for remote in files.values())
+    before = 0
+    for name, remote in files.items():
+        for done in download(remote, raw / name, headers, sleep):
+            yield Progress(f"downloading {name}", before + done, total)
+        before += remote.size
+        if name == SMALL_FILES[0]:
+            check_kind(source, raw / name)
+    return weights
+
+
+def first_there(
+    source: HubSource,
+    names: tuple[str, ...],
+    endpoint: str | None,
+    headers: dict[str, str],
+    sleep: Sleep,
+    optional: bool = False,
+) -> Generator[Progress, None, dict[str, Remote]]:
+    """What the hub says of the first of these files that it has; empty for none if optional."""
+    from huggingface_hub import hf_hub_url
+
+    waiting = Progress("asking the hub", 0, source.bytes or 1)
+    for name in names:
+        yield waiting
+        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=endpoint)
+        try:
+            remote = yield from tell(look_up(url, headers, sleep), waiting)
+            return {name: check_remote(source, name, remote)}
+        except NotThere as error:
+            if name == names[-1] and not optional:
+                raise CheckpointError(f"{source.title}: {error}") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{source.title}: {error}") from None
+    return {}
+
+
+def check_kind(source: HubSource, index: Path) -> None:
+    """Raise a CheckpointError, before the weights are fetched, where they are no DiT's."""
+    kind = read_json(index).get("_class_name")
+    if kind != "DiTPipeline":
+        raise CheckpointError(f"{source.repo}: expected a DiTPipeline, got {str(kind)[:80]!r}")
+
+
+def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
+    """What the hub announces, against what is pinned.
+
+    Raises:
+        CheckpointError: another revision, hash or size.
+    """
+    if remote.commit and remote.commit != source.revision:
+        raise CheckpointError(
+            f"{name}: expected revision {source.revision}, got {remote.commit[:60]!r}"
+        )
+    pinned = source.sha256.get(name)
+    if pinned is not None and remote.etag != pinned:
+        raise CheckpointError(f"{name}: expected the hash {pinned}, got {remote.etag}")
+    heavy = name.endswith((WEIGHTS, PICKLE))
+    limit = int(1.1 * source.bytes) if heavy and source.bytes else 20_000_000_000
+    limit = limit if heavy else MAX_SMALL
+    if remote.size > limit:
+        raise CheckpointError(
+            f"{name}: expected at most {figure(limit)}, got {figure(remote.size)}"
+        )
+    if heavy and len(remote.etag) != 64:
+        raise CheckpointError(f"{name}: expected a sha256 from the hub, got {remote.etag}")
+    return remote
+
+
+def fetch(
+    source: HubSource, progress: Callable[[Progress], None] | None = None, **options: Any
+) -> Path:
+    """``fetch_steps`` to its end; ``progress`` is told, and cancels by raising."""
+    steps = fetch_steps(source, **options)
+    try:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return Path(end.value)
+            if progress is not None:
+                progress(step)
+    finally:
+        steps.close()

@@ -1,0 +1,179 @@
+"""A checkpoint from an original DiT's weight file and the parts such a file lacks.
+
+The autoencoder and the schedule come from another checkpoint's folder (``like``), or
+are the ones that the original was published with: stabilityai/sd-vae-ft-ema, if it lies
+in the hub's cache, and 1,000 steps of linear betas from 1e-4 to 0.02.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+
+from .checkpoint import Checkpoint, licence_of_card, names_from_index
+from .errors import CheckpointError
+from .headers import Headers
+from .loading import load_whole, read_json, weight_file
+from .machine import Machine
+from .original import from_original
+from .original_layout import Architecture, recognise
+from .preflight import Need, check_machine, diffusers_parameters, looks_original, need_of
+from .weights import read_headers, read_weights, unwrap
+
+STANDARD_VAE = "stabilityai/sd-vae-ft-ema"
+STANDARD_SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+}
+STANDARD_LATENTS = {32: 256, 64: 512}  # latent size: pixels
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an original weight file lacks; ``folder`` holds the autoencoder's files."""
+
+    name: str
+    folder: Path
+    scheduler: dict[str, Any]
+    class_names: tuple[str, ...]
+    licence: str
+    norm_eps: float = 1e-5
+    width: int = 0
+    heads: int = 0
+
+    def headers(self) -> Headers:
+        return read_headers(weight_file(self.folder))
+
+    def load_vae(self) -> AutoencoderKL:
+        model: AutoencoderKL = load_whole(AutoencoderKL, self.folder)
+        return model
+
+
+def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
+    """The parts of a diffusers folder; its transformer is not loaded."""
+    config = read_json(folder / "transformer" / "config.json")
+    heads, size = (int(config.get(k) or 0) for k in ("num_attention_heads", "attention_head_dim"))
+    return Parts(
+        name or folder.name,
+        folder / "vae",
+        read_json(folder / "scheduler" / "scheduler_config.json"),
+        names_from_index(read_json(folder / "model_index.json")),
+        licence or licence_of_card(folder / "README.md"),
+        float(config.get("norm_eps", 1e-5)),
+        heads * size,
+        heads,
+    )
+
+
+def standard_parts(found: Architecture, name: str) -> Parts:
+    """The published autoencoder from the hub's cache, and the published schedule.
+
+    Raises:
+        CheckpointError: it is not there, or the model is not made for it.
+    """
+    ask = 'pass like= (--like): a diffusers folder or hub id with the "vae" it was trained on'
+    if found.in_channels != 4 or found.latent_size not in STANDARD_LATENTS:
+        raise CheckpointError(
+            f"{name}: expected an autoencoder beside the weights, got none, and the published "
+            f"one is for 4 channels of 32 x 32 or 64 x 64, not for {found.in_channels} of "
+            f"{found.latent_size} x {found.latent_size}; {ask}"
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    cached = [try_to_load_from_cache(STANDARD_VAE, file) for file in files]
+    if not all(isinstance(path, str) for path in cached):
+        raise CheckpointError(
+            f"{name}: expected the autoencoder {STANDARD_VAE} in the hub's cache, found none; "
+            f"{ask}, or download it once: hf download {STANDARD_VAE} {' '.join(files)}"
+        )
+    classes = tuple(str(i) for i in range(found.classes))
+    return Parts(STANDARD_VAE, Path(str(cached[0])).parent, STANDARD_SCHEDULER, classes, "unknown")
+
+
+def check_parts(found: Architecture, latent: int, name: str) -> None:
+    """Raise a CheckpointError where autoencoder and transformer do not go together."""
+    if found.in_channels != latent or found.out_channels not in (latent, 2 * latent):
+        raise CheckpointError(
+            f"state dict: expected {latent} latent channels in and {latent} or {2 * latent} out "
+            f"for the autoencoder of {name}, got {found.in_channels} and "
+            f"{found.out_channels}; pass another --like"
+        )
+
+
+def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
+    """The original DiT that a weight file holds.
+
+    Raises:
+        CheckpointError: it holds something else, or the layout is not whole.
+    """
+    state = unwrap(headers.meta())
+    if not looks_original(state):
+        raise CheckpointError(
+            f"{headers.name}: expected the state dict of an original DiT (x_embedder..., "
+            f"blocks.0...), got {len(headers.tensors)} tensors such as "
+            f"{min(headers.tensors)}; a diffusers model is loaded as its whole folder"
+        )
+    return recognise(state, heads)
+
+
+def recognise_with(headers: Headers, heads: int | None, like: Parts | None) -> Architecture:
+    """``recognise_file`` with the heads given, or those of ``like`` if it is as wide."""
+    if heads is None and like is not None and like.width == recognise_file(headers, 1).width:
+        heads = like.heads
+    return recognise_file(headers, heads)
+
+
+def choose_parts(found: Architecture, headers: Headers, like: Parts | None) -> Parts:
+    """``like``, or the published parts; checked against the model."""
+    parts = standard_parts(found, headers.name) if like is None else like
+    config = read_json(parts.folder / "config.json")
+    check_parts(found, int(config.get("latent_channels", 4)), parts.name)
+    return parts
+
+
+def need_of_original(headers: Headers, found: Architecture, parts: Parts | None) -> Need:
+    """What loading the file with these parts takes."""
+    vae = None if parts is None else parts.headers()
+    return need_of(headers.name, headers, vae, diffusers_parameters(found), headers.parameters)
+
+
+def load_original(
+    path: Path,
+    like: Parts | None,
+    dtype: torch.dtype,
+    heads: int | None,
+    machine: Machine,
+) -> Checkpoint:
+    """Load a ``.pt`` or ``.safetensors`` file of the original layout, converted in memory.
+
+    Raises:
+        CheckpointError: no such file, another layout, a part is missing, or too large.
+    """
+    headers = read_headers(path)
+    found = recognise_with(headers, heads, like)
+    parts = choose_parts(found, headers, like)
+    check_machine(need_of_original(headers, found, parts), machine, dtype)
+    vae = parts.load_vae()
+    transformer = from_original(read_weights(path, dtype), found.heads, parts.norm_eps, dtype)
+    names = parts.class_names
+    return Checkpoint(
+        name=path.stem,
+        path=path,
+        transformer=transformer,
+        vae=vae,
+        scheduler=parts.scheduler,
+        class_names=names if len(names) == found.classes else tuple(map(str, range(found.classes))),
+        licence=parts.licence,
+    )

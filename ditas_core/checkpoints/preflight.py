@@ -1,0 +1,170 @@
+"""Whether a checkpoint fits this machine, from headers alone, before anything is allocated.
+
+In dtype d, of b bytes per element, loading takes at its peak
+
+    folder     P b + V 4 + L + W        one tensor is read, then converted
+    original   S b + P b + V 4 + L + W  its layout stands beside the new one
+
+with P parameters of the transformer as diffusers stores it, S those in the file, V the
+autoencoder's (which stays in float32), L the bytes of the largest tensor as stored and
+W for a forward pass of a few samples. A ``torch.save`` archive is mapped as well, which
+takes address space but no memory that cannot be given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .errors import CheckpointError
+from .headers import Headers
+from .loading import weight_file
+from .machine import Machine, dtype_name, figure
+from .original_layout import EMBEDDERS, Architecture, recognise
+from .weights import read_headers, unwrap
+
+WORKING = 256 * 2**20
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What loading takes, in bytes; ``parameters`` are the transformer's.
+
+    disk    to be written: downloads and their conversion
+    mapped  address space for files that are mapped
+    """
+
+    name: str
+    file_bytes: int
+    parameters: int
+    float32: int
+    bfloat16: int
+    disk: int = 0
+    mapped: int = 0
+
+    def memory(self, dtype: torch.dtype) -> int:
+        return self.bfloat16 if dtype == torch.bfloat16 else self.float32
+
+    def report(self) -> dict[str, int]:
+        """For ``info`` and the page."""
+        return {
+            "file_bytes": self.file_bytes,
+            "parameters": self.parameters,
+            "float32_bytes": self.float32,
+            "bfloat16_bytes": self.bfloat16,
+            "disk_bytes": self.disk,
+        }
+
+
+def diffusers_parameters(found: Architecture) -> int:
+    """Parameters once converted: every block gets its own copy of the embedders."""
+    shapes = found.shapes()
+    shapes.pop("pos_embed")  # fixed, no parameter
+    once = sum(math.prod(shape) for shape in shapes.values())
+    copied = sum(math.prod(shapes[name]) for name in EMBEDDERS)
+    return once + (found.depth - 1) * copied
+
+
+def largest(headers: Headers) -> int:
+    return max((tensor.nbytes for tensor in headers.tensors.values()), default=0)
+
+
+def preflight(source: Path | Headers, vae: Headers | None = None, name: str = "") -> Need:
+    """What loading ``source`` takes: a diffusers folder, a weight file or its headers.
+
+    vae  headers of the autoencoder that a weight file is loaded with
+
+    Raises:
+        CheckpointError: the files cannot be loaded at all; no tensor was read to know.
+    """
+    if isinstance(source, Path):
+        if source.is_dir():
+            transformer = read_headers(weight_file(source / "transformer", source))
+            vae = read_headers(weight_file(source / "vae", source))
+            return need_of(name or source.name, transformer, vae, transformer.parameters, 0)
+        source = read_headers(source)
+    found = original_in(source)
+    if found is None:
+        return need_of(name or source.name, source, vae, source.parameters, 0)
+    return need_of(name or source.name, source, vae, diffusers_parameters(found), source.parameters)
+
+
+def original_in(headers: Headers) -> Architecture | None:
+    """The original DiT in a file; None where the file does not hold the original layout.
+
+    Raises:
+        CheckpointError: it does, but a tensor is missing, unknown or misshapen.
+    """
+    state: Mapping[str, torch.Tensor] = dict(unwrap(headers.meta()))
+    return recognise(state) if looks_original(state) else None
+
+
+def looks_original(names: Iterable[str]) -> bool:
+    """Whether at least one name is the original's own."""
+    own = ("x_embedder.", "t_embedder.", "y_embedder.", "final_layer.", "blocks.")
+    return any(name.startswith(own) for name in names)
+
+
+def need_of(
+    name: str, file: Headers, vae: Headers | None, parameters: int, beside: int, disk: int = 0
+) -> Need:
+    """The sums above; ``beside`` counts parameters that stand beside the transformer's."""
+    fixed = 4 * (vae.parameters if vae else 0) + largest(file) + WORKING
+    sizes = {dtype: (parameters + beside) * dtype.itemsize + fixed for dtype in DTYPES}
+    mapped = sum(h.file_bytes for h in (file, vae) if h is not None and h.kind == "archive")
+    return Need(
+        name,
+        file.file_bytes + (vae.file_bytes if vae else 0),
+        parameters,
+        sizes[torch.float32],
+        sizes[torch.bfloat16],
+        disk,
+        mapped,
+    )
+
+
+def check_fits(
+    need: Need,
+    available_memory: int | None,
+    free_disk: int | None,
+    dtype: torch.dtype = torch.float32,
+    address_space: int | None = None,
+) -> None:
+    """Raise where it does not fit; None is no limit.
+
+    Raises:
+        CheckpointError: too little memory or disk, with the figures and what would fit.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype: expected float32 or bfloat16, got {dtype}")
+    if free_disk is not None and need.disk > free_disk:
+        raise CheckpointError(
+            f"{need.name}: expected {figure(need.disk)} of free disk for the download and its "
+            f"conversion, got {figure(free_disk)}; make room, or set HF_HOME to another disk"
+        )
+    rooms = [("memory", available_memory, 0), ("address space", address_space, need.mapped)]
+    for what, room, more in rooms:
+        if room is None or need.memory(dtype) + more <= room:
+            continue
+        if dtype == torch.float32 and need.bfloat16 + more <= room:
+            advice = (
+                "pass --precision bfloat16 (dtype=torch.bfloat16), or choose its bfloat16 entry "
+                "on the page"
+            )
+        else:
+            advice = "close other programs, or take a smaller checkpoint or a larger machine"
+        raise CheckpointError(
+            f"{need.name}: needs {figure(need.float32 + more)} of {what} in float32, "
+            f"{figure(need.bfloat16 + more)} in bfloat16, {figure(room)} are free, "
+            f"{dtype_name(dtype)} was expected to fit: {advice}"
+        )
+
+
+def check_machine(need: Need, machine: Machine, dtype: torch.dtype = torch.float32) -> None:
+    """``check_fits`` on a machine."""
+    check_fits(need, machine.memory, machine.disk, dtype, machine.address_space)

@@ -1,0 +1,85 @@
+"""How the verbs load what they were given: a folder, a hub id or an original weight file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# torch and diffusers take seconds to import, and the parser needs this module
+if TYPE_CHECKING:
+    from ..checkpoints import Checkpoint, Progress
+    from ..specs import Recipe
+
+CHECKPOINT = "folder, hub id (REPO@REVISION; REPO if known) or original .pt / .safetensors"
+
+
+def add_loading(parser: argparse.ArgumentParser, precision: bool = False) -> None:
+    """``--like``, ``--captions``, and ``--precision`` where the weights' dtype may change."""
+    parser.add_argument(
+        "--like",
+        default="",
+        help="for a weight file: folder or hub id that lends the autoencoder and the schedule; "
+        "default: sd-vae-ft-ema from the hub's cache",
+    )
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        help="for a text-conditioned model: file of embedded captions, its classes; default: "
+        "captions.safetensors in its folder",
+    )
+    if precision:
+        parser.add_argument(
+            "--precision",
+            dest="weights",
+            choices=("float32", "bfloat16"),
+            default="float32",
+            help="of the transformer's weights; bfloat16 takes half the memory (%(default)s)",
+        )
+
+
+@contextmanager
+def fetching() -> Iterator[Callable[[Progress], None]]:
+    """A callback that shows downloads under a bar on stderr."""
+    from .progress import bar
+
+    with ExitStack() as stack:
+        shown: dict[str, Any] = {"total": None}
+
+        def tell(step: Progress) -> None:
+            if shown["total"] != step.total:  # a download, then its conversion
+                stack.close()
+                progress = stack.enter_context(bar("hub", step.total))
+                shown.update(bar=progress, total=step.total, done=0)
+            shown["bar"].update(max(0, step.done - shown["done"]))
+            shown["done"] = max(shown["done"], step.done)
+
+        yield tell
+
+
+def load(args: argparse.Namespace) -> Checkpoint:
+    """The checkpoint that the arguments name."""
+    import torch
+
+    from ..checkpoints import load_checkpoint
+
+    half = getattr(args, "weights", "") == "bfloat16"
+    with fetching() as progress:
+        return load_checkpoint(
+            args.checkpoint,
+            like=args.like or None,
+            dtype=torch.bfloat16 if half else torch.float32,
+            captions=args.captions,
+            progress=progress,
+        )
+
+
+def load_any(args: argparse.Namespace) -> tuple[Checkpoint, Recipe | None]:
+    """A quantized folder, or a checkpoint."""
+    from ..artifact import is_quantized, load_quantized
+
+    if is_quantized(Path(args.checkpoint)):
+        return load_quantized(Path(args.checkpoint))
+    return load(args), None

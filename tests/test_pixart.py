@@ -1,0 +1,675 @@
+"""PixArt: what a block's groups are, what is folded, and the whole walk on a tiny folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_random_checkpoint
+from slow_reference import slow_fake_quantize, slow_group_loss, slow_smoothing_factor
+from tiny_pixart import (
+    LENGTHS,
+    NAMES,
+    TOKENS,
+    plain_latents,
+    save_tiny_pixart,
+    stock_latents,
+    tiny_captions,
+    tiny_pixart,
+)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditas_core.artifact import load_quantized, save_quantized
+from ditas_core.calibration import (
+    Calibration,
+    CalibrationJournal,
+    TokenDraw,
+    calibrate,
+    memory_need,
+    record_inputs,
+)
+from ditas_core.checkpoints import (
+    DIT,
+    PIXART,
+    Absorber,
+    Checkpoint,
+    CheckpointError,
+    family_of,
+    fingerprint,
+    get_linear,
+    group_fed_by,
+    load_checkpoint,
+)
+from ditas_core.cli import main
+from ditas_core.comparison import Trajectory, compare, measured_sensitivity, run_trajectory
+from ditas_core.conversion import (
+    get_affine,
+    inject_outliers,
+    injected_factors,
+    quantize_transformer,
+    rescaled_transformer,
+)
+from ditas_core.evaluation import ModelShape, estimate, measure_speed
+from ditas_core.evaluation.outliers import outlier_atlas
+from ditas_core.layers import QuantizedLinear
+from ditas_core.sampling import forward_arguments, generators, initial_noise
+from ditas_core.search import LayerDone, SearchSpec, search, search_group, sensitivity
+from ditas_core.specs import (
+    BitWidths,
+    CalibrationSpec,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+    get_convention,
+)
+
+KINDS = ["qkv", "proj", "q2", "kv2", "proj2", "fc1", "fc2"]
+SAMPLING = SamplingSpec(steps=3, guidance_scale=4.5)
+SPEC = CalibrationSpec(SAMPLING, samples=3, tokens=16, batch=2)
+BOTH = pytest.mark.parametrize("told", [False, True], ids=["sigma", "alpha"])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Sigma and alpha as the stock pipelines save them, with their captions."""
+    home = tmp_path_factory.mktemp("pixart")
+    names = {False: "tiny-sigma", True: "tiny-alpha"}
+    return {told: save_tiny_pixart(home / name, told) for told, name in names.items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(folders: dict[bool, Path]) -> dict[bool, Checkpoint]:
+    return {told: load_checkpoint(folder) for told, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def calibrations(checkpoints: dict[bool, Checkpoint]) -> dict[bool, Calibration]:
+    found = {}
+    for told, checkpoint in checkpoints.items():
+        *_, calibration = calibrate(checkpoint, SPEC)
+        assert isinstance(calibration, Calibration)
+        found[told] = calibration
+    return found
+
+
+@pytest.fixture
+def folder(folders: dict[bool, Path], tmp_path: Path) -> Path:
+    """A copy of Sigma's to damage."""
+    return Path(shutil.copytree(folders[False], tmp_path / "tiny"))
+
+
+def forward(checkpoint: Checkpoint, transformer: torch.nn.Module, seed: int = 0) -> torch.Tensor:
+    """One pass of all captions, both halves."""
+    labels = torch.arange(len(NAMES))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * len(labels), *checkpoint.latent_shape, generator=generator)
+    times = torch.full((len(x),), 400)
+    arguments = forward_arguments(transformer, labels, checkpoint.conditions)
+    with torch.no_grad():
+        return transformer(x, timestep=times, **arguments).sample
+
+
+def smoothed(checkpoint: Checkpoint, calibration: Calibration, bits: BitWidths) -> Recipe:
+    """Every group at alpha 0.5, no branch."""
+    layers = {group.name: LayerRecipe(bits, 0.5) for group in checkpoint.groups}
+    return Recipe("smoothing", "integer", checkpoint.fingerprint, layers, calibration.sha256)
+
+
+def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> Any:
+    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    return model
+
+
+def leading(scheduler: dict[str, Any]) -> dict[str, Any]:
+    """With the timesteps that DDIM takes when nothing is said."""
+    return {**scheduler, "timestep_spacing": "leading"}
+
+
+def hooks_of(module: torch.nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in module.modules())
+
+
+@BOTH
+def test_a_stock_folder_loads_with_its_captions(
+    folders: dict[bool, Path], checkpoints: dict[bool, Checkpoint], told: bool
+) -> None:
+    checkpoint = checkpoints[told]
+    assert checkpoint.family is PIXART and family_of(build_random_checkpoint().transformer) is DIT
+    assert checkpoint.class_names == NAMES and checkpoint.class_index("an owl, at night") == 1
+    assert checkpoint.licence == "mit" and checkpoint.width == 96
+    assert checkpoint.fingerprint == fingerprint(tiny_pixart(told))
+    assert checkpoint.transformer.use_additional_conditions is told
+    assert checkpoint.image_size == (256 if told else 16)
+    assert (checkpoint.image_tokens, checkpoint.fewest_tokens) == ((64, 12) if told else (16, 12))
+    again = load_checkpoint(folders[told])
+    assert again.fingerprint == checkpoint.fingerprint and again.origin == checkpoint.origin
+
+
+@BOTH
+def test_groups_cover_every_linear_layer_of_the_blocks(
+    checkpoints: dict[bool, Checkpoint], told: bool
+) -> None:
+    checkpoint = checkpoints[told]
+    transformer, groups = checkpoint.transformer, checkpoint.groups
+    assert [group.name for group in groups] == [f"{b}.{k}" for b in range(2) for k in KINDS]
+    quantized = [path for group in groups for path in group.layers]
+    blocks = "transformer_blocks"
+    inside = {
+        path
+        for path, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and path.startswith(blocks)
+    }
+    assert len(quantized) == len(inside) == 20 and set(quantized) == inside
+    folded = {group.kind for group in groups if group.absorber is Absorber.VALUE_ROWS}
+    assert folded == {"proj", "proj2"}
+    assert all(
+        group.absorber is Absorber.ON_THE_FLY for group in groups if group.kind not in folded
+    )
+    fed = {group.kind: group_fed_by(group, groups) for group in groups[:7]}
+    assert {kind: one.name for kind, one in fed.items() if one} == {
+        "qkv": "0.proj",
+        "kv2": "0.proj2",
+    }
+
+
+@BOTH
+def test_layers_of_a_group_share_their_input(
+    checkpoints: dict[bool, Checkpoint], told: bool
+) -> None:
+    """Seen, not said: every layer of a group gets the same tensor, other groups another."""
+    checkpoint = checkpoints[told]
+    seen: dict[str, torch.Tensor] = {}
+    handles = []
+    for group in checkpoint.groups:
+        for path in group.layers:
+
+            def hook(_m: Any, args: tuple[torch.Tensor, ...], path: str = path) -> None:
+                seen[path] = args[0].clone()
+
+            layer = get_linear(checkpoint.transformer, path)
+            handles.append(layer.register_forward_pre_hook(hook))
+    forward(checkpoint, checkpoint.transformer)
+    for handle in handles:
+        handle.remove()
+    for group in checkpoint.groups:
+        first, *others = (seen[path] for path in group.layers)
+        assert all(torch.equal(first, other) for other in others)
+        tokens = TOKENS if group.kind == "kv2" else checkpoint.image_tokens
+        assert first.shape[:2] == (2 * len(NAMES), tokens)
+    assert torch.equal(
+        seen["transformer_blocks.0.attn2.to_k"], seen["transformer_blocks.1.attn2.to_k"]
+    )
+
+
+@BOTH
+def test_sampling_is_the_plain_loop(checkpoints: dict[bool, Checkpoint], told: bool) -> None:
+    """Masks, padding, resolution, guidance, batches: what each caption alone gives comes out."""
+    checkpoint, labels = checkpoints[told], [1, 0, 2]
+    checkpoint = replace(checkpoint, scheduler=leading(checkpoint.scheduler))
+    noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
+    expected = plain_latents(told, labels, noise, 4, 4.5)
+    spec = replace(SAMPLING, steps=4)
+    *_, run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), spec, 7)
+    assert isinstance(run, Trajectory)
+    assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert run.images.shape == (3, 3, checkpoint.image_size, checkpoint.image_size)
+    *_, other = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor([0, 0, 2]), spec, 7)
+    assert not torch.allclose(other.final[0], run.final[0], rtol=1e-2)
+    assert torch.equal(other.final[1:], run.final[1:]), "a sample does not know its neighbours"
+
+
+@pytest.mark.slow
+@BOTH
+def test_sampling_is_the_stock_pipelines(checkpoints: dict[bool, Checkpoint], told: bool) -> None:
+    """Where the transformers library is there, which the stock pipeline needs."""
+    pytest.importorskip("transformers")
+    checkpoint, labels = checkpoints[told], [1, 0, 2]
+    checkpoint = replace(checkpoint, scheduler=leading(checkpoint.scheduler))
+    noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
+    expected = stock_latents(told, labels, noise, 3, 4.5)
+    *_, run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), SAMPLING, 7)
+    assert isinstance(run, Trajectory)
+    assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_padding_reaches_no_statistics(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration]
+) -> None:
+    """The text layers' inputs are those of the captions' own tokens, whatever pads them."""
+    checkpoint, calibration = checkpoints[False], calibrations[False]
+    captions = tiny_captions()
+    project = checkpoint.transformer.caption_projection
+    with torch.no_grad():
+        own = torch.cat([project(captions.embeds[i][:n]) for i, n in enumerate(LENGTHS)])
+        null = project(captions.null_embeds[:1])
+    stats = calibration.groups["1.kv2"]
+    assert torch.allclose(stats.high[0, 0], own.amax(0), rtol=1e-5)
+    assert torch.allclose(stats.low[2, 0], own.amin(0), rtol=1e-5)
+    assert torch.allclose(stats.high[1, 1], null[0], rtol=1e-5)
+    assert torch.allclose(stats.low[1, 1], null[0], rtol=1e-5)
+    rows = torch.cat([own, null])
+    for token in stats.tokens.flatten(0, 1).float():
+        assert float((rows - token).abs().amax(1).min()) < 2e-3 * float(rows.abs().max())
+
+
+@BOTH
+def test_energy_is_the_mean_over_each_groups_own_rows(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], told: bool
+) -> None:
+    """Text and image have different numbers of tokens; every token kept, the mean is theirs."""
+    checkpoint = checkpoints[told]
+    spec = replace(SPEC, tokens=3 * 2 * TOKENS, token_dtype="float32")
+    *_, whole = calibrate(checkpoint, spec)
+    assert isinstance(whole, Calibration)
+    for block in range(2):
+        stats = whole.groups[f"{block}.kv2"]
+        assert stats.tokens.shape == (3, 3 * 2 * TOKENS, 96)
+        assert torch.allclose(stats.energy, stats.tokens.square().mean(1), rtol=1e-4)
+        assert torch.equal(stats.energy[0], stats.energy[1]), "the text is the same at every step"
+    with pytest.raises(SpecError, match="tokens: expected at most 72"):
+        list(calibrate(checkpoint, replace(spec, tokens=73)))
+
+
+@BOTH
+def test_calibration_changes_nothing_and_finds_itself_again(
+    checkpoints: dict[bool, Checkpoint],
+    calibrations: dict[bool, Calibration],
+    told: bool,
+    tmp_path: Path,
+) -> None:
+    checkpoint, calibration = checkpoints[told], calibrations[told]
+    assert hooks_of(checkpoint.transformer) == 0
+    assert fingerprint(checkpoint.transformer) == checkpoint.fingerprint
+    calibration.save(tmp_path / "c.safetensors")
+    assert Calibration.load(tmp_path / "c.safetensors").sha256 == calibration.sha256
+    assert memory_need(checkpoint, SPEC).total > 0
+    recording = record_inputs(checkpoint.transformer, checkpoint.groups, TokenDraw(0, 1, 1))
+    with pytest.raises(RuntimeError, match="on purpose"), recording:
+        assert hooks_of(checkpoint.transformer) == len(checkpoint.groups)
+        raise RuntimeError("on purpose")
+    assert hooks_of(checkpoint.transformer) == 0
+
+
+def test_an_interrupted_calibration_goes_on_with_the_same_bits(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints[False]
+
+    def journal(of: Checkpoint) -> CalibrationJournal:
+        return CalibrationJournal(tmp_path / "steps", of.origin, SPEC, (0, SPEC.samples))
+
+    events = calibrate(checkpoint, SPEC, journal(checkpoint))
+    for event in events:
+        if getattr(event, "step", 0) == 2:
+            break
+    events.close()  # type: ignore[attr-defined]
+    assert len(list(journal(checkpoint).steps())) == 2
+    *_, calibration = calibrate(checkpoint, SPEC, journal(checkpoint))
+    assert isinstance(calibration, Calibration)
+    assert calibration.sha256 == calibrations[False].sha256
+    other = replace(checkpoint, captions=tiny_captions(seed=4))
+    assert not list(journal(other).steps()), "steps of other captions are not taken up"
+
+
+@BOTH
+def test_smoothing_alone_preserves_the_function(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], told: bool
+) -> None:
+    """All groups at once, folded or on the fly, at strengths that move the channels far."""
+    checkpoint, calibration = checkpoints[told], calibrations[told]
+    reference = forward(checkpoint, checkpoint.transformer)
+    recipe = smoothed(checkpoint, calibration, BitWidths(16, 16))
+    model = converted(checkpoint, recipe, calibration)
+    moved = [
+        float((layer.codes - get_linear(checkpoint.transformer, path).weight).abs().max())
+        for path, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    ]
+    assert len(moved) == 20 and min(moved) > 0.01, "every layer was smoothed or divided"
+    error = (forward(checkpoint, model) - reference).norm() / reference.norm()
+    assert float(error) < 1e-4
+    assert fingerprint(checkpoint.transformer) == checkpoint.fingerprint
+
+
+def test_w8a8_smoothed_is_close_and_its_parts_are_where_they_belong(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration]
+) -> None:
+    checkpoint, calibration = checkpoints[False], calibrations[False]
+    reference = forward(checkpoint, checkpoint.transformer)
+    recipe = smoothed(checkpoint, calibration, BitWidths(8, 8))
+    model = converted(checkpoint, recipe, calibration)
+    error = (forward(checkpoint, model) - reference).norm() / reference.norm()
+    assert 1e-4 < float(error) < 0.05
+    for group in checkpoint.groups:
+        for path in group.layers:
+            layer = model.get_submodule(path)
+            assert isinstance(layer, QuantizedLinear)
+            held = group.absorber is Absorber.ON_THE_FLY
+            assert (layer.smoothing is not None) == held, path
+    layers = tuple(path for group in checkpoint.groups for path in group.layers)
+    source, result = checkpoint.transformer.state_dict(), model.state_dict()
+    others = [key for key in source if not key.startswith(layers)]
+    assert len(others) == 17 and all(torch.equal(source[key], result[key]) for key in others)
+
+
+@pytest.mark.parametrize("name", ["0.q2", "1.kv2", "0.proj2", "1.qkv"])
+def test_a_quantized_layer_is_the_slow_reference(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], name: str
+) -> None:
+    """Element by element: s, Q(W s), Q(x / s), and V's rows divided by the projection's s."""
+    checkpoint, calibration = checkpoints[False], calibrations[False]
+    groups = {group.name: group for group in checkpoint.groups}
+    group = groups[name]
+    model = converted(checkpoint, smoothed(checkpoint, calibration, BitWidths(8, 8)), calibration)
+    convention = get_convention("integer")
+    weight_spec, activation_spec = convention.quantizers(BitWidths(8, 8))
+
+    def factor(of: str) -> torch.Tensor:
+        paths = groups[of].layers
+        weights = [get_affine(checkpoint.transformer, p).weight.numpy() for p in paths]
+        absmax = calibration.groups[of].absmax.amax((0, 1)).tolist()
+        return torch.tensor(slow_smoothing_factor(absmax, weights, 0.5))
+
+    s = factor(name)
+    x = torch.randn(5, 96, generator=torch.Generator().manual_seed(1)) * s
+    for path in group.layers:
+        weight, bias = get_affine(checkpoint.transformer, path)
+        rounded = torch.from_numpy(slow_fake_quantize((weight * s).numpy(), weight_spec))
+        on_the_fly = group.absorber is Absorber.ON_THE_FLY
+        given = x if on_the_fly else x / s  # the rows of V have divided it
+        inputs = torch.from_numpy(slow_fake_quantize((x / s).numpy(), activation_spec))
+        expected = inputs @ rounded.T + bias
+        if path.endswith("to_v"):
+            expected = expected / factor(name.replace("kv2", "proj2").replace("qkv", "proj"))
+        with torch.no_grad():
+            got = model.get_submodule(path)(given)
+        assert torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
+def test_the_losses_of_the_text_layers_are_the_slow_reference(
+    checkpoints: dict[bool, Checkpoint], convention: str
+) -> None:
+    checkpoint = checkpoints[False]
+    *_, calibration = calibrate(
+        checkpoint, replace(SPEC, sampling=replace(SAMPLING, steps=1), tokens=2)
+    )
+    assert isinstance(calibration, Calibration)
+    group = next(g for g in checkpoint.groups if g.name == "0.kv2")
+    stats = calibration.groups[group.name]
+    weights = [get_affine(checkpoint.transformer, path).weight.numpy() for path in group.layers]
+    bits = BitWidths(4, 8)
+    spec = SearchSpec(bits, convention, "search", grid=(0.3, 0.7))
+    *_, done = search_group(checkpoint, group, calibration, spec)
+    assert isinstance(done, LayerDone)
+    arrays = (stats.tokens.float().numpy(), stats.low.numpy(), stats.high.numpy())
+    expected = [
+        slow_group_loss(*arrays, weights, get_convention(convention), bits, alpha)
+        for alpha in (None, 0.3, 0.7)
+    ]
+    assert [done.identity, *done.losses] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("convention", ["integer", "integer-g16", "paper", "released"])
+def test_every_convention_survives_a_quantized_folder(
+    checkpoints: dict[bool, Checkpoint],
+    calibrations: dict[bool, Calibration],
+    convention: str,
+    tmp_path: Path,
+) -> None:
+    """Searched with a low-rank branch, written, read: the same recipe, captions and bits."""
+    told = convention == "integer"
+    checkpoint, calibration = checkpoints[told], calibrations[told]
+    settings = SearchSpec(
+        BitWidths(4, 8), convention, low_rank=LowRankSpec(4, 1, "none"), grid=(0.5,)
+    )
+    *_, recipe = search(checkpoint, calibration, settings)
+    assert isinstance(recipe, Recipe) and len(recipe.layers) == 14
+    model = converted(checkpoint, recipe, calibration)
+    assert fingerprint(checkpoint.transformer) == checkpoint.fingerprint
+    save_quantized(tmp_path / "out", checkpoint, model, recipe)
+    loaded, again = load_quantized(tmp_path / "out")
+    assert again == recipe and loaded.class_names == NAMES
+    assert loaded.captions is not None and checkpoint.captions is not None
+    assert loaded.captions.sha256 == checkpoint.captions.sha256
+    assert torch.equal(forward(loaded, loaded.transformer), forward(checkpoint, model))
+
+
+def test_search_and_branch_lower_the_error(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration]
+) -> None:
+    """With outliers in the folded groups W4A8 after the search beats plain rounding, in latents."""
+    base, labels = checkpoints[False], torch.arange(3)
+    loud = inject_outliers(base.transformer, 30.0, channels=4)
+    checkpoint = replace(base, transformer=loud)
+    same = forward(checkpoint, loud) - forward(base, base.transformer)
+    assert float(same.norm() / forward(base, base.transformer).norm()) < 1e-4
+    factors = injected_factors(base.transformer, 30.0, 4, 0)
+    assert set(factors) == {"0.proj", "0.proj2", "1.proj", "1.proj2"}
+    *_, calibration = calibrate(checkpoint, SPEC)
+    assert isinstance(calibration, Calibration)
+    atlas = outlier_atlas(checkpoint, calibration)
+    assert (
+        atlas.groups["0.proj2"].strength
+        > 5 * outlier_atlas(base, calibrations[False]).groups["0.proj2"].strength
+    )
+    *_, reference = run_trajectory(checkpoint, loud, labels, SAMPLING, 1)
+    found = {}
+    for method in ("plain", "ditas"):
+        *_, recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8), method=method))
+        assert isinstance(recipe, Recipe)
+        *_, run = run_trajectory(
+            checkpoint, converted(checkpoint, recipe, calibration), labels, SAMPLING, 1
+        )
+        assert isinstance(run, Trajectory) and isinstance(reference, Trajectory)
+        found[method] = float(compare(reference, run).latent_sqnr.mean())
+    assert found["ditas"] > found["plain"] + 1
+
+
+def test_only_foldable_groups_are_rescaled(checkpoints: dict[bool, Checkpoint]) -> None:
+    transformer = checkpoints[False].transformer
+    for kind in ("qkv", "q2", "kv2", "fc1", "fc2"):
+        s = torch.full((384 if kind == "fc2" else 96,), 2.0)
+        with pytest.raises(ValueError, match="foldable"):
+            rescaled_transformer(transformer, {f"0.{kind}": s})
+
+
+def test_a_shared_modulation_cannot_take_a_division() -> None:
+    """Why qkv and fc1 divide on the fly: the block's own table is exact at one timestep only.
+
+    With (1 + table + e(t)) / s - 1 - e(t) as the table, t fixed, another t misses by e's
+    share, which is as large as the outputs here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    table, e1, e2 = torch.randn(3, 8, generator=generator)
+    s = torch.rand(8, generator=generator) * 4 + 0.1
+    folded = (1 + table + e1) / s - 1 - e1
+    assert torch.allclose(1 + folded + e1, (1 + table + e1) / s, atol=1e-5)
+    missed = (1 + folded + e2) - (1 + table + e2) / s
+    assert torch.allclose(missed, (e2 - e1) * (1 - 1 / s), atol=1e-5)
+    assert float(missed.abs().max()) > 1
+
+
+@BOTH
+def test_sensitivity_sizes_and_costs(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], told: bool
+) -> None:
+    """Predicted sizes are what conversion stores; operations are the real transformer's."""
+    checkpoint, calibration = checkpoints[told], calibrations[told]
+    widths = [BitWidths(4, 8)]
+    spec = SearchSpec(widths[0], method="search", grid=(0.5,))
+    *_, table = sensitivity(checkpoint, calibration, widths, spec)
+    recipe = table.recipe(table.uniform(widths[0]))
+    model = converted(checkpoint, recipe, calibration)
+    stored = sum(m.bits_stored for m in model.modules() if isinstance(m, QuantizedLinear))
+    assert table.bits_stored(table.uniform(widths[0])) == pytest.approx(stored, rel=1e-6)
+    *_, measured = measured_sensitivity(
+        checkpoint, calibration, table, torch.tensor([0, 1]), replace(SAMPLING, steps=1), 0
+    )
+    assert bool((measured.error > 0).all())
+    shape = ModelShape.of(checkpoint)
+    arguments = forward_arguments(checkpoint.transformer, torch.tensor([0]), checkpoint.conditions)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        x = torch.zeros(2, *checkpoint.latent_shape)
+        checkpoint.transformer(x, timestep=torch.ones(2), **arguments)
+    assert counter.get_total_flops() == 2 * shape.flops
+    channels = [
+        get_linear(checkpoint.transformer, g.layers[0]).in_features for g in checkpoint.groups
+    ]
+    assert channels == [c for c, _ in shape.groups] * shape.depth
+    assert measure_speed(checkpoint, 1) > 0
+    assert estimate(shape, 1e9).total_s > 0
+
+
+def edit(path: Path, **changes: Any) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**document, **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel.*joint blocks"),
+        ({"_class_name": "SanaTransformer2DModel"}, "SanaTransformer2DModel.*linear"),
+        ({"_class_name": "HunyuanDiT2DModel"}, "HunyuanDiT2DModel.*skip"),
+        ({"_class_name": "MyTransformer"}, "MyTransformer.*not known here"),
+        ({"_class_name": "DiTTransformer2DModel"}, "another family's pipeline"),
+        ({"_class_name": None}, "None"),
+        ({"norm_type": "ada_norm_zero"}, "adaLN-single"),
+        ({"attention_type": "gated"}, "additional attention"),
+        ({"cross_attention_dim": None}, "cross-attention"),
+        ({"only_cross_attention": True}, "only_cross_attention"),
+        ({"attention_bias": False}, "biases"),
+        ({"caption_channels": 24}, "shape|expected"),
+    ],
+    ids=str,
+)
+def test_other_transformers_are_refused_by_name(
+    folder: Path, changes: dict[str, Any], reason: str
+) -> None:
+    edit(folder / "transformer" / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(folder)
+
+
+def test_other_pipelines_are_refused_with_the_reason(folder: Path) -> None:
+    edit(
+        folder / "model_index.json",
+        _class_name="FluxPipeline",
+        transformer=["diffusers", "FluxTransformer2DModel"],
+    )
+    with pytest.raises(CheckpointError, match=r"PixArtSigmaPipeline, got 'FluxPipeline'.*joint"):
+        load_checkpoint(folder)
+    edit(folder / "model_index.json", _class_name="DiTPipeline")
+    with pytest.raises(CheckpointError, match="expected a DiTTransformer2DModel"):
+        load_checkpoint(folder)
+
+
+def test_the_old_class_name_loads(folder: Path, checkpoints: dict[bool, Checkpoint]) -> None:
+    """Published alpha folders are from before the class had a name of its own."""
+    edit(
+        folder / "transformer" / "config.json",
+        _class_name="Transformer2DModel",
+        double_self_attention=False,
+        only_cross_attention=False,
+        use_linear_projection=False,
+        num_vector_embeds=None,
+    )
+    assert load_checkpoint(folder).fingerprint == checkpoints[False].fingerprint
+
+
+def test_without_captions_it_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    file = (folder / "captions.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"no text encoder; write captions.safetensors.*--captions"
+    ):
+        load_checkpoint(folder)
+    assert load_checkpoint(folder, captions=file).class_names == NAMES
+    assert load_checkpoint(folder, captions=tiny_captions()).class_names == NAMES
+    narrow = tiny_captions()
+    narrow = replace(narrow, embeds=narrow.embeds[..., :8], null_embeds=narrow.null_embeds[..., :8])
+    with pytest.raises(CheckpointError, match=r"width 20.*got 8"):
+        load_checkpoint(folder, captions=narrow)
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_the_whole_walk(
+    folders: dict[bool, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every verb, as people type it."""
+    source, short = str(folders[False]), ("--steps", "2", "--guidance", "4.5")
+    calibration, recipe = str(tmp_path / "c.safetensors"), str(tmp_path / "r.json")
+    info = run_json(capsys, "info", source)
+    assert info["family"] == "PixArt" and info["classes"] == list(NAMES)
+    assert len(info["groups"]) == 14
+    run_json(
+        capsys, "calibrate", source, *short, "--samples", "2", "--tokens", "8", "--out", calibration
+    )
+    found = run_json(
+        capsys, "search", source, "--calibration", calibration, "--bits", "W4A8", "--out", recipe
+    )
+    assert set(found["alphas"]) == set(info["groups"])
+    quantized = str(tmp_path / "quantized")
+    made = run_json(capsys, "quantize", source, "--recipe", recipe, "--out", quantized)
+    assert 4 < made["effective_bits"] < 12
+    assert run_json(capsys, "info", quantized)["classes"] == list(NAMES)
+    sampled = run_json(
+        capsys, "sample", quantized, "--classes", NAMES[1], *short, "--out", str(tmp_path / "one")
+    )
+    assert sampled["classes"] == [NAMES[1]]
+    sampled = run_json(
+        capsys,
+        "sample",
+        source,
+        "--classes",
+        f"{NAMES[0]},2",
+        *short,
+        "--out",
+        str(tmp_path / "two"),
+    )
+    assert sampled["classes"] == [NAMES[0], NAMES[2]]
+    compared = run_json(capsys, "compare", source, quantized, "--samples", "3", *short)
+    (row,) = compared["results"]
+    assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
+    ablated = run_json(
+        capsys, "compare", source, "--ablation", "W8A8", "--methods", "plain,smoothing",
+        "--samples", "2", *short,
+    )  # fmt: skip
+    assert [one["label"] for one in ablated["results"]] == ["W8A8 plain", "W8A8 smoothing"]
+    assert main(["convert", source, "--to", "original", "--out", str(tmp_path / "x.pt")]) == 2
+    assert "expected a DiT" in capsys.readouterr().err
+
+
+def test_the_copy_is_independent(checkpoints: dict[bool, Checkpoint]) -> None:
+    """A deep copy without gradients or hooks: what quantization starts from."""
+    original = checkpoints[False].transformer
+    again = copy.deepcopy(original)
+    assert torch.equal(forward(checkpoints[False], again), forward(checkpoints[False], original))
+
+
+def test_bfloat16_calibrates_and_samples(
+    folders: dict[bool, Path], calibrations: dict[bool, Calibration]
+) -> None:
+    """Captions, mask and size follow the weights' precision; the statistics stay close."""
+    exact = calibrations[True].groups
+    checkpoint = load_checkpoint(folders[True], dtype=torch.bfloat16)
+    for half in (checkpoint, load_checkpoint(folders[True])):
+        *_, calibration = calibrate(half, replace(SPEC, precision="bfloat16"))
+        assert isinstance(calibration, Calibration)
+        for name, stats in calibration.groups.items():
+            a, b = stats.aggregated_absmax(), exact[name].aggregated_absmax()
+            assert float((a - b).norm() / b.norm()) < 0.05, name
