@@ -155,6 +155,13 @@ class Bench:
                 f"{entry.key}: expected it on this machine, got nothing yet; "
                 + ("press “Load” under the bar" if entry.allowed else self.forbidden(entry))
             )
+        lender = find_source(entry.like) if entry.like else None
+        if lender is not None and converted(lender) is None:
+            raise CheckpointError(
+                f"{entry.key}: expected {entry.like} on this machine, which lends it the "
+                f"autoencoder; whoever runs the page gets it once: python -m ditas_core info "
+                f"{entry.like}"
+            )
         need = weigh(entry.source, entry.like or None)
         room = self.room()
         check_fits(need, room.memory, None, entry.dtype, room.address_space)

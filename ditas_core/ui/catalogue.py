@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints import HUB_SOURCES, HubSource, find_source
+from ..checkpoints import HUB_SOURCES, CheckpointError, HubSource, find_source
 
 CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 LIKE_VARIABLE = "DITAS_LIKE"
@@ -154,12 +154,16 @@ def read_options(arguments: Sequence[str]) -> dict[str, Entry]:
         f"{LIKE_VARIABLE}, else sd-vae-ft-ema from the hub's cache",
     )
     options = parser.parse_args(arguments)
-    for text in options.checkpoint or []:
-        if find_source(text) is None and not is_folder(Path(text)) and not is_file(Path(text)):
-            parser.error(
-                f"--checkpoint: expected a folder, a weight file or a hub id, got {text[:200]!r}"
-            )
-    return find_checkpoints(named=options.checkpoint, like=options.like)
+    try:
+        for text in options.checkpoint or []:
+            if find_source(text) is None and not is_folder(Path(text)) and not is_file(Path(text)):
+                parser.error(
+                    "--checkpoint: expected a folder, a weight file or a hub id, "
+                    f"got {text[:200]!r}"
+                )
+        return find_checkpoints(named=options.checkpoint, like=options.like)
+    except CheckpointError as error:
+        parser.error(str(error))
 
 
 def precomputed_folder(assets: Path = ASSETS) -> Path:

@@ -141,12 +141,28 @@ def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_p
     assert checkpoint.fingerprint == fingerprint(from_original(state, heads=2))
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "someone/theirs", "x" * 5_000, "\0"])
+def test_a_lender_on_the_hub_is_not_fetched_by_a_visitor(hub: Hub, tmp_path: Path) -> None:
+    weights = tmp_path / "original.pt"
+    write_state(weights, random_state(tiny()))
+    page = Bench(find_checkpoints(tmp_path / "none", [HUB, str(weights)], HUB), SHORT)
+    with pytest.raises(CheckpointError, match="ditas_core info facebook/DiT-XL-2-256"):
+        page.checkpoint(Model("original.pt"))
+    assert hub.asked == []
+    *_, _ = load(page, Model(HUB))
+    assert page.checkpoint(Model("original.pt")).latent_shape == (4, 8, 8)
+
+
+MISTAKES = ["/no/such/folder", "someone/theirs", f"{HUB}@main", "x" * 5_000, "\0"]
+
+
+@pytest.mark.parametrize("name", MISTAKES, ids=range(len(MISTAKES)))
 def test_the_operators_mistakes_are_said(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         read_options(["--checkpoint", name])
     assert caught.value.code == 2
-    assert "expected a folder, a weight file or a hub id" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected a folder, a weight file or a hub id" in said or "expected a commit" in said
+    assert "Traceback" not in said
 
 
 def test_without_the_operators_leave_nothing_is_fetched(
