@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+from gradio.state_holder import SessionState, StateHolder
 
 LONGEST_TEXT, LONGEST_VALUE = 4000, 20_000
 LONGEST_ERROR = 400
@@ -62,6 +64,36 @@ def short(text: str) -> gr.Error:
     return gr.Error(text, duration=8, print_exception=False)
 
 
+class SmallSession(SessionState):
+    """One session without a copy of the page's whole configuration and of all it was shown.
+
+    Gradio keeps both for saved views, which are closed here: 30 ms and a megabyte for every
+    new session, on the thread that answers everybody.
+    """
+
+    def __init__(self, blocks: Any) -> None:
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.config_values.clear()
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
+
+
+class SmallSessions(StateHolder):
+    """Makes small sessions; the one used longest ago makes room."""
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        if session_id not in self.session_data:
+            self.session_data[session_id] = SmallSession(self.blocks)
+        return super().__getitem__(session_id)
+
+
 class GuardedBlocks(gr.Blocks):
     """``gr.Blocks`` whose answers to wrong input are short and name no path or value.
 
@@ -70,6 +102,17 @@ class GuardedBlocks(gr.Blocks):
     """
 
     is_template = True  # Gradio's script then knows it as plain Blocks
+    sessions: StateHolder | None = None
+
+    @property
+    def state_holder(self) -> StateHolder | None:
+        """Every session's components; Gradio sets it when the page is served."""
+        return self.sessions
+
+    @state_holder.setter
+    def state_holder(self, holder: StateHolder) -> None:
+        holder.__class__ = SmallSessions
+        self.sessions = holder
 
     async def preprocess_data(
         self, block_fn: Any, inputs: Any, state: Any, explicit_call: bool = False
@@ -93,15 +136,6 @@ class GuardedBlocks(gr.Blocks):
         except Exception as error:
             logger.exception("an answer failed")
             raise short(FAILED) from error
-        finally:
-            forget_values(state)
-
-
-def forget_values(state: Any) -> None:
-    """Drop what was last shown: Gradio keeps it per session for saved views, which are closed."""
-    for config in getattr(state, "config_values", {}).values():
-        if isinstance(config, dict):
-            config.get("props", {}).pop("value", None)
 
 
 def bound_queue(demo: gr.Blocks) -> None:
