@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import logging
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
@@ -58,6 +58,26 @@ def check_values(blocks: list[Any], values: Any) -> None:
         if weight(value, most) > most:
             label = html.escape(str(getattr(block, "label", None) or "value"))[:60]
             raise short(f"{label}: expected at most {most} characters")
+
+
+def check_event(block_fn: Any, event: Any) -> None:
+    """Refuse what an event tells if no component of the page tells such a thing."""
+    if event is None or not getattr(block_fn, "collects_event_data", False):
+        return
+    told = event._data
+    if weight(told, LONGEST_VALUE) > LONGEST_VALUE:
+        raise short(REFUSED)
+    for kind in event_kinds(block_fn.fn):
+        try:
+            kind(event.target, told)
+        except Exception:
+            raise short(REFUSED) from None
+
+
+def event_kinds(function: Any) -> list[Any]:
+    """The kinds of event that a listener asks for."""
+    hints = get_type_hints(function) if callable(function) else {}
+    return [h for h in hints.values() if isinstance(h, type) and issubclass(h, gr.EventData)]
 
 
 def short(text: str) -> gr.Error:
@@ -127,6 +147,7 @@ class GuardedBlocks(gr.Blocks):
             raise short(REFUSED) from None
 
     async def process_api(self, block_fn: Any, inputs: Any, state: Any = None, **rest: Any) -> Any:
+        check_event(block_fn, rest.get("event_data"))
         try:
             return await super().process_api(block_fn, inputs, state, **rest)
         except gr.Error as error:

@@ -136,11 +136,11 @@ def begin(page: Served, visitor: Visitor, ask: int, seed: int) -> tuple[str, Any
     return str(joined.json()["event_id"]), messages
 
 
-def slowed(page: Served) -> Any:
-    """Forward passes of the model that take 20 ms: a job that is there to be stopped."""
+def slowed(page: Served, seconds: float = 0.02) -> Any:
+    """Forward passes of the model that take longer: a job that is there to be stopped."""
 
     def pause(*_: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(seconds)
 
     transformer = page.bench.checkpoint(page.bench.default).transformer
     return transformer.register_forward_pre_hook(pause)

