@@ -233,7 +233,7 @@ def gate_options(limits: Limits) -> dict[str, Any]:
     from starlette.middleware import Middleware
 
     return {
-        "middleware": [Middleware(Gate, limits=limits)],  # type: ignore[arg-type]
+        "middleware": [Middleware(Gate, limits=limits)],
         "docs_url": None,
         "redoc_url": None,
         "openapi_url": None,

@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cycles", type=number(int, 1, 1000), default=50)
     parser.add_argument("--soak", type=number(int, 20, 10_000), default=200, help="jobs")
     parser.add_argument("--joins", type=number(int, 1, 1000), default=100)
-    parser.add_argument(
-        "--kills", type=number(int, 1, 10_000), default=40, help="kills per writer"
-    )
+    parser.add_argument("--kills", type=number(int, 1, 10_000), default=40, help="kills per writer")
 
 
 def answer_of(message: dict[str, Any]) -> str:
@@ -97,9 +95,7 @@ def crowd(page: Served, clients: int, jobs: int) -> dict[str, Any]:
             alone = answer_of(visitor.ask(ask, inputs_of(page, client, job)))
         if alone != found:
             differing.append(f"{client}/{job}")
-        others = {
-            f"seed {100_000 + 1000 * c + j}" for c, j in together if (c, j) != (client, job)
-        }
+        others = {f"seed {100_000 + 1000 * c + j}" for c, j in together if (c, j) != (client, job)}
         leaks += [f"{client}/{job}: {other}" for other in others if other in found]
     return {
         "jobs": len(together),
@@ -120,9 +116,7 @@ def in_threads(works: list[Callable[[], None]]) -> None:
 
 
 def hooks_of(module: torch.nn.Module) -> int:
-    return sum(
-        len(each._forward_hooks) + len(each._forward_pre_hooks) for each in module.modules()
-    )
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in module.modules())
 
 
 def begin(page: Served, visitor: Visitor, ask: int, seed: int) -> tuple[str, Any]:

@@ -152,9 +152,13 @@ def shipped_writer(things: Things) -> Writer:
     def load(folder: Path) -> list[str]:
         found = load_shipped(folder / "precomputed", things.checkpoint.fingerprint)
         latents = found.presets["W4A8"].result.latents
-        return [f"{found.calibration} {sum(each.float().sum().item() for each in latents.values())}"]
+        return [
+            f"{found.calibration} {sum(each.float().sum().item() for each in latents.values())}"
+        ]
 
-    return Writer(lambda version, folder: write(things.shipped[version], folder / "precomputed"), load)
+    return Writer(
+        lambda version, folder: write(things.shipped[version], folder / "precomputed"), load
+    )
 
 
 def download_writer(things: Things) -> Writer:
@@ -172,9 +176,7 @@ def download_writer(things: Things) -> Writer:
         store.pack(place / "all.zip", {"data.bin": place / "data.bin"})
 
     def load(folder: Path) -> list[str]:
-        found = [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("data.bin")
-        ]
+        found = [hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("data.bin")]
         for path in folder.rglob("all.zip"):
             with zipfile.ZipFile(path) as bundle:
                 assert bundle.testzip() is None

@@ -25,7 +25,7 @@ from ditas_core.ui.limits import Limits, read_limits  # noqa: E402
 from ditas_core.ui.server import Gate, is_open  # noqa: E402
 
 ALERT = "<script>alert('class')</script>"
-QUOTES = "\"' onload=\"alert(1)\" x='"
+QUOTES = '"\' onload="alert(1)" x=\''
 NAMES = (ALERT, QUOTES, "<img src=x onerror=alert(2)>", "a & b", "owl")
 KIB = 1024
 
@@ -116,9 +116,7 @@ FILES = [
 
 @pytest.mark.parametrize("path", [*FILES, "SOURCE"], ids=repr)
 @pytest.mark.parametrize("route", ["gradio_api/file=", "assets/", "static/", "svelte/"])
-def test_no_file_but_the_pages_own(
-    page: Served, http: httpx.Client, route: str, path: str
-) -> None:
+def test_no_file_but_the_pages_own(page: Served, http: httpx.Client, route: str, path: str) -> None:
     if path == "SOURCE":
         path = f"{page.bench.entries[page.checkpoint].source}/model_index.json"
     for text in (quote(path, safe="/"), quote(path, safe=""), quote(quote(path, safe=""))):

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,14 +112,14 @@ def check(text: str, page: Served, what: str) -> None:
 
 def send(visitor: Visitor, page: Served, number: Any, data: Any, what: str, **more: Any) -> bool:
     """Ask, check the answer; whether it was refused."""
-    for attempt in range(3):
+    for _ in range(3):
         began = time.monotonic()
         found = visitor.ask(number, data, **more)
         seconds = time.monotonic() - began
         if seconds < ANSWER_S or found.get("success"):
             break
     else:
-        pytest.fail(f"{what}: {seconds:.1f} s, three times, at attempt {attempt}")
+        pytest.fail(f"{what}: {seconds:.1f} s, three times")
     if found["msg"] == "refused":
         assert 400 <= found["status"] < 500, f"{what}: {found}"
         assert len(found["text"]) < 200

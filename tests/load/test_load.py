@@ -5,6 +5,7 @@ The full figures are also a command: ``python -m ditas_core bench load``.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -34,6 +35,7 @@ from benchmarks.load import (  # noqa: E402
 from benchmarks.writers import WRITERS, kill_all  # noqa: E402
 from pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
 
+from ditas_core.cli import main  # noqa: E402
 from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
 from ditas_core.ui.desk import Desks  # noqa: E402
 from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
@@ -81,6 +83,12 @@ def test_a_closed_tab_ends_its_work(page: Served) -> None:
     found = leaving(page)
     assert kept({"leaving": found}) == {"leaving": True}, found
     assert set(found["stopped_s"]) == {"stream", "heartbeat", "both"}
+
+
+def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "load", "--only", "cycles", "--cycles", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["kept"] == {"cycles": True} and report["parts"]["cycles"]["cycles"] == 2
 
 
 @pytest.mark.slow

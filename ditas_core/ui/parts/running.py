@@ -82,7 +82,9 @@ def place(ahead: int) -> str:
 def overdue(text: str, longest: float) -> str:
     """What a job that took too long says: as after Cancel, with the reason."""
     reason = f"Stopped after {clock(longest)}, the longest a job may take here"
-    return reason + (text.removeprefix("Cancelled") if text.startswith("Cancelled") else f". {text}")
+    return reason + (
+        text.removeprefix("Cancelled") if text.startswith("Cancelled") else f". {text}"
+    )
 
 
 def progress_text(event: Progress, began: float, part_began: float) -> str:

@@ -12,6 +12,7 @@ SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 40, 40, 30
 SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 3
 
+
 def shown(value: object) -> str:
     """What came, cut short."""
     return SHORT.repr(value)[:60]
