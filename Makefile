@@ -2,6 +2,7 @@
 # make test   lint, types and every test that runs in minutes on a CPU
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
+# make audit  the pinned versions against the advisories of the package index (needs the network)
 #
 # Each makes .venv with the versions of constraints.txt first, once.
 
@@ -12,7 +13,7 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 
-.PHONY: help app test browser slow lint format chromium axe clean
+.PHONY: help app test browser slow audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +30,11 @@ browser: $(VENV)/.installed-dev chromium axe
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
+# --strict: a package that cannot be looked up is a failure, not a clean result
+audit: $(VENV)-audit/.installed
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	  --requirement constraints.txt
+
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check --quiet .
 	$(PY) -m ruff format --check --quiet .
@@ -39,7 +45,7 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff format --quiet .
 
 clean:
-	rm -rf $(VENV) tests/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit tests/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call apt,PACKAGES): install through apt where this user may; false where not
@@ -68,6 +74,12 @@ $(VENV)/.installed-app: $(VENV)/.python requirements.txt constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	@echo "installing the test tools"
 	@$(PIP) --requirement requirements-dev.txt
+	@touch $@
+
+# in an environment of its own: its dependencies are not this project's
+$(VENV)-audit/.installed: $(VENV)/.python
+	@$(PYTHON) -m venv $(VENV)-audit
+	@$(VENV)-audit/bin/python -m pip install -qq --disable-pip-version-check --no-input pip-audit
 	@touch $@
 
 # what the browser tests hold the page against; npm comes with apt where it is absent

@@ -8,6 +8,7 @@ fetched by name with ``npm pack`` at pinned versions and composited on white.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def prepare(folder: Path, size: int, log: Callable[[str], None]) -> Path:
         mirror.append(label is not None and CLASS_RULES[label].flip)
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
     save_file(
         {
             "images": stacked,  # (N, 3, size, size)
@@ -95,8 +97,9 @@ def prepare(folder: Path, size: int, log: Callable[[str], None]) -> Path:
             "held_out": torch.tensor(held_out),
             "mirror": torch.tensor(mirror),
         },
-        out,
+        part,
     )
+    os.replace(part, out)
     counts = np.bincount([v for v in labels if v >= 0], minlength=len(CLASS_RULES))
     for rule, count in zip(CLASS_RULES, counts, strict=True):
         log(f"{rule.name}: {count}")

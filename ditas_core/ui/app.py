@@ -10,11 +10,15 @@ import gradio as gr
 
 from .bench import Bench
 from .catalogue import ASSETS
+from .guarded import SESSIONS, GuardedBlocks, bound_queue
+from .limits import read_limits
 from .parts.address import wire_address
 from .parts.running import QUIET, answer
 from .parts.setup import Page, View, build_setup
 from .parts.tour import build_tour, wire_tour
+from .server import gate_options
 from .tabs import TABS
+from .tending import tend
 from .theme import CSS, HEAD, build_theme
 from .views.overview import hero
 
@@ -37,7 +41,7 @@ IS_DARK = "() => document.body.classList.contains('dark')"
 def build_app(bench: Bench | None = None) -> gr.Blocks:
     """The whole interface; everything visitors share lives in ``bench``."""
     bench = Bench() if bench is None else bench
-    with gr.Blocks(
+    with GuardedBlocks(
         title="DiTAS explorer", analytics_enabled=False, delete_cache=CACHE_SWEEP
     ) as demo:
         gr.HTML(hero(), padding=False)
@@ -72,8 +76,11 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
         fields = dict(zip(keys, redraws, strict=True))
         restored = wire_address(bench, page, demo, open_tab, fields)
         restored.then(None, None, bar.dark, js=IS_DARK, **PRIVATE)
-        demo.unload(forgetter(bench))
-    return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE)
+        demo.unload(leaver(bench))
+    demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE, api_open=False)
+    bound_queue(demo)
+    tend(bench, demo)
+    return demo
 
 
 def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:
@@ -105,16 +112,21 @@ def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) ->
     return tuple(kept)
 
 
-def forgetter(bench: Bench) -> Callable[[gr.Request], None]:
-    def forget(request: gr.Request) -> None:
-        bench.desks.clear(str(request.session_hash))
+def leaver(bench: Bench) -> Callable[[gr.Request], None]:
+    """A closed tab: its work stops, its desk goes some time later."""
 
-    return forget
+    def leave(request: gr.Request) -> None:
+        bench.desks.leave(str(request.session_hash)[:64])
+
+    return leave
 
 
 def launch_options() -> dict[str, Any]:
-    """Arguments of ``launch``: nothing loaded from elsewhere, no files but the page's own."""
+    """Arguments of ``launch``: nothing loaded from elsewhere, no files but the page's own, and
+    nothing answered but what the page needs (see ``server``)."""
     return {
+        "app_kwargs": gate_options(read_limits()),
+        "state_session_capacity": SESSIONS,
         "theme": build_theme(),
         "css": CSS,
         "head": HEAD,

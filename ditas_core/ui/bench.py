@@ -32,6 +32,7 @@ from .cache import Cache, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
 from .desk import Desk, Desks
 from .ladder import Ladder, load_ladder
+from .limits import Limits, read_limits
 from .line import Line
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Shipped, load_shipped
 
@@ -72,16 +73,22 @@ class Choice:
 
 
 class Bench:
-    """Everything behind the tabs. ``spec`` is the calibration run where nobody asks for another."""
+    """Everything behind the tabs. ``spec`` is the calibration run where nobody asks for another,
+    ``limits`` what the operator gives (see ``limits``)."""
 
     def __init__(
-        self, entries: dict[str, Entry] | None = None, spec: CalibrationSpec | None = None
+        self,
+        entries: dict[str, Entry] | None = None,
+        spec: CalibrationSpec | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = read_limits() if limits is None else limits
         self.entries = find_checkpoints() if entries is None else entries
         self.spec = CalibrationSpec() if spec is None else spec
-        self.cache = Cache(usual_limit(this_machine(own_cache()).memory))
-        self.line = Line()
-        self.fetching = Line()
+        room = usual_limit(this_machine(own_cache()).memory)
+        self.cache = Cache(min(self.limits.cache_bytes, room))
+        self.line = Line(self.limits.places)
+        self.fetching = Line(self.limits.places)
         self.desks = Desks()
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
@@ -112,7 +119,7 @@ class Bench:
 
     def desk(self, request: gr.Request) -> Desk:
         """The desk of whoever asks."""
-        return self.desks.of(str(request.session_hash))
+        return self.desks.of(str(request.session_hash)[:64])
 
     def warm(self) -> threading.Thread:
         """Calibrate the default checkpoint in the background, so that live tabs answer at once."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..checkpoints import Checkpoint
 from ..evaluation.outliers import OutlierAtlas
 
 CACHE_BYTES = 8 * 2**30
+ALONE, DEEPEST = 1 << 20, 8
 
 
 def usual_limit(free: int | None = None) -> int:
@@ -25,18 +27,34 @@ def usual_limit(free: int | None = None) -> int:
     return CACHE_BYTES if free is None else min(CACHE_BYTES, free // 2)
 
 
-def size_of(value: Any) -> int:
-    """Bytes of the tensors in a value; others may say their ``nbytes``."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
+def size_of(value: Any, depth: int = 0) -> int:
+    """Bytes of the tensors, arrays and texts in a value; others may say their ``nbytes``.
+
+    What is none of these counts as 1 MiB where it stands alone.
+    """
     if isinstance(value, torch.nn.Module):
         states = list(value.parameters()) + list(value.buffers())
-        return sum(size_of(tensor) for tensor in states)
+        return sum(tensor.nbytes for tensor in states)
     if isinstance(value, Checkpoint):
         return size_of(value.transformer) + size_of(value.vae)
     if isinstance(value, Calibration | OutlierAtlas):
-        return sum(size_of(t) for group in value.groups.values() for t in vars(group).values())
-    return int(getattr(value, "nbytes", 1 << 20))
+        return sum(size_of(t, 1) for group in value.groups.values() for t in vars(group).values())
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, str | bytes):
+        return len(value)
+    if depth > DEEPEST:
+        return 0
+    parts: list[Any]
+    if isinstance(value, Mapping):
+        parts = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    elif is_dataclass(value):
+        parts = list(vars(value).values()) if hasattr(value, "__dict__") else []
+    else:
+        return ALONE if depth == 0 else 32
+    return 64 + sum(size_of(part, depth + 1) for part in parts)
 
 
 class Cache:

@@ -16,6 +16,8 @@ KEPT_RECIPES = 12
 KEPT_SEARCHES = 4
 KEPT_DESKS = 200
 EXPIRES_S = 3600.0
+LEFT_S = 120.0
+"""A closed tab's desk stays so long: a phone that slept comes back."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Desk:
     searches  layers that searches have found so far, for going on after Cancel
     result    cache key of the last comparison
     notes     what single tabs remember, each under its own name
+    left      when the visitor's tab was closed; 0 while it is open
     """
 
     key: str
@@ -36,6 +39,7 @@ class Desk:
     result: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     touched: float = 0.0
+    left: float = 0.0
 
     def keep(self, name: str, recipe: Recipe) -> None:
         """Under this name from now on; the oldest recipes make room."""
@@ -56,26 +60,48 @@ class Desk:
 class Desks:
     """All desks: bounded, and cleared some time after the visitor was last seen."""
 
-    def __init__(self, most: int = KEPT_DESKS, expires_s: float = EXPIRES_S) -> None:
+    def __init__(
+        self, most: int = KEPT_DESKS, expires_s: float = EXPIRES_S, left_s: float = LEFT_S
+    ) -> None:
         self.most = most
         self.expires_s = expires_s
+        self.left_s = left_s
         self.lock = threading.Lock()
         self.desks: OrderedDict[str, Desk] = OrderedDict()
 
     def of(self, key: str) -> Desk:
         """The visitor's desk, a new one on the first visit."""
-        now = time.monotonic()
         with self.lock:
             desk = self.desks.setdefault(key, Desk(key))
-            desk.touched = now
+            desk.touched, desk.left = time.monotonic(), 0.0
             self.desks.move_to_end(key)
-            oldest = next(iter(self.desks.values()))
-            while len(self.desks) > self.most or oldest.touched < now - self.expires_s:
-                self.desks.pop(oldest.key)
-                oldest = next(iter(self.desks.values()))
-            return desk
+            while len(self.desks) > self.most:
+                self.desks.popitem(last=False)
+        self.sweep()
+        return desk
+
+    def leave(self, key: str) -> None:
+        """The visitor's tab was closed: running work stops, the desk goes if nobody returns."""
+        with self.lock:
+            desk = self.desks.get(key)
+            if desk is not None:
+                desk.left = time.monotonic()
+
+    def sweep(self) -> int:
+        """Remove the desks whose time is over; how many there were."""
+        now = time.monotonic()
+        with self.lock:
+            old = [
+                key
+                for key, desk in self.desks.items()
+                if desk.touched < now - self.expires_s
+                or (desk.left and desk.left < now - self.left_s)
+            ]
+            for key in old:
+                del self.desks[key]
+        return len(old)
 
     def clear(self, key: str) -> None:
-        """The visitor has left."""
+        """Forget the visitor at once."""
         with self.lock:
             self.desks.pop(key, None)

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-PLACES = 8
+from .limits import PLACES
+
 POLL_S = 0.2
 
 
@@ -51,8 +52,8 @@ class Line:
         with self.lock:
             if len(self.tickets) >= self.places:
                 raise LineFull(
-                    f"busy: expected fewer than {self.places} jobs in the line, it is full; "
-                    "try again in a minute"
+                    f"Busy: {len(self.tickets)} jobs run or wait already, expected fewer than "
+                    f"{self.places} jobs; nothing was started. Try again in a minute"
                 )
             ticket = Ticket(self)
             self.tickets.append(ticket)

@@ -110,7 +110,8 @@ def precompute(
 
 
 def write(shipped: Shipped, target: Path, steps: Ladder | None = None) -> None:
-    """Build the folder beside its place, then rename; an older one is replaced."""
+    """Build the folder beside its place, then rename; an older one is renamed away, then removed:
+    at every moment there is a whole folder or none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
     try:
@@ -120,9 +121,13 @@ def write(shipped: Shipped, target: Path, steps: Ladder | None = None) -> None:
         work.chmod(0o755)
         for file in work.iterdir():
             file.chmod(0o644)
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
+        try:
+            if target.exists():
+                target.rename(old / target.name)
+            work.rename(target)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

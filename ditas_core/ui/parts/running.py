@@ -12,10 +12,12 @@ import gradio as gr
 
 from ..bench import Bench
 from ..desk import Desk
-from ..line import PLACES, Line
+from ..line import Line
 from .messages import clock, reported, status
 
 STATUS_S, ONCE_S = 0.2, 0.4
+REFUSED_AT_ONCE = 8
+"""Jobs beyond the line that may start at a time, to be told that it is full."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 """For listeners that redraw: the newest question counts."""
 
@@ -44,6 +46,7 @@ class Finished:
     kind: str = "done"
 
 
+CANCELLED = "Cancelled. What was on view stays."
 Work = Callable[..., Iterator[Progress | Finished]]
 
 
@@ -77,6 +80,14 @@ def place(ahead: int) -> str:
     return f"You are number {ahead + 1} in the line: {jobs} before yours. The page stays usable."
 
 
+def overdue(text: str, longest: float) -> str:
+    """What a job that took too long says: as after Cancel, with the reason."""
+    reason = f"Stopped after {clock(longest)}, the longest a job may take here"
+    return reason + (
+        text.removeprefix("Cancelled") if text.startswith("Cancelled") else f". {text}"
+    )
+
+
 def progress_text(event: Progress, began: float, part_began: float) -> str:
     now = time.monotonic()
     part, of = event.part
@@ -103,10 +114,12 @@ def wire_job(
     """Start runs ``work(desk, *inputs)`` when its turn comes; returns the listener.
 
     ``work`` checks its inputs before its first event, yields Progress and ends with
-    Finished. ``stopped(desk, *inputs)`` gives the line and the outputs after Cancel.
+    Finished. ``stopped(desk, *inputs)`` gives the line and the outputs after Cancel, and
+    where the job takes longer than the operator allows. A closed tab ends it, too.
     ``line`` is where the job waits, else with all that compute.
     """
     skip = tuple(gr.skip() for _ in outputs)
+    longest = bench.limits.job_s
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     idle = (gr.update(interactive=True), gr.update(interactive=False))
     cancelled = f"cancelled {controls.start.elem_id}"
@@ -116,6 +129,8 @@ def wire_job(
         desk.notes.pop(cancelled, None)
         with reported(), (bench.line if line is None else line).join() as ticket:
             for ahead in ticket.waits():
+                if desk.left:
+                    return
                 yield (status(place(ahead), "busy"), *busy, *skip)
             yield (status("Starting", "busy", 0.0), *busy, *skip)
             began = part_began = time.monotonic()
@@ -123,9 +138,13 @@ def wire_job(
             with closing(work(desk, *values)) as events:  # type: ignore[type-var]
                 for event in events:
                     now = time.monotonic()
+                    if desk.left:  # nobody looks any more
+                        return
                     if isinstance(event, Finished):
                         yield (status(event.text, event.kind, 1.0), *idle, *event.outputs)
                         return
+                    if longest and now - began > longest:
+                        break
                     if event.part[0] != part:
                         part, part_began = event.part[0], now
                     if event.outputs is None and now - last < STATUS_S:
@@ -135,14 +154,19 @@ def wire_job(
                     shown = skip if event.outputs is None else event.outputs
                     # the buttons again: of two answers that come at once the page may drop one
                     yield (text, *busy, *shown)
+            # the work has been closed, as after Cancel, and keeps what it has found
+            text, left = kept(desk, values)
+            yield (status(overdue(text, longest), "warn"), *idle, *left)
+
+    def kept(desk: Desk, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+        """The line and the outputs of a job that was stopped before its end."""
+        return (CANCELLED, skip) if stopped is None else stopped(desk, *values)
 
     def on_stop(request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        text, shown = "Cancelled. What was on view stays.", skip
         desk = bench.desk(request)
         desk.notes[cancelled] = True
-        if stopped is not None:
-            with reported():
-                text, shown = stopped(desk, *values)
+        with reported():
+            text, shown = kept(desk, values)
         return (status(text, "warn"), *idle, *shown)
 
     def on_failure(request: gr.Request) -> tuple[Any, ...]:
@@ -158,7 +182,7 @@ def wire_job(
         api_name=api_name,
         show_progress="hidden",
         trigger_mode="once",
-        concurrency_limit=PLACES,
+        concurrency_limit=bench.limits.places + REFUSED_AT_ONCE,
         concurrency_id=concurrency_id,
     )
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

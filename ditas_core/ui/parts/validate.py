@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 
 from .messages import refuse
 
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 40, 40, 30
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 3
+
 
 def shown(value: object) -> str:
     """What came, cut short."""
-    text = repr(value) if not isinstance(value, str) or len(value) < 40 else repr(value[:40]) + "…"
-    return text[:60]
+    return SHORT.repr(value)[:60]
 
 
 def real(value: object, name: str, low: float, high: float) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import html
+import os
 import re
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,7 +234,9 @@ def recipe_file(name: str, recipe: Recipe) -> str:
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     folder = Path(FOLDER.name)
     path = folder / f"{stem}-{short}.json"
-    path.write_text(text, encoding="utf-8")
+    part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)  # two visitors may want the same one
     files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
     for old in files[:-KEPT_FILES]:
         old.unlink(missing_ok=True)

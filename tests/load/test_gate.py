@@ -1,0 +1,299 @@
+"""What the server answers at all: routes, files, request sizes, markup from a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+gr = pytest.importorskip("gradio")
+
+from pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
+
+from ditas_core.ui.limits import Limits, read_limits  # noqa: E402
+from ditas_core.ui.server import Gate, is_open  # noqa: E402
+
+ALERT = "<script>alert('class')</script>"
+QUOTES = '"\' onload="alert(1)" x=\''
+NAMES = (ALERT, QUOTES, "<img src=x onerror=alert(2)>", "a & b", "owl")
+KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tiny_folder(tmp_path_factory.mktemp("gate") / "tiny", NAMES)) as page:
+        for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
+            pass
+        yield page
+
+
+@pytest.fixture()
+def http(page: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=page.url, timeout=20) as client:
+        yield client
+
+
+CLOSED = [
+    ("POST", "/gradio_api/upload"),
+    ("GET", "/gradio_api/upload_progress?upload_id=x"),
+    ("POST", "/gradio_api/component_server"),
+    ("POST", "/gradio_api/component_server/"),
+    ("POST", "/gradio_api/process_recording"),
+    ("POST", "/gradio_api/stream/x"),
+    ("POST", "/gradio_api/stream/x/close"),
+    ("GET", "/gradio_api/stream/x/1/1/playlist.m3u8"),
+    ("GET", "/gradio_api/stream/x/1/1/playlist-file"),
+    ("GET", "/gradio_api/deep_link?session_hash=x"),
+    ("GET", "/gradio_api/dev/reload"),
+    ("GET", "/gradio_api/custom_component/x/client/example/a.js"),
+    ("GET", "/gradio_api/token"),
+    ("GET", "/gradio_api/runs"),
+    ("GET", "/gradio_api/run-history/buckets"),
+    ("POST", "/gradio_api/run-history/connect"),
+    ("GET", "/gradio_api/vibe-code"),
+    ("POST", "/gradio_api/vibe-edit"),
+    ("POST", "/gradio_api/vibe-code"),
+    ("GET", "/gradio_api/profiling/traces"),
+    ("GET", "/gradio_api/mcp/sse"),
+    ("GET", "/gradio_api/file/etc/passwd"),
+    ("POST", "/login"),
+    ("GET", "/logout"),
+    ("GET", "/monitoring"),
+    ("GET", "/monitoring/summary"),
+    ("GET", "/monitoring/key"),
+    ("GET", "/pwa_icon/90000"),
+    ("GET", "/docs"),
+    ("GET", "/redoc"),
+    ("GET", "/openapi.json"),
+    ("PUT", "/config"),
+    ("DELETE", "/"),
+    ("OPTIONS", "/config"),
+    ("TRACE", "/"),
+]
+
+
+@pytest.mark.parametrize(("method", "address"), CLOSED, ids=lambda v: v)
+def test_what_the_page_does_not_need_is_closed(
+    http: httpx.Client, method: str, address: str
+) -> None:
+    found = http.request(method, address)
+    assert found.status_code == 404 and found.json() == {"detail": "not found"}
+
+
+def test_every_route_of_gradios_is_either_needed_or_closed(page: Served) -> None:
+    """A new version's new routes are closed until somebody has looked at them."""
+    needed = re.compile(
+        r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+        r"|/(assets|static|svelte)/\{path:path\}"
+        r"|/gradio_api/(info/?|openapi\.json|app_id/?|theme\.css|startup-events|user|login_check"
+        r"|queue/(join|data|status)|heartbeat/\{session_hash\}|cancel|reset/?"
+        r"|call/.*|run/.*|api/.*|file=\{path_or_url:path\})"
+    )
+    for route in page.demo.app.routes:
+        path = getattr(route, "path", "")
+        for method in getattr(route, "methods", None) or ():
+            concrete = re.sub(r"\{[^}]*\}", "x", path)
+            assert not is_open(method, concrete) or needed.fullmatch(path), (method, path)
+
+
+FILES = [
+    "/etc/passwd", "../../../../etc/passwd", "/proc/self/environ", "C:/windows/win.ini",
+    "//etc/passwd", "/tmp/../etc/passwd", "\\etc\\passwd", "~/.bashrc", "/dev/zero", ".", "",
+    "ditas_core/ui/app.py", "app.py", ".git/config", "/etc/passwd\0.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [*FILES, "SOURCE"], ids=repr)
+@pytest.mark.parametrize("route", ["gradio_api/file=", "assets/", "static/", "svelte/"])
+def test_no_file_but_the_pages_own(page: Served, http: httpx.Client, route: str, path: str) -> None:
+    if path == "SOURCE":
+        path = f"{page.bench.entries[page.checkpoint].source}/model_index.json"
+    for text in (quote(path, safe="/"), quote(path, safe=""), quote(quote(path, safe=""))):
+        found = http.get(f"/{route}{text}")
+        assert 400 <= found.status_code < 500, found.text[:200]
+        assert len(found.text) < 100 and "root:" not in found.text
+
+
+def test_the_server_fetches_nothing_for_a_visitor(http: httpx.Client) -> None:
+    """By no route and in no input is an address fetched: a listener here counts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        target = f"http://127.0.0.1:{listener.getsockname()[1]}/secret"
+        wanted = [target, target.upper(), f" {target}", target.replace("http", "https"),
+                  quote(target, safe=""), f"//{target[7:]}", target.replace("127.0.0.1", "[::1]"),
+                  target.replace("http://", "http:/"), f"%09{target}"]  # fmt: skip
+        for route in ("proxy=", "file=", "file/", "proxy/"):
+            for address in wanted:
+                assert http.get(f"/gradio_api/{route}{address}").status_code in (400, 403, 404)
+        with closing(Visitor(str(http.base_url).rstrip("/"))) as visitor:
+            number = visitor.number("compare")
+            data: Any = [{"path": target, "url": target, "meta": {"_type": "gradio.FileData"}}] * 15
+            assert not visitor.ask(number, data)["success"]
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def answer(link: socket.socket) -> tuple[int, bytes]:
+    with link:
+        found = link.makefile("rb").read()
+    return int(found.split()[1]), found
+
+
+@pytest.mark.parametrize("route", ["queue/join", "call/compare", "run/compare", "cancel"])
+def test_large_requests_are_refused(page: Served, route: str) -> None:
+    large = 1100 * KIB
+    request = f"POST /gradio_api/{route} HTTP/1.1"
+    body = b'{"data": ["' + b"x" * large + b'"]}'
+    status, found = answer(raw(page.url, request, body, [f"Content-Length: {len(body)}"]))
+    assert status == 413 and b"at most 1024 KiB" in found
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    chunked = piece * 17 + b"0\r\n\r\n"
+    status, found = answer(raw(page.url, request, chunked, ["Transfer-Encoding: chunked"]))
+    assert status == 413 and b"at most 1024 KiB" in found
+    status, _ = answer(
+        raw(page.url, request, b"{}", ["Content-Length: 99999999999999999999", "Connection: close"])
+    )
+    assert 400 <= status < 500
+
+
+def test_a_request_that_fits_is_read_whole() -> None:
+    """Against the gate alone: every size up to the limit arrives, chunked or not."""
+    got: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    limits = Limits(body_bytes=16 * KIB)
+    for size, status in ((20, 200), (16 * KIB, 200), (16 * KIB + 1, 413), (10**6, 413)):
+        body = b'{"data":["' + b"x" * (size - 13) + b'"]}'
+        parts = [body[i : i + 5000] for i in range(0, len(body), 5000)]
+        for told in (True, False):
+            got.clear()
+            assert through(Gate(app, limits), parts, told) == status
+            assert got == ([body] if status == 200 else [])
+
+
+def through(gate: Gate, parts: list[bytes], told: bool) -> int:
+    """The status of one POST that arrives in parts."""
+    messages = [{"type": "http.request", "body": p, "more_body": True} for p in parts]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+    sent: list[Any] = []
+    headers = [(b"content-length", str(sum(map(len, parts))).encode())] if told else []
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join",
+             "headers": headers, "query_string": b""}  # fmt: skip
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(gate(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+def test_a_failure_inside_is_told_in_one_sentence() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise OSError("/home/somebody/secret")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    asyncio.run(Gate(broken)(scope, receive, send))
+    assert sent[0]["status"] == 500 and b"secret" not in sent[1]["body"]
+
+
+def test_the_page_itself_is_open(page: Served, http: httpx.Client) -> None:
+    for address in ("/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/info",
+                    "/robots.txt", "/manifest.json", "/gradio_api/startup-events"):  # fmt: skip
+        assert http.get(address).status_code == 200, address
+    script = re.search(r'(?:src|href)="\.?(/assets/[^"]+)"', http.get("/").text)
+    assert script is not None and http.get(script[1]).status_code == 200
+    assert http.head("/").status_code == 200
+
+
+def test_nobody_stops_anybody_elses_job(page: Served) -> None:
+    """Cancelling needs the session and the job's id, which only its owner has."""
+    with closing(Visitor(page.url)) as owner, closing(Visitor(page.url)) as other:
+        number = owner.number("compare")
+        assert owner.join(number, page.compare(steps=60)).status_code == 200
+        for event in ("", "x", "0" * 32):
+            body = {"fn_index": number, "event_id": event, "session_hash": other.session}
+            other.http.post("/gradio_api/cancel", json=body)
+            other.http.post("/gradio_api/reset", json={"event_id": event})
+        last = [m for m in owner.listen() if m["msg"] == "process_completed"][-1]
+        assert last["success"] and len(last["output"]["data"]) > 3
+
+
+def test_class_names_cannot_inject_markup(page: Served) -> None:
+    """Every drawing of every tab, and a comparison of these classes: no tag of theirs survives."""
+    kinds = {b._id: b for b in page.demo.blocks.values() if isinstance(b, gr.HTML | gr.Markdown)}
+    props = {each["id"]: each["props"] for each in page.demo.config["components"]}
+    seen = 0
+    with closing(Visitor(page.url)) as visitor:
+        compare = page.compare()
+        compare[0], compare[1] = list(NAMES), 5
+        asked = [(visitor.number("compare"), compare)]
+        for fn in page.demo.fns.values():
+            if str(fn.api_name).startswith("draw_"):
+                values = [props.get(b._id, {}).get("value") for b in fn.inputs]
+                asked.append((fn._id, [*values[:-9], *page.bar()]))
+        for number, data in asked:
+            found = visitor.ask(number, data)
+            assert found["success"], (page.demo.fns[number].api_name, found)
+            outputs = page.demo.fns[number].outputs
+            for block, value in zip(outputs, found["output"]["data"], strict=True):
+                if block._id in kinds and isinstance(value, str):
+                    seen += html.escape(ALERT)[:10] in value
+                    assert "<script>alert" not in value and "<img src=x" not in value
+                    assert QUOTES not in value and 'onload="alert' not in value
+    assert seen > 0, "the names are shown somewhere"
+
+
+def test_scripts_of_the_page_build_no_markup_from_text() -> None:
+    static = Path(__file__).resolve().parents[2] / "ditas_core" / "ui" / "static"
+    for path in static.glob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+
+
+def test_limits_are_read_and_checked() -> None:
+    assert read_limits({}).job_s == 3600 and read_limits({"SPACE_ID": "a/b"}).job_s == 300
+    found = read_limits({"DITAS_JOB_SECONDS": "0", "DITAS_PLACES": "3", "DITAS_BODY_KB": "64"})
+    assert (found.job_s, found.places, found.body_bytes) == (0, 3, 64 * KIB)
+    for text in ("x", "nan", "inf", "-1"):
+        with pytest.raises(ValueError, match="DITAS_JOB_SECONDS"):
+            read_limits({"DITAS_JOB_SECONDS": text})
+
+
+def test_hostile_links_change_nothing(http: httpx.Client) -> None:
+    for query in ("deep_link=../../etc", f"checkpoint={quote(ALERT)}", "session_hash=<b>",
+                  "x=" + "y" * 20_000):  # fmt: skip
+        found = http.get(f"/?{query}")
+        assert found.status_code in (200, 400) and "root:x:" not in found.text
+        assert ALERT not in found.text
+
+
+def test_json_config_names_no_path(page: Served, http: httpx.Client) -> None:
+    text = json.dumps(http.get("/config").json())
+    assert str(page.bench.entries[page.checkpoint].source) not in text
+    assert threading.active_count() < 200

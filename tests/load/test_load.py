@@ -1,0 +1,304 @@
+"""Many visitors, cancels, closed tabs, deadlines, expiry: quick here, with all figures as slow.
+
+The full figures are also a command: ``python -m ditas_core bench load``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+gr = pytest.importorskip("gradio")
+
+from benchmarks.load import (  # noqa: E402
+    STOPPED_S,
+    begin,
+    crowd,
+    cycles,
+    joins,
+    kept,
+    leaving,
+    slowed,
+    soak,
+)
+from benchmarks.writers import WRITERS, kill_all  # noqa: E402
+from pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
+
+from ditas_core.cli import main  # noqa: E402
+from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
+from ditas_core.ui.desk import Desks  # noqa: E402
+from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
+from ditas_core.ui.limits import Limits  # noqa: E402
+from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
+
+LONGEST_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tiny_folder(tmp_path_factory.mktemp("load") / "tiny")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A page whose operator allows jobs of two seconds."""
+    folder = tiny_folder(tmp_path_factory.mktemp("hurried") / "tiny")
+    with served(folder, Limits(job_s=LONGEST_S)) as page:
+        yield page
+
+
+# the figures, small and whole
+
+
+def test_a_few_clients_get_what_they_would_get_alone(page: Served) -> None:
+    found = crowd(page, 3, 2)
+    assert kept({"crowd": found}) == {"crowd": True}, found
+
+
+@pytest.mark.slow
+def test_eight_clients_with_ten_jobs_get_what_they_would_get_alone(page: Served) -> None:
+    found = crowd(page, 8, 10)
+    assert kept({"crowd": found}) == {"crowd": True}, found
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_start_and_cancel_leave_nothing(page: Served, count: int) -> None:
+    found = cycles(page, count)
+    assert kept({"cycles": found}) == {"cycles": True}, found
+
+
+def test_a_closed_tab_ends_its_work(page: Served) -> None:
+    found = leaving(page)
+    assert kept({"leaving": found}) == {"leaving": True}, found
+    assert set(found["stopped_s"]) == {"stream", "heartbeat", "both"}
+
+
+def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "load", "--only", "cycles", "--cycles", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["kept"] == {"cycles": True} and report["parts"]["cycles"]["cycles"] == 2
+
+
+@pytest.mark.slow
+def test_a_long_day(page: Served) -> None:
+    found = soak(page, 200)
+    assert kept({"soak": found}) == {"soak": True}, found
+
+
+def test_a_rush(page: Served) -> None:
+    found = joins(page, 100)
+    assert found["accepted"] + found["turned_away"] == 100 and found["turned_away"] > 0, found
+    assert found["told_busy"] > 0 and found["slowest_view_s"] < 3, found
+
+
+@pytest.mark.slow
+def test_a_rush_while_somebody_looks(page: Served) -> None:
+    found = joins(page, 100)
+    assert kept({"joins": found}) == {"joins": True}, found
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_no_killed_writer_leaves_half_a_file_that_loads(kills: int) -> None:
+    found = kill_all(kills)
+    assert set(found) == set(WRITERS)
+    assert kept({"killed": found}) == {"killed": True}, found
+    assert sum(each["whole"] for each in found.values()) > 0
+
+
+# the deadline
+
+
+def two_recipes(page: Served) -> list[Any]:
+    data = page.compare(steps=10)
+    data[5] = ["plain rounding", "smoothing α = 0.5"]
+    return data
+
+
+def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
+    """Again and again the same job, until what was kept is all that it needs."""
+    slow = slowed(hurried, 0.08)
+    with closing(Visitor(hurried.url)) as visitor:
+        number = visitor.number("compare")
+        lines = []
+        for _ in range(12):
+            began = time.monotonic()
+            found = visitor.ask(number, two_recipes(hurried))
+            assert found["success"] and time.monotonic() - began < LONGEST_S + STOPPED_S
+            assert not hurried.bench.line.locked()
+            line, start, cancel = found["output"]["data"][:3]
+            assert start["interactive"] and not cancel["interactive"]
+            lines.append(line)
+            if "done" in line:
+                break
+    slow.remove()
+    assert "Stopped after 2 s, the longest a job may take here" in lines[0]
+    assert "done" in lines[-1] and len(lines) > 1
+    checkpoint = hurried.bench.checkpoint(hurried.bench.default)
+    assert not any(m._forward_pre_hooks for m in checkpoint.transformer.modules())
+
+
+def test_without_a_deadline_the_same_job_ends_by_itself(page: Served) -> None:
+    with closing(Visitor(page.url)) as visitor:
+        found = visitor.ask(visitor.number("compare"), two_recipes(page))
+    assert "done" in found["output"]["data"][0]
+
+
+# the line
+
+
+def test_who_finds_the_line_full_is_told_at_once(page: Served) -> None:
+    tickets = [page.bench.line.join() for _ in range(page.bench.limits.places)]
+    try:
+        with closing(Visitor(page.url)) as visitor:
+            began = time.monotonic()
+            found = visitor.ask(visitor.number("compare"), page.compare())
+        assert not found["success"] and found["output"]["error"].startswith("Busy: 8 jobs run")
+        assert time.monotonic() - began < STOPPED_S
+    finally:
+        for ticket in tickets:
+            page.bench.line.leave(ticket)
+
+
+def test_somebody_who_waits_and_leaves_gives_up_the_place(page: Served) -> None:
+    held = page.bench.line.join()
+    visitor = Visitor(page.url)
+    number = visitor.number("compare")
+    assert visitor.join(number, page.compare()).status_code == 200
+    messages = visitor.listen()
+    until(lambda: len(page.bench.line.tickets) == 2, 10)
+    page.bench.desks.leave(visitor.session)
+    until(lambda: len(page.bench.line.tickets) == 1, STOPPED_S)
+    page.bench.line.leave(held)
+    messages.close()  # type: ignore[attr-defined]
+    visitor.close()
+
+
+def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served) -> None:
+    slow = slowed(page)
+    first, second = Visitor(page.url), Visitor(page.url)
+    number = first.number("compare")
+    event, _ = begin(page, first, number, 5)
+    found: list[Any] = []
+    waiting = threading.Thread(target=lambda: found.append(second.ask(number, page.compare())))
+    waiting.start()
+    until(lambda: len(page.bench.line.tickets) == 2, 10)
+    first.cancel(number, event)
+    waiting.join(30)
+    slow.remove()
+    assert found[0]["success"] and "done" in found[0]["output"]["data"][0]
+    first.close()
+    second.close()
+
+
+# what is kept of visitors, and for how long
+
+
+def test_a_hundred_visitors_who_left_are_forgotten() -> None:
+    desks = Desks(expires_s=60, left_s=0.2)
+    for number in range(100):
+        desks.of(f"v{number}").notes["x"] = number
+    for number in range(99):
+        desks.leave(f"v{number}")
+    desks.leave("nobody")
+    assert desks.sweep() == 0 and len(desks.desks) == 100
+    time.sleep(0.25)
+    assert desks.of("v7").notes == {"x": 7}, "back in time" if desks.sweep() else ""
+    assert set(desks.desks) <= {"v7", "v99"}
+
+
+def test_a_visitor_who_comes_back_finds_everything() -> None:
+    desks = Desks(left_s=30)
+    desk = desks.of("a")
+    desks.leave("a")
+    assert desk.left > 0 and desks.of("a") is desk and desk.left == 0
+
+
+def test_housekeeping_goes_on_by_itself_and_ends_with_the_page(page: Served) -> None:
+    page.bench.desks.of("gone for long").touched = -1e9
+    thread = tend(page.bench, page.demo, every_s=0.05)
+    until(lambda: "gone for long" not in page.bench.desks.desks, 10)
+    assert thread.daemon
+
+
+def test_sessions_are_small_and_bounded(page: Served) -> None:
+    assert page.demo.app.state_holder.capacity == SESSIONS
+    with closing(Visitor(page.url)) as visitor:
+        number = visitor.number("describe")
+        for index in range(SESSIONS + 20):
+            visitor.session = f"visitor{index}"
+            assert visitor.ask(number, page.bar())["success"]
+    sessions = page.demo.app.state_holder.session_data
+    assert len(sessions) <= SESSIONS and len(page.bench.desks.desks) <= SESSIONS
+    assert all(isinstance(each, SmallSession) for each in sessions.values())
+    assert not any(each.config_values for each in sessions.values())
+    assert len(page.demo._queue.event_analytics) <= 100
+
+
+def test_answers_that_nobody_fetches_are_dropped(page: Served) -> None:
+    queue = page.demo._queue
+    queue.pending_event_ids_session["nobody"] = {"an event"}
+    forget_unread(page.demo)
+    assert "nobody" not in queue.pending_event_ids_session
+    for number in range(queue.pending_messages_per_session.max_size + 50):
+        queue.pending_messages_per_session[f"unread {number}"] = None
+    assert len(queue.pending_messages_per_session) <= 512
+    queue.pending_messages_per_session.clear()
+
+
+# memory and disk
+
+
+def test_what_is_cached_is_counted_in_bytes() -> None:
+    @dataclass(frozen=True)
+    class Run:
+        latents: torch.Tensor
+        name: str = "x" * 10
+        more: dict[str, Any] = field(default_factory=dict)
+
+    tensor = torch.zeros(1000)
+    assert size_of(tensor) == 4000
+    assert 4000 <= size_of(Run(tensor)) < 4600
+    nested = Run(tensor, more={"images": [np.zeros((10, 10)), (tensor, tensor)]})
+    assert 12_800 <= size_of(nested) < 14_000
+    assert size_of(torch.nn.Linear(10, 10)) == 440
+    assert size_of(object()) == ALONE and size_of("text" * 100) == 400
+
+
+def test_files_beyond_the_limit_go_oldest_first_but_fresh_ones_stay(tmp_path: Path) -> None:
+    files = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(b"x" * 1000)
+        age = 1000 * (6 - number) if number < 5 else 0
+        os.utime(path, (time.time() - age, time.time() - age))
+        files.append(str(path))
+    assert sweep_files([*files, str(tmp_path / "missing")], most=10_000) == 0
+    assert sweep_files(files, most=4000) == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f"{i}.png" for i in range(2, 6)]
+    assert sweep_files(files, most=0) == 3, "the youngest is about to be fetched"
+
+
+def test_the_page_sweeps_what_gradio_wrote_for_it(page: Served, tmp_path: Path) -> None:
+    old = tmp_path / "old.png"
+    old.write_bytes(b"x" * 5000)
+    os.utime(old, (1, 1))
+    page.demo.temp_file_sets[0].add(str(old))
+    tend_once(page.bench, page.demo)
+    assert old.exists(), "within the limit"
+    small = Limits(disk_bytes=1000)
+    limits, page.bench.limits = page.bench.limits, small
+    tend_once(page.bench, page.demo)
+    page.bench.limits = limits
+    assert not old.exists()
