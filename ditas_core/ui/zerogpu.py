@@ -76,10 +76,10 @@ def seconds_first(seconds: int, *_: Any) -> int:
 def borrow(task: Task) -> Task:
     """``spaces.GPU`` where that package is installed; else, and off ZeroGPU, the task itself."""
     try:
-        import spaces
+        from spaces import GPU
     except ImportError:
         return task
-    marked: Task = spaces.GPU(task, duration=seconds_first)
+    marked: Task = GPU(task, duration=seconds_first)
     return marked
 
 
