@@ -2,6 +2,8 @@
 # make test   lint, types and every test that runs in minutes on a CPU
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
+# make hosting  the page as a Space hosts it: offline, read-only, 16 GB and 2 threads, ZeroGPU
+# make pins   the lowest and the newest versions in two new environments (9 GB of disk each)
 #
 # Each makes .venv with the versions of constraints.txt first, once.
 
@@ -12,7 +14,7 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 
-.PHONY: help app test browser slow lint format chromium axe clean
+.PHONY: help app test browser slow hosting pins lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -28,6 +30,12 @@ browser: $(VENV)/.installed-dev chromium axe
 
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+hosting: $(VENV)/.installed-dev
+	$(PY) -m pytest tests/hosting -m "not gpu" $(PYTEST_ARGS)
+
+pins: $(VENV)/.installed-dev
+	$(PY) tests/hosting/pins.py lowest newest
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check --quiet .

@@ -52,6 +52,8 @@ def pack_tensor(tensor: Tensor) -> SentTensor:
 
 
 def unpack_tensor(sent: SentTensor) -> Tensor:
+    if sent.data.size == 0:  # its strides do not survive
+        return torch.empty(sent.shape, dtype=sent.dtype)
     flat = torch.from_numpy(np.array(sent.data))  # a copy: what was received may be read-only
     return flat.view(sent.dtype).reshape(sent.shape)
 

@@ -52,7 +52,9 @@ def tale_of(bench: Bench) -> Tale:
         ValueError: there are none that belong to it.
     """
     if bench.shipped is None or bench.ladder is None:
-        raise ValueError(f"story: expected shipped results with a ladder, found none {bench.notice}")
+        raise ValueError(
+            f"story: expected shipped results with a ladder, found none {bench.notice}"
+        )
     checkpoint, shipped = bench.checkpoint(bench.default), bench.shipped
     bits = BITS if BITS in shipped.presets else next(iter(shipped.presets))
     weights = sum(each.numel() for each in checkpoint.transformer.parameters())

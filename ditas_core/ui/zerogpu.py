@@ -155,12 +155,11 @@ def run_trajectory(
     if not can_borrow() or not isinstance(transformer, nn.Module | Switching):
         yield from here()
         return
-    later, first = None, 0
+    model, later, first = transformer, None, 0
     if isinstance(transformer, Switching):
-        later, first = pack(transformer.quantized), transformer.first_step
-        transformer = transformer.full
+        model, later, first = transformer.full, pack(transformer.quantized), transformer.first_step
     # the base transformer is not needed beside the one that runs
-    sent = pack(replace(checkpoint, transformer=transformer))
+    sent = pack(replace(checkpoint, transformer=model))
     seconds = declared_seconds(checkpoint, spec.steps, len(labels), len(labels))
     borrowed = sample_borrowed(seconds, sent, later, first, pack(labels), spec, seed)
     yield from there_or_here(borrowed, here)

@@ -12,13 +12,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio")
 
-from .served import FAKES, GUARDS, ROOT, demo, served  # noqa: E402
+from .served import FAKES, GUARDS, ROOT, demo, served
 
 pytestmark = pytest.mark.slow
 GB = 2**30
@@ -72,7 +71,10 @@ def test_offline_the_whole_demo_opens_no_socket(tmp_path, capsys):
 def test_in_a_network_of_its_own_the_whole_demo_runs(tmp_path, capsys):
     """Enforced by the kernel: nothing but the loopback exists, for compiled code too."""
     alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*alone, "true"], capture_output=True).returncode
+    ):
         pytest.skip("this user may not make a network namespace")
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
@@ -132,9 +134,7 @@ def test_as_a_user_who_may_write_nowhere_else(open_folder, capsys):
         pytest.skip(f"this checkout cannot be read by another user: {tried.stderr[-200:]}")
     before = snapshot()
     environment = {"HOME": "", "DITAS_WRITABLE": str(open_folder), **OFFLINE}
-    with served(
-        open_folder, environment, user=NOBODY, group=NOBODY, extra_groups=[]
-    ) as page:
+    with served(open_folder, environment, user=NOBODY, group=NOBODY, extra_groups=[]) as page:
         said = demo(page)
         assert page.noted("socket") == []
         written = page.noted("write")

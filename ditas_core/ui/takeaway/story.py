@@ -134,7 +134,10 @@ def worst_section(tale: Tale) -> str:
     maps = heat(
         [
             (f"{group.title}, before smoothing", group.map().numpy()),
-            (f"after smoothing, α = {said(worst.alpha)}", group.smoothed(worst.alpha).map().numpy()),
+            (
+                f"after smoothing, α = {said(worst.alpha)}",
+                group.smoothed(worst.alpha).map().numpy(),
+            ),
         ],
         atlas.timesteps,
         quantity="largest |X| ÷ median channel",
@@ -192,7 +195,7 @@ def alpha_line(layer: LayerDone, quiet: bool) -> Line:
 
 def alpha_section(tale: Tale) -> str:
     layers = tale.shipped.presets[tale.bits].layers
-    one = next(layer for layer in layers if layer.group == tale.worst.layer)
+    one = max(layers, key=lambda layer: layer.gain_db)
     lines = [alpha_line(layer, layer is not one) for layer in layers]
     bold = lines[layers.index(one)]
     drawing = line_chart(
@@ -207,7 +210,10 @@ def alpha_section(tale: Tale) -> str:
         "α says how much of the burden moves from activations (0) to weights (1). Each layer has "
         "its own best place; below the line smoothing helps. The dots are the lowest points."
     )
-    caption = f"{tale.bits}, {tale.shipped.convention} convention. Thick: {one.title}; thin: all."
+    caption = (
+        f"{tale.bits}, {tale.shipped.convention} convention. Thick: {one.title}, where the search "
+        "gains most; thin: all other layers."
+    )
     return section("alpha", "One slider per layer", prose(words), chart(drawing, "", caption))
 
 

@@ -78,14 +78,16 @@ def switch(name: str, legend: str, panels: Sequence[tuple[str, str]], first: int
     )
 
 
-def strip(pixels: Sequence[Pixels], labels: Sequence[str], variant: str) -> str:
-    """Pictures side by side; each says what it is."""
+def strip(pixels: Pixels, labels: Sequence[str], variant: str) -> str:
+    """Pictures (N, H, W, 3) side by side; each says what it is."""
     cells = "".join(
         f'<img src="{data_uri(each)}" alt="{html.escape(f"{label}, {variant}")}" '
         f'width="{each.shape[1]}" height="{each.shape[0]}">'
         for each, label in zip(pixels, labels, strict=True)
     )
-    return f'<div class="strip" style="--count: {len(labels)}">{cells}</div>'
+    count = len(labels)
+    narrow = 4 if count % 4 == 0 else 3  # on a phone, without a lonely one in the last row
+    return f'<div class="strip" style="--count: {count}; --narrow: {narrow}">{cells}</div>'
 
 
 def row(title: str, note: str, pictures: str) -> str:

@@ -60,9 +60,10 @@ def heat(
         raise ValueError(f"panels: expected {len(timesteps)} rows each")
     scale = shared_range(*(values for _, values in panels), floor_quantile=0.02)
     parts = [colour_bar(scale, unit, quantity)]
+    things = "layers" if columns else "channels"
     for title, values in panels:
         alt = (
-            f"{title}: {values.shape[0]} denoising steps by {values.shape[1]} {'layers' if columns else 'channels'}, "
+            f"{title}: {values.shape[0]} denoising steps by {values.shape[1]} {things}, "
             f"{quantity}, from {short(float(values.min()))}{unit} "
             f"to {short(float(values.max()))}{unit}"
         )

@@ -16,7 +16,7 @@ import gradio as gr
 CONTEXT = multiprocessing.get_context("fork")
 
 
-def GPU(task=None, *, duration=None, size=None):  # noqa: N802
+def GPU(task=None, *, duration=None, size=None):
     if task is None:
         return functools.partial(GPU, duration=duration, size=size)
     if os.environ.get("FAKE_SPACES_MODE", "on") == "off":
@@ -31,9 +31,7 @@ def GPU(task=None, *, duration=None, size=None):  # noqa: N802
             raise gr.Error("0 s left of your daily GPU quota", print_exception=False)
         arguments, results = CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
         stop = CONTEXT.Event()
-        worker = CONTEXT.Process(
-            target=work, args=(task, arguments, results, stop), daemon=True
-        )
+        worker = CONTEXT.Process(target=work, args=(task, arguments, results, stop), daemon=True)
         worker.start()
         try:
             arguments.put((args, kwargs))
