@@ -6,6 +6,7 @@ outliers with a calibration, lab, search, compare, take away.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -63,7 +64,7 @@ pathlib.Path("inside/in.txt").write_text("x")
 
 def test_offline_the_whole_demo_opens_no_socket(tmp_path, capsys):
     with served(tmp_path, OFFLINE) as page:
-        said = demo(page)
+        said = demo(page, "ditas")
         assert page.noted("socket") == []
         report(capsys, f"offline: started in {page.started_s:.1f} s, 0 sockets", *said)
 
@@ -201,7 +202,7 @@ def test_on_zerogpu_the_page_declares_short_runs(tmp_path, capsys):
     with served(tmp_path, environment) as page:
         said = demo(page)
         assert page.noted("socket") == []
-    declared = [line.strip() for line in log.read_text().splitlines()]
-    assert declared and all('"seconds": 10' in line for line in declared)
+    declared = log.read_text().splitlines()
+    assert declared and all(10 <= json.loads(line)["seconds"] <= 15 for line in declared)
     assert any("sample_there" in line for line in declared)
     report(capsys, "ZeroGPU:", *declared, *said)
