@@ -3,6 +3,8 @@
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make audit  the pinned versions against the advisories of the package index (needs the network)
+# make hosting  the page as a Space hosts it: offline, read-only, 16 GB and 2 threads, ZeroGPU
+# make pins   the lowest and the newest versions in two new environments (9 GB of disk each)
 #
 # Each makes .venv with the versions of constraints.txt first, once.
 
@@ -13,7 +15,7 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 
-.PHONY: help app test browser slow audit lint format chromium axe clean
+.PHONY: help app test browser slow hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,6 +36,12 @@ slow: $(VENV)/.installed-dev
 audit: $(VENV)-audit/.installed
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 	  --requirement constraints.txt
+
+hosting: $(VENV)/.installed-dev
+	$(PY) -m pytest tests/hosting -m "not gpu" $(PYTEST_ARGS)
+
+pins: $(VENV)/.installed-dev
+	$(PY) tests/hosting/pins.py lowest newest
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check --quiet .

@@ -2,6 +2,7 @@
 
 from .paired import (
     Comparison,
+    Switching,
     Trajectory,
     TrajectoryProgress,
     compare,
@@ -14,6 +15,7 @@ from .sensitivity import measured_sensitivity
 __all__ = [
     "Comparison",
     "Preserved",
+    "Switching",
     "Trajectory",
     "TrajectoryProgress",
     "compare",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ class Comparison:
         }
 
 
-def switching(full: nn.Module, quantized: nn.Module, first_step: int) -> TransformerAt:
+@dataclass(frozen=True)
+class Switching:
     """``full`` runs the steps before ``first_step`` (loop index), ``quantized`` that and all after.
 
     0 is the quantized run; the number of steps, or more, is the full-precision one.
@@ -66,13 +67,22 @@ def switching(full: nn.Module, quantized: nn.Module, first_step: int) -> Transfo
     Raises:
         ValueError: a negative step.
     """
-    if first_step < 0:
-        raise ValueError(f"first_step: expected at least 0, got {first_step}")
 
-    def transformer_at(index: int) -> nn.Module:
-        return full if index < first_step else quantized
+    full: nn.Module = field(repr=False)
+    quantized: nn.Module = field(repr=False)
+    first_step: int
 
-    return transformer_at
+    def __post_init__(self) -> None:
+        if self.first_step < 0:
+            raise ValueError(f"first_step: expected at least 0, got {self.first_step}")
+
+    def __call__(self, index: int) -> nn.Module:
+        """The transformer of one step."""
+        return self.full if index < self.first_step else self.quantized
+
+
+switching = Switching
+"""As a verb."""
 
 
 def run_trajectory(

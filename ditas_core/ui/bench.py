@@ -11,7 +11,7 @@ from functools import cached_property
 import gradio as gr
 import torch
 
-from ..calibration import Calibration, CalibrationProgress, calibrate
+from ..calibration import Calibration, CalibrationProgress
 from ..checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -35,6 +35,7 @@ from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
 from .line import Line
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Shipped, load_shipped
+from .zerogpu import calibrate
 
 INJECTED_CHANNELS = 3
 FIXED_ALPHA = 0.5

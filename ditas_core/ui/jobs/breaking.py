@@ -13,7 +13,7 @@ from torch import nn
 
 from ...calibration import Calibration
 from ...checkpoints import Checkpoint
-from ...comparison import Trajectory, compare, run_trajectory, switching
+from ...comparison import Trajectory, compare, switching
 from ...conversion import quantize_transformer
 from ...evaluation import Interval, interval
 from ...figures import to_uint8
@@ -23,6 +23,7 @@ from ...specs import Recipe, SamplingSpec, SpecError, all_but, only
 from ..bench import Bench, Choice
 from ..catalogue import showcase
 from ..desk import Desk
+from ..zerogpu import run_trajectory
 
 NOTE = "breaking"
 GUIDANCE = 2.5

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from ...calibration import Calibration
-from ...comparison import Comparison, Trajectory, compare, run_trajectory
+from ...comparison import Comparison, Trajectory, compare
 from ...conversion import quantize_transformer
 from ...specs import CalibrationSpec, Recipe, SamplingSpec
 from ..bench import Bench, Choice
 from ..desk import Desk
 from ..parts.running import Progress
 from ..results import DITAS, REFERENCE, SEARCHED, Result, make_result
+from ..zerogpu import run_trajectory
 from .measuring import measure
 from .searching import SearchJob, job_of, run_search
 

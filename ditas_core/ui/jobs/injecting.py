@@ -11,7 +11,7 @@ import torch
 
 from ...calibration import Calibration
 from ...checkpoints import Checkpoint
-from ...comparison import Trajectory, compare, preserved, run_trajectory
+from ...comparison import Trajectory, compare, preserved
 from ...conversion import inject_outliers, injected_factors, quantize_transformer
 from ...evaluation.outliers import rescaled_calibration
 from ...figures import difference, to_uint8
@@ -21,6 +21,7 @@ from ..bench import INJECTED_CHANNELS, Bench, Model
 from ..catalogue import showcase
 from ..ladder import Ladder, Rung
 from ..results import DITAS, PLAIN, REFERENCE, SEARCHED
+from ..zerogpu import run_trajectory
 
 STRENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0, 200.0)
 GAIN = 1000.0

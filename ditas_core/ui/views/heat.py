@@ -46,8 +46,12 @@ def heat(
     *,
     quantity: str,
     unit: str = "",
+    across: str = "input channel",
+    columns: Sequence[object] = (),
 ) -> str:
     """(T, C) each, below each other on one log colour scale; pooled to what a screen shows.
+
+    columns  names of layers where the columns are layers, described by ``across``
 
     Raises:
         ValueError: rows that are not the timesteps.
@@ -56,9 +60,10 @@ def heat(
         raise ValueError(f"panels: expected {len(timesteps)} rows each")
     scale = shared_range(*(values for _, values in panels), floor_quantile=0.02)
     parts = [colour_bar(scale, unit, quantity)]
+    things = "layers" if columns else "channels"
     for title, values in panels:
         alt = (
-            f"{title}: {values.shape[0]} denoising steps by {values.shape[1]} channels, "
+            f"{title}: {values.shape[0]} denoising steps by {values.shape[1]} {things}, "
             f"{quantity}, from {short(float(values.min()))}{unit} "
             f"to {short(float(values.max()))}{unit}"
         )
@@ -67,9 +72,9 @@ def heat(
             f'<div class="heat-rows" aria-hidden="true">{marks(timesteps, ROW_TICKS)}</div>'
             f'<img src="{data_uri(map_cells(values, scale))}" alt="{html.escape(alt)}"></figure>'
         )
-    columns = marks(range(panels[0][1].shape[1]), COLUMN_TICKS)
+    names = marks(columns or range(panels[0][1].shape[1]), COLUMN_TICKS)
     parts.append(
-        f'<div class="heat-columns" aria-hidden="true">{columns}</div>'
-        '<p class="heat-axes">across: input channel · down: timestep t, noise first</p>'
+        f'<div class="heat-columns" aria-hidden="true">{names}</div>'
+        f'<p class="heat-axes">across: {html.escape(across)} · down: timestep t, noise first</p>'
     )
     return f'<div class="heat">{"".join(parts)}</div>'

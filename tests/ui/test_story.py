@@ -1,0 +1,233 @@
+"""The static page: well-formed, complete in itself, every number the shipped one."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from ditas_core.evaluation.outliers import OutlierAtlas
+from ditas_core.specs import Recipe
+from ditas_core.ui import story as command
+from ditas_core.ui.bench import Bench
+from ditas_core.ui.catalogue import Entry
+from ditas_core.ui.story import MOST_BYTES, export_story, main, tale_of
+from ditas_core.ui.takeaway.story import story_html
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "assets" / "fluent-emoji-dit"
+STORED = ROOT / "assets" / "precomputed"
+STUDENT = 2.3646242510102993
+"""Two-sided 95 % point of Student's t with 7 degrees of freedom."""
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks nesting while it reads; keeps elements, texts and the numbers with their sources."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.numbers: list[tuple[str, str, str, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] == "data":
+            given = self.elements[-1][1]
+            self.numbers.append((given["data-of"], given["value"], given["data-digits"], data))
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True)})
+
+
+@pytest.fixture(scope="module")
+def page(bench) -> str:
+    return story_html(tale_of(bench))
+
+
+@pytest.fixture(scope="module")
+def read(page) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, float]:
+    """source -> value, from the files themselves."""
+    document = json.loads((STORED / "results.json").read_text())
+    found: dict[str, float] = {}
+    for bits, preset in document["presets"].items():
+        for variant, metrics in preset["result"]["metrics"].items():
+            for metric, values in metrics.items():
+                key = f"{bits}/{variant}/{metric}"
+                found[f"{key}/mean"] = statistics.fmean(values)
+                found[f"{key}/half"] = STUDENT * statistics.stdev(values) / len(values) ** 0.5
+        for layer in preset["layers"]:
+            tried = dict(zip(layer["grid"], layer["losses"], strict=True))
+            tried[None] = layer["identity"]
+            tried = {alpha: loss for alpha, loss in layer["refined"]} or tried
+            key = f"search/{bits}/{layer['group']}"
+            best, before = tried[layer["alpha"]], tried.get(None, layer["identity"])
+            found[f"{key}/best"] = best / layer["energy"]
+            found[f"{key}/before"] = before / layer["energy"]
+            found[f"{key}/gain"] = 10 * math.log10(before / best)
+    atlas = OutlierAtlas.load(STORED / "atlas.safetensors")
+    recipe = Recipe.from_json((STORED / "recipe-W4A8.json").read_text())
+    for name, group in atlas.groups.items():
+        after = group.smoothed(recipe.layers[name].alpha)
+        for kind, each in (("strength", group), ("smoothed", after)):
+            values = each.act_absmax
+            found[f"layer/{name}/{kind}"] = float(values.max() / values.median())
+    for rung in json.loads((STORED / "ladder.json").read_text())["rungs"]:
+        key = f"ladder/{rung['strength']:g}"
+        found |= {f"{key}/{name}": statistics.fmean(v) for name, v in rung["sqnr"].items()}
+        found |= {f"{key}/{name}": rung["same"][name] for name in ("visible", "of")}
+    return found
+
+
+def test_every_number_is_the_shipped_one(read, stored):
+    assert len(read.numbers) > 300
+    for source, value, digits, shown in read.numbers:
+        near = 5e-4 if source.endswith("/half") else 1e-5  # Student's t is a series there
+        assert math.isclose(float(value), stored[source], rel_tol=near, abs_tol=1e-5), source
+        assert shown == f"{float(value):.{digits}f}", source
+
+
+def test_every_result_is_told(read, stored):
+    """All presets, recipes, metrics, layers and rungs; the search at one bit-width."""
+    told = {source for source, *_ in read.numbers}
+    missing = {s for s in set(stored) - told if not re.match("search/(?!W4A8)", s)}
+    assert missing == set()
+    recipe = Recipe.from_json((STORED / "recipe-W4A8.json").read_text())
+    for layer in recipe.layers.values():
+        assert ("identity" if layer.alpha is None else f"{layer.alpha:.2f}") in read.text
+
+
+def test_the_pictures_are_the_shipped_ones(read, bench):
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    found: dict[str, list[Any]] = {}
+    for tag, given in read.elements:
+        if tag == "img":
+            data = base64.b64decode(given["src"].partition(",")[2])
+            found.setdefault(given["alt"], []).append(np.asarray(Image.open(io.BytesIO(data))))
+    for preset in bench.shipped.presets.values():
+        result = preset.result
+        for variant, pixels in result.images.items():
+            for label, each in zip(result.labels, pixels, strict=True):
+                assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
+    for rung in bench.ladder.rungs:
+        for variant, pixels in rung.images.items():
+            for label, each in zip(bench.ladder.labels, pixels, strict=True):
+                assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
+
+
+def test_nothing_is_loaded_from_elsewhere(page, read):
+    for tag, given in read.elements:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form", "audio", "video"}
+        for name, value in given.items():
+            assert not name.startswith("on"), f"{tag} {name}"
+            if name in {"src", "href", "srcset", "action", "poster", "xlink:href", "data"}:
+                assert (value or "").startswith(("data:", "#")), f"{tag} {name}={value[:60]}"
+    assert not re.search(r"https?://|//[a-z]|@import|url\(", re.sub("data:[^\"']*", "", page))
+    assert "default-src 'none'" in page
+
+
+def test_it_can_be_read_without_eyes(read):
+    tags = [tag for tag, _ in read.elements]
+    assert tags.count("h1") == 1 and tags.count("main") == 1 and tags.count("h2") == 8
+    assert ("html", {"lang": "en"}) in read.elements
+    ids = [given["id"] for _, given in read.elements if "id" in given]
+    assert len(ids) == len(set(ids))
+    for tag, given in read.elements:
+        if tag == "img":
+            assert given.get("alt")
+        if tag == "svg":
+            assert given.get("aria-label") or given.get("aria-hidden") == "true"
+        if "aria-labelledby" in given:
+            assert given["aria-labelledby"] in ids
+    labelled = {given["for"] for tag, given in read.elements if tag == "label"}
+    inputs = [given["id"] for tag, given in read.elements if tag == "input"]
+    assert set(inputs) == labelled and len(inputs) == 4 + 9
+    checked = [given for tag, given in read.elements if tag == "input" and "checked" in given]
+    assert [given["name"] for given in checked] == ["bits", "strength"]
+    assert tags.count("legend") == tags.count("fieldset") == 2
+
+
+def test_the_folder_is_a_static_space(bench, tmp_path):
+    size = export_story(bench, tmp_path / "story")
+    assert sorted(each.name for each in (tmp_path / "story").iterdir()) == [
+        "README.md", "index.html",
+    ]  # fmt: skip
+    assert (tmp_path / "story" / "index.html").stat().st_size == size < MOST_BYTES
+    front = (tmp_path / "story" / "README.md").read_text(encoding="utf-8").split("---")[1]
+    values = dict(line.split(": ", 1) for line in front.strip().splitlines() if ": " in line)
+    assert values["sdk"] == "static" and values["app_file"] == "index.html"
+    assert len(values["short_description"]) <= 60
+
+
+def test_it_is_written_whole_or_not_at_all(bench, tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="new or empty folder"):
+        export_story(bench, tmp_path / "taken")
+    monkeypatch.setattr(command, "README", "{no such field}")
+    with pytest.raises(KeyError):
+        export_story(bench, tmp_path / "half")
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="at most 1000 bytes"):
+        export_story(bench, tmp_path / "large")
+    assert [each.name for each in tmp_path.iterdir()] == ["taken"]
+    monkeypatch.setattr(command, "Bench", lambda: bench)
+    assert main([str(tmp_path / "taken")]) == 2
+    assert "new or empty folder" in capsys.readouterr().err
+
+
+def test_names_cannot_become_html(bench):
+    hostile = '"><script>alert(1)</script>'
+    tale = tale_of(bench)
+    labels = (hostile, *tale.ladder.labels[1:])
+    tale = replace(tale, name=hostile, ladder=replace(tale.ladder, labels=labels),
+                   facts=((hostile, hostile),))  # fmt: skip
+    assert "<script>" not in story_html(tale)
+
+
+def test_without_shipped_results_nothing_is_written(bench, tmp_path):
+    empty = Bench({DEMO.name: bench.entries[DEMO.name]})
+    empty.shipped = None
+    with pytest.raises(ValueError, match="expected shipped results"):
+        export_story(empty, tmp_path / "story")
+    assert list(tmp_path.iterdir()) == []
