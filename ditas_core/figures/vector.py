@@ -15,7 +15,7 @@ import numpy as np
 from .encoding import short
 
 WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 12, 42
 DASHES = {
     "solid": "", "dot": "2 3", "dash": "6 4", "longdash": "10 4", "dashdot": "7 3 2 3",
     "longdashdot": "10 3 2 3",

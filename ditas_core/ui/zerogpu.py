@@ -3,7 +3,8 @@
 On Hugging Face's ZeroGPU a function marked ``spaces.GPU`` runs in a forked process that has a
 GPU for as long as was declared; a visitor's daily quota pays for what is declared. Only the
 network runs go there: calibration and sampling. Search, rounding and branches are arithmetic
-on stored tokens and stay on the CPU. Nothing the process changes comes back but what it yields.
+on stored tokens and stay on the CPU; so does measured sensitivity, which converts a model before
+each of its many short runs. Nothing the process changes comes back but what it yields.
 
 Without the package ``spaces``, without ZeroGPU, without a visitor (at the start) or without
 quota left everything runs here.

@@ -22,18 +22,18 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-import torch
-from conftest import build_random_checkpoint
-from gradio.context import LocalContext
+import torch  # noqa: E402
+from conftest import build_random_checkpoint  # noqa: E402
+from gradio.context import LocalContext  # noqa: E402
 
-from ditas_core.calibration import Calibration
-from ditas_core.checkpoints import Checkpoint
-from ditas_core.checkpoints.checkpoint import fingerprint
-from ditas_core.comparison import Switching, Trajectory
-from ditas_core.conversion import quantize_transformer
-from ditas_core.search import plain_recipe
-from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-from ditas_core.ui import zerogpu
+from ditas_core.calibration import Calibration  # noqa: E402
+from ditas_core.checkpoints import Checkpoint  # noqa: E402
+from ditas_core.checkpoints.checkpoint import fingerprint  # noqa: E402
+from ditas_core.comparison import Switching, Trajectory  # noqa: E402
+from ditas_core.conversion import quantize_transformer  # noqa: E402
+from ditas_core.search import plain_recipe  # noqa: E402
+from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec  # noqa: E402
+from ditas_core.ui import zerogpu  # noqa: E402
 
 SPEC = SamplingSpec(steps=4)
 

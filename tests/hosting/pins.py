@@ -67,7 +67,8 @@ def run(kind: str) -> int:
         venv.create(folder, with_pip=True)
         upgrade = ["--upgrade"] if kind == "newest" else []
         install = [python, "-m", "pip", "install", "-qq", "--no-input", "--no-cache-dir",
-                   "--disable-pip-version-check", *upgrade, *wanted(kind), *TOOLS]  # fmt: skip
+                   "--disable-pip-version-check", "--no-compile",
+                   *upgrade, *wanted(kind), *TOOLS]  # fmt: skip
         if subprocess.run(install).returncode:
             print(f"{kind}: these versions do not go together: {' '.join(wanted(kind))}")
             return 1

@@ -135,7 +135,7 @@ def test_as_a_user_who_may_write_nowhere_else(open_folder, capsys):
         pytest.skip(f"this checkout cannot be read by another user: {tried.stderr[-200:]}")
     before = snapshot()
     environment = {"HOME": "", "DITAS_WRITABLE": str(open_folder), **OFFLINE}
-    with served(open_folder, environment, user=NOBODY, group=NOBODY, extra_groups=[]) as page:
+    with served(open_folder, environment, tuple(readable)) as page:
         said = demo(page)
         assert page.noted("socket") == []
         written = page.noted("write")

@@ -201,7 +201,7 @@ def alpha_section(tale: Tale) -> str:
     drawing = line_chart(
         lines,
         "migration strength α",
-        "output error, dB against no smoothing",
+        "error, dB against no smoothing",
         f"Output error of {one.title} over α: {min(bold.y):.1f} dB against no smoothing at "
         f"α = {one.best_on_grid:g}; the other {len(lines) - 1} layers behind it.",
         zero="no smoothing",
