@@ -312,7 +312,7 @@ def test_hostile_budgets_and_missing_maps_are_refused(bench, client, mapped):
     for value in HOSTILE[:-1]:
         with pytest.raises((AppError, ValueError)):
             client.predict(budget.PREDICTED, value, *SAMPLED, *bar(bench), api_name="/budget")
-    with pytest.raises(AppError, match=r"smallest|less than minimum"):
+    with pytest.raises(AppError, match=r"smallest|such as this page sends"):
         client.predict(budget.PREDICTED, 2.1, *SAMPLED, *bar(bench), api_name="/budget")
     with pytest.raises(AppError, match="Map the layers"):
         client.predict(

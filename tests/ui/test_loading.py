@@ -381,7 +381,7 @@ def test_uploads_are_off(bench: Bench, url: str) -> None:
     )
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=10)
-    assert caught.value.code == 413
+    assert caught.value.code in (404, 413)
     demo = build_app(bench)
     takes = (gr.File, gr.UploadButton, gr.FileExplorer, gr.ImageEditor, gr.Video, gr.Audio)
     accepting = [b for b in demo.blocks.values() if isinstance(b, takes) and b.interactive]
