@@ -35,7 +35,7 @@ def test_an_error_is_said_and_passes_axe(watched, axe, bench):
         page.get_by_role("tab", name="Outliers", exact=True).click()
         page.locator("#start-measure").click()
         toast = page.locator("[data-testid=toast-body]").first
-        playwright.expect(toast).to_contain_text("busy")
+        playwright.expect(toast).to_contain_text("Busy")
         assert axe(page) == []
     finally:
         for ticket in tickets:

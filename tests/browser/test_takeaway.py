@@ -274,7 +274,7 @@ def test_it_fits_and_passes_axe(visit, axe, shots, bench, size, scheme):
             while len(bench.line.tickets) < bench.line.places:
                 held.append(bench.line.join())
             page.locator("#start-takeaway").click()
-            expect(page.locator("[data-testid=toast-body]").first).to_contain_text("busy")
+            expect(page.locator("[data-testid=toast-body]").first).to_contain_text("Busy")
             found += [f"refused: {line}" for line in axe(page)]
         finally:
             for ticket in held:
