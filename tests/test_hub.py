@@ -356,6 +356,7 @@ def test_a_cache_that_cannot_be_written_is_said(hub: Hub, tmp_path: Path) -> Non
 # Processes
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("when", ["downloading", "converting"])
 def test_a_killed_process_leaves_nothing_that_loads(
     hub: Hub, tmp_path: Path, when: str, monkeypatch: Any
@@ -374,6 +375,7 @@ def test_a_killed_process_leaves_nothing_that_loads(
     assert {p.name for p in folder.parent.iterdir()} == {"safetensors"}
 
 
+@pytest.mark.forks
 def test_two_processes_do_the_work_once(hub: Hub, tmp_path: Path) -> None:
     children = [in_child(lambda: get(hub, tmp_path, sleep=time.sleep)) for _ in "12"]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
