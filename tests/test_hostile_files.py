@@ -243,6 +243,7 @@ def bombs(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.forks
 def test_bombs_do_not_go_off(tmp_path: Path) -> None:
     for name, path in bombs(tmp_path).items():
 

@@ -35,6 +35,9 @@ GB = 10**9
 NEED = Need("model", 3 * GB, 750_000_000, int(5.2e9), int(2.8e9), disk=7 * GB)
 
 
+pytestmark = pytest.mark.forks
+
+
 def xl(dtype: torch.dtype = torch.float32, latent: int = 32) -> Headers:
     """The header of an original DiT-XL/2 file; there is no file."""
     shapes = Architecture(28, 1152, 16, 2, 4, 8, latent, 1000).shapes()
