@@ -27,11 +27,6 @@ settings.register_profile(
 settings.load_profile("default")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A fork of a process with many threads may wait for ever for a lock that one of them held."""
-    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
-
-
 def randomize_(module: torch.nn.Module, seed: int) -> None:
     """Normal weights everywhere, modulation and biases included, so that everything matters."""
     generator = torch.Generator().manual_seed(seed)

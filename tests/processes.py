@@ -7,7 +7,6 @@ a command takes a fraction of a second; ``python -m ditas_core`` takes five.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from children import imported
+
 LIMIT_S = 120.0
 """No command of the tests may take longer, however busy the machine is."""
 
@@ -96,17 +95,7 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("out", "err", "forwards"):
         (folder / name).write_bytes(b"")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ditas_core.cli.commands", "ditas_core.cli.compare"])
-    path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)  # sys.path does not reach the preloading process
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if path is not None:
-            os.environ["PYTHONPATH"] = path
-    process = context.Process(
+    process = imported().Process(
         target=command, args=(arguments, str(folder), death, pause, environment or {})
     )
     process.start()

@@ -20,7 +20,7 @@ from typing import Any
 import huggingface_hub.constants as constants
 import pytest
 import torch
-from children import in_child
+from children import exit_code, in_child
 from hub_server import REVISION, Hub, build_repository, point_to, serve_hub
 
 from ditas_core.checkpoints import (
@@ -356,29 +356,35 @@ def test_a_cache_that_cannot_be_written_is_said(hub: Hub, tmp_path: Path) -> Non
 # Processes
 
 
-@pytest.mark.forks
-@pytest.mark.parametrize("when", ["downloading", "converting"])
-def test_a_killed_process_leaves_nothing_that_loads(
-    hub: Hub, tmp_path: Path, when: str, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(transfer, "CHUNK", 20_000)
+def fetch_until_killed(endpoint: str, cache: Path, when: str) -> None:
+    """In a child, which ends itself with SIGKILL in the middle."""
+    transfer.CHUNK = 20_000
 
     def die(step: Progress) -> None:
         if step.doing.startswith(when) and step.done > 100_000:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = in_child(lambda: get(hub, tmp_path, progress=die))
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    fetch_in_child(endpoint, cache, die)
+
+
+def fetch_in_child(endpoint: str, cache: Path, progress: Any = None) -> None:
+    constants.HF_HUB_CACHE = str(cache / "none")
+    fetch(SOURCE, progress, cache=cache, endpoint=endpoint, sleep=time.sleep)
+
+
+@pytest.mark.parametrize("when", ["downloading", "converting"])
+def test_a_killed_process_leaves_nothing_that_loads(hub: Hub, tmp_path: Path, when: str) -> None:
+    child = in_child(fetch_until_killed, hub.endpoint, tmp_path, when)
+    assert exit_code(child) == -signal.SIGKILL
     assert converted(SOURCE, tmp_path) is None
     folder = get(hub, tmp_path)
     assert load_folder(folder).latent_shape == (4, 8, 8)
     assert {p.name for p in folder.parent.iterdir()} == {"safetensors"}
 
 
-@pytest.mark.forks
 def test_two_processes_do_the_work_once(hub: Hub, tmp_path: Path) -> None:
-    children = [in_child(lambda: get(hub, tmp_path, sleep=time.sleep)) for _ in "12"]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    children = [in_child(fetch_in_child, hub.endpoint, tmp_path) for _ in "12"]
+    assert [exit_code(child) for child in children] == [0, 0]
     assert len(hub.requests("GET", HEAVY)) == 1
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
 

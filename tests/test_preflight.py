@@ -35,9 +35,6 @@ GB = 10**9
 NEED = Need("model", 3 * GB, 750_000_000, int(5.2e9), int(2.8e9), disk=7 * GB)
 
 
-pytestmark = pytest.mark.forks
-
-
 def xl(dtype: torch.dtype = torch.float32, latent: int = 32) -> Headers:
     """The header of an original DiT-XL/2 file; there is no file."""
     shapes = Architecture(28, 1152, 16, 2, 4, 8, latent, 1000).shapes()
@@ -179,29 +176,37 @@ def middling(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return files
 
 
+def refused_load(path: Path) -> str:
+    """In a child: what is said where 100 MB of address space are left, and what it took."""
+    limit = memory_field("VmSize") + 100_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    left = address_space_left()
+    assert left is not None and 90_000_000 < left <= 100_000_000
+    said = []
+
+    def load() -> None:
+        try:
+            load_checkpoint(path, like=DEMO, heads=16)
+        except CheckpointError as error:
+            said.append(str(error))
+
+    grown = growth_of(load)
+    return json.dumps([*said, grown])
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_a_process_with_little_address_space_is_refused_before_it_allocates(
     middling: dict[str, Path], tmp_path: Path, suffix: str
 ) -> None:
-    def work() -> str:
-        limit = memory_field("VmSize") + 100_000_000
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        left = address_space_left()
-        assert left is not None and 90_000_000 < left <= 100_000_000
-        said = []
-
-        def load() -> None:
-            try:
-                load_checkpoint(middling[suffix], like=DEMO, heads=16)
-            except CheckpointError as error:
-                said.append(str(error))
-
-        grown = growth_of(load)
-        return json.dumps([*said, grown])
-
-    said, grown = json.loads(told_by_child(work, tmp_path))
+    said, grown = json.loads(told_by_child(refused_load, tmp_path, middling[suffix]))
     assert "address space" in said and "MB" in said
     assert grown < 40_000_000
+
+
+def load_growth(path: Path, dtype: str) -> str:
+    """In a child: bytes that loading takes at most."""
+    precision = getattr(torch, dtype.removeprefix("torch."))
+    return str(growth_of(lambda: load_checkpoint(path, like=DEMO, heads=16, dtype=precision)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -212,9 +217,6 @@ def test_loading_stays_within_the_figures(
     path = middling[suffix]
     need = preflight(path).memory(dtype)
 
-    def work() -> str:
-        return str(growth_of(lambda: load_checkpoint(path, like=DEMO, heads=16, dtype=dtype)))
-
-    grown = int(told_by_child(work, tmp_path))
+    grown = int(told_by_child(load_growth, tmp_path, path, str(dtype)))
     mapped = path.stat().st_size if suffix == "pt" else 0  # counted as resident, but gives way
     assert 0.4 * need < grown < need + mapped
