@@ -47,6 +47,7 @@ class Finished:
 
 
 CANCELLED = "Cancelled. What was on view stays."
+STOPPING = "Stopping as soon as the step under way has ended."
 Work = Callable[..., Iterator[Progress | Finished]]
 
 
@@ -122,11 +123,11 @@ def wire_job(
     longest = bench.limits.job_s
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     idle = (gr.update(interactive=True), gr.update(interactive=False))
-    cancelled = f"cancelled {controls.start.elem_id}"
+    state = f"state of {controls.start.elem_id}"  # "running", "stopping", "ended"
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         desk = bench.desk(request)
-        desk.notes.pop(cancelled, None)
+        desk.notes[state] = "running"
         with reported(), (bench.line if line is None else line).join() as ticket:
             for ahead in ticket.waits():
                 if desk.left:
@@ -141,6 +142,7 @@ def wire_job(
                     if desk.left:  # nobody looks any more
                         return
                     if isinstance(event, Finished):
+                        desk.notes[state] = "ended"
                         yield (status(event.text, event.kind, 1.0), *idle, *event.outputs)
                         return
                     if longest and now - began > longest:
@@ -156,24 +158,32 @@ def wire_job(
                     yield (text, *busy, *shown)
             # the work has been closed, as after Cancel, and keeps what it has found
             text, left = kept(desk, values)
+            desk.notes[state] = "ended"
             yield (status(overdue(text, longest), "warn"), *idle, *left)
 
     def kept(desk: Desk, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """The line and the outputs of a job that was stopped before its end."""
         return (CANCELLED, skip) if stopped is None else stopped(desk, *values)
 
-    def on_stop(request: gr.Request, *values: Any) -> tuple[Any, ...]:
+    def on_cancel(request: gr.Request) -> tuple[Any, ...]:
+        """At once; the step under way may take a while longer."""
+        notes = bench.desk(request).notes
+        if notes.get(state) != "running":  # it has just ended
+            return tuple(gr.skip() for _ in controls.outputs)
+        notes[state] = "stopping"
+        return (status(STOPPING, "busy"), gr.skip(), gr.update(interactive=False))
+
+    def on_end(request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        """The job has failed, or it was cancelled and its work has been closed."""
         desk = bench.desk(request)
-        desk.notes[cancelled] = True
+        before, desk.notes[state] = desk.notes.get(state), "ended"
+        if before == "ended":  # cancelled too late: what it said stays
+            return (gr.skip(), *idle, *skip)
+        if before != "stopping":
+            return (status("Not run: see the message.", "warn"), *idle, *skip)
         with reported():
             text, shown = kept(desk, values)
         return (status(text, "warn"), *idle, *shown)
-
-    def on_failure(request: gr.Request) -> tuple[Any, ...]:
-        """A cancelled job counts as failed too; its line may be there already and stays."""
-        if bench.desk(request).notes.get(cancelled):
-            return tuple(gr.skip() for _ in controls.outputs)
-        return (status("Not run: see the message.", "warn"), *idle)
 
     running = controls.start.click(
         run,
@@ -186,16 +196,12 @@ def wire_job(
         concurrency_id=concurrency_id,
     )
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    controls.cancel.click(None, None, None, cancels=[running], queue=False, **private).then(
-        on_stop, inputs, [*controls.outputs, *outputs], queue=False, **private
+    controls.cancel.click(
+        on_cancel, None, controls.outputs, cancels=[running], queue=False, **private
     )
-    running.failure(
-        on_failure,
-        None,
-        controls.outputs,
-        queue=False,
-        **private,
-    )
+    # after Cancel as well, and not before the server has closed the job: a start that comes
+    # earlier would be taken for a second one and get lost
+    running.failure(on_end, inputs, [*controls.outputs, *outputs], queue=False, **private)
     return running
 
 
