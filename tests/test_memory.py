@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import LIMIT_S, ROOT, run
+from processes import LIMIT_S, run
 from test_resume import leftovers, save_tiny
 
 from ditas_core.calibration import Calibration, calibrate, memory_need, tokens_for_budget

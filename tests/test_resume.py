@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import ROOT
 from conftest import build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
-from processes import LIMIT_S, ROOT, Death, run, start
+from processes import LIMIT_S, Death, run, start
 
 from ditas_core.calibration import Calibration, CalibrationJournal, CalibrationProgress, calibrate
 from ditas_core.checkpoints import Checkpoint
