@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 
+from .captions import FILE
 from .errors import CheckpointError
+from .families import Family, family_of_index
 from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
 from .loading import WEIGHTS, check_inside, read_json
 from .machine import Machine, figure
@@ -34,9 +36,9 @@ SMALL_FILES = (
     "transformer/config.json",
     "vae/config.json",
 )
-OPTIONAL_FILES = ("README.md",)
+OPTIONAL_FILES = ("README.md", FILE)
 PARTS = ("transformer", "vae")
-MAX_SMALL = 1_000_000
+MAX_SMALL, MAX_CAPTIONS = 1_000_000, 500_000_000
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ def fetch_steps(
     machine: Machine | None = None,
     dtype: torch.dtype = torch.float32,
     sleep: Sleep = time.sleep,
+    captions: bool = False,
 ) -> Generator[Progress, None, Path]:
     """Download and convert; returns the safetensors folder. Close it to cancel.
+
+    captions  are at hand: a text-conditioned model that comes without is taken, too
 
     Raises:
         CheckpointError: offline, refused, damaged, no room, or too large for ``machine``.
@@ -103,7 +108,8 @@ def fetch_steps(
     try:
         ready = converted(source, cache)
         if ready is None:
-            ready = yield from make(source, place, endpoint, machine or Machine(), dtype, sleep)
+            room = machine or Machine()
+            ready = yield from make(source, place, endpoint, room, dtype, sleep, captions)
     finally:
         lock.release()
     return ready
@@ -116,6 +122,7 @@ def make(
     machine: Machine,
     dtype: torch.dtype,
     sleep: Sleep,
+    captions: bool,
 ) -> Generator[Progress, None, Path]:
     """With the lock held: download unless another program did, then convert."""
     for left in place.glob(".convert-*"):  # of a process that was killed
@@ -125,10 +132,11 @@ def make(
         raw, weights = cached
         need = need_to_load(source, *((raw / name).stat().st_size for name in weights))
         check_machine(replace(need, disk=need.disk // 2), machine, dtype)
+        check_kind(source, raw, captions or (raw / FILE).is_file())
         yield from check_cached(raw, weights)
     else:
         raw = place / "raw"
-        weights = yield from download_all(source, raw, endpoint, machine, dtype, sleep)
+        weights = yield from download_all(source, raw, endpoint, machine, dtype, sleep, captions)
     total = sum((raw / name).stat().st_size for name in weights)
     for done in convert_folder(raw, place / CONVERTED):
         yield Progress("converting to safetensors", done, total)
@@ -157,6 +165,7 @@ def download_all(
     machine: Machine,
     dtype: torch.dtype,
     sleep: Sleep,
+    captions: bool,
 ) -> Generator[Progress, None, list[str]]:
     """All files of the revision; sizes and room are checked before the first byte.
 
@@ -192,7 +201,7 @@ def download_all(
             yield Progress(f"downloading {name}", before + done, total)
         before += remote.size
         if name == SMALL_FILES[0]:
-            check_kind(source, raw / name)
+            check_kind(source, raw, captions or FILE in files)
     return weights
 
 
@@ -222,11 +231,23 @@ def first_there(
     return {}
 
 
-def check_kind(source: HubSource, index: Path) -> None:
-    """Raise a CheckpointError, before the weights are fetched, where they are no DiT's."""
-    kind = read_json(index).get("_class_name")
-    if kind != "DiTPipeline":
-        raise CheckpointError(f"{source.repo}: expected a DiTPipeline, got {str(kind)[:80]!r}")
+def check_kind(source: HubSource, raw: Path, captions: bool) -> Family:
+    """The family, before the weights are fetched, by the index of the pipeline.
+
+    Raises:
+        CheckpointError: another pipeline, or one that lacks captions.
+    """
+    try:
+        family = family_of_index(read_json(raw / SMALL_FILES[0]))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.repo}: {error}") from None
+    if family.text and not captions:
+        raise CheckpointError(
+            f"{source.repo}: expected {FILE} in the repository, or captions= (--captions FILE), "
+            f"got neither: a {family.name} needs embedded captions, and this package has no text "
+            "encoder; Captions.of_pipeline(pipeline, prompts).save(FOLDER) writes the file"
+        )
+    return family
 
 
 def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
@@ -244,7 +265,7 @@ def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
         raise CheckpointError(f"{name}: expected the hash {pinned}, got {remote.etag}")
     heavy = name.endswith((WEIGHTS, PICKLE))
     limit = int(1.1 * source.bytes) if heavy and source.bytes else 20_000_000_000
-    limit = limit if heavy else MAX_SMALL
+    limit = limit if heavy else MAX_CAPTIONS if name == FILE else MAX_SMALL
     if remote.size > limit:
         raise CheckpointError(
             f"{name}: expected at most {figure(limit)}, got {figure(remote.size)}"

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 
+from .captions import FILE
 from .errors import CheckpointError
+from .families import check_config, family_of_index
 from .headers import DTYPES, Headers
 from .loading import (
     STEM,
@@ -29,8 +31,8 @@ from .machine import figure
 from .weights import iterate_weights, read_headers
 
 PICKLE = f"{STEM}.bin"
-COPIED = ("model_index.json", "README.md", "scheduler/scheduler_config.json")
-CLASSES: dict[str, Any] = {"transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
+COPIED = ("model_index.json", "README.md", "scheduler/scheduler_config.json", FILE)
+PARTS = ("transformer", "vae")
 POSITIONS = "pos_embed.pos_embed"  # fixed, computed anew; some old files hold it
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -46,6 +48,8 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
     """
     if target.is_dir():
         return
+    family = family_of_index(read_json(folder / "model_index.json"))
+    check_config(family, read_json(folder / "transformer" / "config.json"))
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
     try:
@@ -54,7 +58,7 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(check_inside(folder / name, folder), work / name)
         done = 0
-        for part, cls in CLASSES.items():
+        for part, cls in zip(PARTS, (family.cls, AutoencoderKL), strict=True):
             source = check_inside(weights_of(folder / part), folder)
             model = build_empty(cls, read_json(folder / part / "config.json"), part)
             headers = without_positions(read_headers(source))
@@ -67,7 +71,7 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         os.replace(work, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            need = figure(sum(weights_of(folder / p).stat().st_size for p in CLASSES))
+            need = figure(sum(weights_of(folder / p).stat().st_size for p in PARTS))
             raise CheckpointError(
                 f"{target.name}: expected {need} of room in {target.parent} for the conversion, "
                 f"got none left ({error.strerror}); make room, or set HF_HOME to another disk"

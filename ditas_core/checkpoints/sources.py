@@ -62,7 +62,8 @@ def load_checkpoint(
         captions = Captions.load(captions)
     if known is not None:
         room = this_machine(own_cache()) if machine is None else machine
-        folder = fetch(known, progress, machine=room, dtype=dtype)
+        told = captions is not None
+        folder = fetch(known, progress, machine=room, dtype=dtype, captions=told)
         check_machine(preflight(folder, name=known.repo), room, dtype)
         return load_folder(folder, known.repo, known.licence, dtype, captions)
     path = Path(source)
@@ -126,7 +127,7 @@ def find_parts(
         return None
     known = find_source(str(like))
     if known is not None:
-        folder = converted(known) or fetch(known, progress)
+        folder = converted(known) or fetch(known, progress, captions=True)
         return parts_of(folder, known.repo, known.licence)
     if not is_folder(Path(like)):
         raise CheckpointError(f"like: expected a diffusers folder, {HUB_IDS}, got {str(like)!r}")

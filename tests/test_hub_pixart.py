@@ -1,0 +1,70 @@
+"""Text-conditioned repositories of the hub: their captions lie in them, or are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import REVISION, point_to, serve_hub
+from test_hub import Waits
+from tiny_pixart import NAMES, save_tiny_pixart, tiny_captions
+
+from ditas_core.checkpoints import CheckpointError, find_source, load_checkpoint, load_folder
+from ditas_core.checkpoints.hub import fetch
+
+HEAVY = "transformer/diffusion_pytorch_model.safetensors"
+NAME = f"someone/pixart@{REVISION}"
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_captions_of_the_repository(told: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    served = save_tiny_pixart(tmp_path / "served", told)
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        source = find_source(NAME)
+        assert source is not None
+        folder = fetch(source, cache=tmp_path / "cache", endpoint=hub.endpoint, sleep=Waits())
+        found = load_folder(folder)
+    here = load_folder(served)
+    assert found.fingerprint == here.fingerprint and found.class_names == NAMES
+    assert found.captions is not None and found.captions.sha256 == tiny_captions().sha256
+    assert found.licence == "mit"
+
+
+def test_captions_that_are_given(tmp_path: Path, monkeypatch: Any) -> None:
+    served = save_tiny_pixart(tmp_path / "served", told=False)
+    (served / "captions.safetensors").unlink()
+    given = tiny_captions(seed=4)
+    (tmp_path / "mine").mkdir()
+    file = given.save(tmp_path / "mine")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        with pytest.raises(
+            CheckpointError, match=r"someone/pixart: expected captions\.safetensors"
+        ):
+            load_checkpoint(NAME)
+        assert not hub.requests("GET", HEAVY), "refused before the weights are fetched"
+        found = load_checkpoint(NAME, captions=file)
+        assert found.captions is not None and found.captions.sha256 == given.sha256
+        # converted now; loading says what is missing
+        with pytest.raises(CheckpointError, match="has no text encoder"):
+            load_checkpoint(NAME)
+    here = load_folder(served, captions=given)
+    assert found.fingerprint == here.fingerprint
+    for name, value in here.transformer.state_dict().items():
+        assert torch.equal(found.transformer.state_dict()[name], value)
+
+
+def test_a_transformer_of_another_family_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    served = save_tiny_pixart(tmp_path / "served", told=False)
+    index = served / "model_index.json"
+    index.write_text(index.read_text().replace("PixArtSigmaPipeline", "DiTPipeline"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        with pytest.raises(CheckpointError, match="names another family's pipeline"):
+            load_checkpoint(NAME)
+    assert not list((tmp_path / "home").rglob("safetensors"))
