@@ -456,9 +456,7 @@ def test_another_kind_of_pipeline_is_refused_before_its_weights(
     (served / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with serve_hub(served) as hub:
         point_to(hub, monkeypatch)
-        with pytest.raises(
-            CheckpointError, match="theirs: .*DiTPipeline.*, got 'StableDiffusionPipeline'"
-        ):
+        with pytest.raises(CheckpointError, match=r"theirs: .* got 'StableDiffusionPipeline'"):
             load_checkpoint(f"someone/theirs@{REVISION}")
         assert {path for method, path, _ in hub.asked if method == "GET"} == {"model_index.json"}
 
