@@ -2,7 +2,8 @@
 
 A child process writes version A and version B of the same thing in turn. It is killed in
 the middle of a write; what lies there afterwards must be refused or be A or B, whole.
-(The journals of ``calibrate`` and ``search`` are killed by tests/test_resume.py.)
+(The journals of ``calibrate`` and ``search`` are killed by tests/test_resume.py, downloads
+from the hub by tests/test_hub.py.)
 """
 
 from __future__ import annotations
@@ -20,22 +21,16 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .checkpoint_writers import CHECKPOINT_WRITERS, Writer
+
 REFUSED = "refused"
 LIMIT_S = 3600
-
-
-@dataclass(frozen=True)
-class Writer:
-    """``write(version, folder)``; ``load(folder)`` -> what can be read back, each as a text."""
-
-    write: Callable[[int, Path], None]
-    load: Callable[[Path], list[str]]
 
 
 class Things:
@@ -229,6 +224,7 @@ WRITERS: dict[str, Callable[[Things], Writer]] = {
     "downloads": download_writer,
     "recipe download": recipe_download_writer,
     "training state": training_writer,
+    **CHECKPOINT_WRITERS,
 }
 
 
