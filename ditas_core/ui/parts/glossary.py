@@ -37,6 +37,10 @@ TERMS = {
     "full precision": "The model as it was trained, in 32-bit floating point.",
     "recipe": "Bits, α and rank of every layer: all that decides how a model is quantized.",
     "qkv": "The three products before attention; they share one input.",
+    "proj": "The product after attention, which mixes its heads.",
+    "q2": "In PixArt models: what each image token asks of the text.",
+    "kv2": "In PixArt models: the two products that read the text's embedding.",
+    "proj2": "In PixArt models: the product after attention to the text.",
     "fc1": "First half of the feed-forward part.",
     "fc2": "Second half of the feed-forward part.",
 }

@@ -29,8 +29,8 @@ LEAD = (
     "its [[outlier strength]]. [[rounding|Rounding]] has to span the loudest channel, so the "
     "others are left with few levels; [[smoothing]] divides the loud ones and multiplies the "
     "[[weight|weights]] that read them. <b>Click a cell or select a row</b> to open the layer. "
-    "It is named by its block and part: [[qkv]] and proj are attention, [[fc1]] and [[fc2]] the "
-    "feed-forward."
+    "It is named by its block and part: [[qkv]] and [[proj]] are attention, [[fc1]] and [[fc2]] "
+    "the feed-forward; in a PixArt model [[q2]], [[kv2]] and [[proj2]] attend to the text."
 )
 LAYER = (
     "<b>One layer.</b> What flows into it before and after smoothing, and what smoothing does "
