@@ -54,7 +54,7 @@ def test_sixteen_gigabytes_take_it_and_four_do_not() -> None:
     """The smallest free Space: 16 GB and two threads."""
     need = preflight(xl())
     check_fits(need, 16 * GB, 50 * GB)
-    with pytest.raises(CheckpointError, match="pass --precision bfloat16") as caught:
+    with pytest.raises(CheckpointError, match="pass --weights bfloat16") as caught:
         check_fits(need, 4 * GB, 50 * GB)
     assert "needs 6.0 GB of memory in float32, 3.2 GB in bfloat16, 4.0 GB are free" in str(
         caught.value
@@ -70,7 +70,7 @@ def test_sixteen_gigabytes_take_it_and_four_do_not() -> None:
     [
         (int(3.9e9), None, None, "needs 5.2 GB of memory in float32, 2.8 GB in bfloat16, 3.9 GB"),
         (None, 6 * GB, None, "expected 7.0 GB of free disk .* got 6.0 GB"),
-        (99 * GB, 99 * GB, 3 * GB, "of address space in float32, .* pass --precision bfloat16"),
+        (99 * GB, 99 * GB, 3 * GB, "of address space in float32, .* pass --weights bfloat16"),
         (0, None, None, "0.0 MB are free"),
     ],
 )

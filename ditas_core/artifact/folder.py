@@ -33,6 +33,7 @@ from ..checkpoints import (
 )
 from ..checkpoints.checkpoint import check_captions
 from ..checkpoints.loading import load_whole, read_json
+from ..checkpoints.schedule import read_schedule
 from ..checkpoints.weights import read_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
@@ -178,7 +179,7 @@ def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
         path=path,
         transformer=transformer,
         vae=vae,
-        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler=read_schedule(path / "scheduler"),
         class_names=tuple(marker["class_names"]) if captions is None else captions.names,
         licence=str(marker["licence"]),
         captions=captions,

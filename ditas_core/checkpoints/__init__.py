@@ -25,6 +25,7 @@ from .original_files import (
     load_original,
     need_of_original,
     recognise_file,
+    recognise_with,
 )
 from .original_layout import Architecture, recognise
 from .preflight import Need, check_fits, check_machine, preflight
@@ -78,6 +79,7 @@ __all__ = [
     "read_state",
     "recognise",
     "recognise_file",
+    "recognise_with",
     "smoothing_groups",
     "this_machine",
     "to_original",

@@ -80,10 +80,7 @@ def check_archive(file: OpenFile) -> dict[str, Entry]:
         if first != root:
             raise refused(file, f"one folder in the archive, got {first!r} beside {root!r}")
         if rest == "constants.pkl" or rest.startswith("code/"):
-            raise CheckpointError(
-                f"{file.name}: expected a state dict, got a TorchScript program; save the "
-                "module's state_dict() instead"
-            )
+            raise a_program(file)
         limit = MAX_PICKLE if rest == "data.pkl" else MAX_SMALL
         if not re.fullmatch(r"data/\d+", rest) and entry.nbytes > limit:
             raise refused(file, f"at most {limit} B in {name}, got {entry.nbytes}")
@@ -96,6 +93,13 @@ def check_archive(file: OpenFile) -> dict[str, Entry]:
 
 def refused(file: OpenFile, what: str) -> CheckpointError:
     return CheckpointError(f"{file.name}: expected {what}; nothing in it was run")
+
+
+def a_program(file: OpenFile) -> CheckpointError:
+    return CheckpointError(
+        f"{file.name}: expected a state dict, got a TorchScript program; save the "
+        "module's state_dict() instead"
+    )
 
 
 def find_directory(file: OpenFile) -> tuple[int, int, int]:
@@ -180,6 +184,8 @@ def check_entry(
     """One entry of the directory against its own header in the file."""
     flags, method = fields[3], fields[4]
     name = raw_name.decode("ascii", errors="replace")
+    if name.split("/")[1:2] == ["code"]:  # its paths are longer than any tensor's
+        raise a_program(file)
     if not SAFE_NAME.fullmatch(name) or {"..", "."} & set(name.split("/")) or len(name) > 300:
         raise refused(file, f"plain names such as archive/data/0, got {name[:60]!r}")
     if method != 0 or flags & 1:

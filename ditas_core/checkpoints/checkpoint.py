@@ -23,6 +23,7 @@ from .families import (
 )
 from .layers import SmoothingGroup
 from .loading import check_inside, load_whole, read_json
+from .schedule import read_schedule
 
 __all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
 
@@ -164,12 +165,18 @@ def load_folder(
     family = family_of_index(index)
     config = read_json(path / "transformer" / "config.json")
     check_config(family, config)
+    schedule = read_schedule(path / "scheduler")
     captions = captions_for(family, path, captions)
     transformer = load_whole(family.cls, path / "transformer", dtype)
     vae = load_whole(AutoencoderKL, path / "vae")
     if captions is None:
-        count = int(config.get("num_embeds_ada_norm", 1000))
+        count = int(transformer.config.num_embeds_ada_norm)
         names = names_from_index(index) or tuple(str(i) for i in range(count))
+        if len(names) > count:
+            raise CheckpointError(
+                f"model_index.json: expected id2label to name at most {count} classes, as many as "
+                f"the transformer has, got {len(names)}"
+            )
     else:
         check_captions(captions, transformer)
         names = captions.names
@@ -178,7 +185,7 @@ def load_folder(
         path=path,
         transformer=transformer,
         vae=vae,
-        scheduler=read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler=schedule,
         class_names=names,
         licence=licence or licence_of_card(path / "README.md"),
         captions=captions,

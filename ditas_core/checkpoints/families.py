@@ -39,6 +39,8 @@ from .layers import Absorber, SmoothingGroup
 Transformer: TypeAlias = DiTTransformer2DModel | PixArtTransformer2DModel
 # before 0.29 diffusers had one class for all; the norm told which
 OLD_CLASS = "Transformer2DModel"
+MAX_TOKENS = 65_536
+"""Patches of an image of 4096 pixels."""
 REASONS = {
     "SD3Transformer2DModel": "text and image run through joint blocks",
     "FluxTransformer2DModel": "text and image run through joint blocks",
@@ -190,6 +192,11 @@ def check_config(family: Family, config: dict[str, Any]) -> None:
     if norm != family.norm_type:
         kind = "adaLN-single" if family.text else "adaLN-Zero"
         raise CheckpointError(f"transformer: expected {kind} blocks, got norm_type {shown(norm)}")
+    if not config.get("attention_bias", True):
+        raise CheckpointError(
+            "transformer: expected attention layers with biases, got attention_bias false"
+        )
+    check_grid(config)
     if not family.text:
         return
     if config.get("attention_type", "default") not in ("default", None):
@@ -204,9 +211,24 @@ def check_config(family: Family, config: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"transformer: expected self- and cross-attention, got {option} true"
             )
-    if not config.get("attention_bias", True):
+
+
+def check_grid(config: dict[str, Any]) -> None:
+    """Whole patches, and not too many: a table of positions is computed from their number.
+
+    Raises:
+        CheckpointError: other sizes.
+    """
+    size, patch = (config.get(key) for key in ("sample_size", "patch_size"))
+    for key, value in (("sample_size", size), ("patch_size", patch)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise CheckpointError(f"transformer: expected {key} of at least 1, got {shown(value)}")
+    if size is None or patch is None:
+        return
+    if size % patch or (size // patch) ** 2 > MAX_TOKENS:
         raise CheckpointError(
-            "transformer: expected attention layers with biases, got attention_bias false"
+            f"transformer: expected a sample_size of whole patches of {patch}, at most "
+            f"{MAX_TOKENS} of them, got {size}"
         )
 
 

@@ -225,10 +225,20 @@ def first_there(
             return {name: check_remote(source, name, remote)}
         except NotThere as error:
             if name == names[-1] and not optional:
-                raise CheckpointError(f"{source.title}: {error}") from None
+                raise CheckpointError(f"{source.title}: {error}{whole_files(name)}") from None
         except CheckpointError as error:
             raise CheckpointError(f"{source.title}: {error}") from None
     return {}
+
+
+def whole_files(name: str) -> str:
+    """What is said where a part's weights are missing."""
+    if not name.endswith((WEIGHTS, PICKLE)):
+        return ""
+    return (
+        f"; weights in several parts or under other names than {WEIGHTS} and {PICKLE} (.fp16) are "
+        "not taken: save the model in one file and name its folder"
+    )
 
 
 def check_kind(source: HubSource, raw: Path, captions: bool) -> Family:

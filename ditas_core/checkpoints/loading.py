@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from diffusers.models.modeling_utils import no_init_weights
+from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
 from torch import Tensor
 
 from .errors import CheckpointError
@@ -71,7 +70,7 @@ def weight_file(folder: Path, root: Path | None = None) -> Path:
     path = folder / WEIGHTS
     if path.is_file():
         return check_inside(path, folder if root is None else root)
-    if (folder / f"{WEIGHTS}.index.json").is_file():
+    if any((folder / f"{STEM}.{kind}.index.json").is_file() for kind in ("safetensors", "bin")):
         raise CheckpointError(
             f"{folder.name}: expected {WEIGHTS}, got one in several parts; save it in one: "
             'save_pretrained(..., max_shard_size="100GB")'
@@ -81,11 +80,15 @@ def weight_file(folder: Path, root: Path | None = None) -> Path:
             f"{folder.name}: expected {WEIGHTS} (safetensors), got a pickle, {STEM}.bin; convert "
             "it once: save_pretrained(..., safe_serialization=True)"
         )
-    raise CheckpointError(f"{folder.name}: expected {WEIGHTS} (safetensors weights), found none")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = f"got {others[0][:80]}: rename it, if it holds the weights" if others else "found none"
+    raise CheckpointError(f"{folder.name}: expected {WEIGHTS} (safetensors weights), {found}")
 
 
 def build_empty(cls: Any, config: dict[str, Any], what: str) -> Any:
     """``cls`` of a configuration, its parameters without memory; options it lacks are left out.
+
+    Nothing that other threads see is changed meanwhile: they may build modules, too.
 
     Raises:
         CheckpointError: a number out of bounds, or the class takes no such configuration.
@@ -93,18 +96,36 @@ def build_empty(cls: Any, config: dict[str, Any], what: str) -> Any:
     known = inspect.signature(cls.__init__).parameters
     options = {k: v for k, v in config.items() if k in known and not k.startswith("_")}
     for key, value in options.items():
+        if type(known[key].default) in (int, float) and isinstance(value, str | dict):
+            raise CheckpointError(f"{what}: expected a number as {key}, got {str(value)[:40]!r}")
         for number in value if isinstance(value, list) else [value]:
             limit = LIMITS.get(key, MAX_NUMBER)
             if isinstance(number, (int, float)) and not -1 <= number <= limit:
                 raise CheckpointError(f"{what}: expected {key} of at most {limit}, got {number}")
     try:
-        with no_init_weights(), init_empty_weights(include_buffers=False):
-            return cls(**options)
+        with torch.device("meta"):  # of this thread alone
+            model = cls(**options)
     except Exception as error:  # diffusers raises many types; each means an unusable file
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{what}: expected a configuration of {cls.__name__} ({first})"
         ) from None
+    compute_positions_(model)
+    return model
+
+
+def compute_positions_(model: torch.nn.Module) -> None:
+    """The fixed sine-cosine embedding of patches, the one table that no file holds."""
+    for module in model.modules():
+        if isinstance(module, PatchEmbed) and module.pos_embed is not None:
+            table = get_2d_sincos_pos_embed(
+                module.proj.out_channels,
+                module.base_size,
+                base_size=module.base_size,
+                interpolation_scale=module.interpolation_scale,
+                output_type="pt",
+            )
+            module.pos_embed = table.float()[None]  # (1, T, D)
 
 
 def modern_names(names: dict[str, Any], wanted: set[str]) -> dict[str, Any]:

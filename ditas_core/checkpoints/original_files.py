@@ -22,6 +22,7 @@ from .machine import Machine
 from .original import from_original
 from .original_layout import Architecture, recognise
 from .preflight import Need, check_machine, diffusers_parameters, looks_original, need_of
+from .schedule import read_schedule
 from .weights import read_headers, read_weights, unwrap
 
 STANDARD_VAE = "stabilityai/sd-vae-ft-ema"
@@ -67,7 +68,7 @@ def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
     return Parts(
         name or folder.name,
         folder / "vae",
-        read_json(folder / "scheduler" / "scheduler_config.json"),
+        read_schedule(folder / "scheduler"),
         names_from_index(read_json(folder / "model_index.json")),
         licence or licence_of_card(folder / "README.md"),
         float(config.get("norm_eps", 1e-5)),

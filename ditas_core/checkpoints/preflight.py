@@ -153,7 +153,7 @@ def check_fits(
             continue
         if dtype == torch.float32 and need.bfloat16 + more <= room:
             advice = (
-                "pass --precision bfloat16 (dtype=torch.bfloat16), or choose its bfloat16 entry "
+                "pass --weights bfloat16 (dtype=torch.bfloat16), or choose its bfloat16 entry "
                 "on the page"
             )
         else:

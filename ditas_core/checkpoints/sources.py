@@ -34,7 +34,7 @@ def load_checkpoint(
     like: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     heads: int | None = None,
-    captions: Captions | Path | None = None,
+    captions: Captions | str | Path | None = None,
     machine: Machine | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Checkpoint:
@@ -58,8 +58,8 @@ def load_checkpoint(
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     text = str(source)
     known = find_source(text)
-    if isinstance(captions, Path):
-        captions = Captions.load(captions)
+    if isinstance(captions, str | Path):
+        captions = Captions.load(Path(captions))
     if known is not None:
         room = this_machine(own_cache()) if machine is None else machine
         told = captions is not None
@@ -71,7 +71,7 @@ def load_checkpoint(
     if text and is_file(path):
         if captions is not None:
             raise CheckpointError("captions: expected none for a weight file, a DiT with classes")
-        return load_original(path, find_parts(like, progress), dtype, heads, room)
+        return load_original(path, find_parts(like, progress, machine), dtype, heads, room)
     if not text or not is_folder(path):
         raise CheckpointError(
             f"checkpoint: expected a folder, a weight file, {HUB_IDS}, got {text!r}"
@@ -120,14 +120,18 @@ def has_weights(path: Path) -> bool:
 
 
 def find_parts(
-    like: str | Path | None, progress: Callable[[Progress], None] | None = None
+    like: str | Path | None,
+    progress: Callable[[Progress], None] | None = None,
+    machine: Machine | None = None,
 ) -> Parts | None:
-    """What a weight file lacks, from a folder or a hub id."""
+    """What a weight file lacks, from a folder or a hub id, which needs room on the disk."""
     if like is None or not str(like):
         return None
     known = find_source(str(like))
     if known is not None:
-        folder = converted(known) or fetch(known, progress, captions=True)
+        room = this_machine(own_cache()) if machine is None else machine
+        disk = Machine(disk=room.disk)  # its transformer is not loaded
+        folder = converted(known) or fetch(known, progress, machine=disk, captions=True)
         return parts_of(folder, known.repo, known.licence)
     if not is_folder(Path(like)):
         raise CheckpointError(f"like: expected a diffusers folder, {HUB_IDS}, got {str(like)!r}")

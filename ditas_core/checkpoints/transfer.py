@@ -242,17 +242,16 @@ def fill(
         done = stream.seek(0, os.SEEK_END)
         if done > remote.size:
             done = stream.truncate(stream.seek(0))
-        failures = 0
+        failures, most = 0, done
         yield done
         while done < remote.size:
             extra = {"Accept-Encoding": "identity"}
             if done:
                 extra["Range"] = f"bytes={done}-"
             response = yield from tell(ask(remote.url, "GET", {**headers, **extra}, sleep), done)
-            before = done
             with contextlib.closing(response):
                 if done and response.status != 206:  # all of it again
-                    done = before = stream.truncate(stream.seek(0))
+                    done = stream.truncate(stream.seek(0))
                 while done < remote.size:
                     try:
                         chunk = response.read1(min(CHUNK, remote.size - done))
@@ -264,7 +263,9 @@ def fill(
                     done += len(chunk)
                     yield done
             yield done
-            failures = 0 if done > before else failures + 1
+            # whoever sends all of it again has to come further than before
+            failures = 0 if done > most else failures + 1
+            most = max(most, done)
             if failures >= TRIES:
                 raise CheckpointError(
                     f"hub: expected {remote.size} B of {part.name.split('.')[0]}, got {done} "

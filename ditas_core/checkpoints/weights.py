@@ -7,8 +7,10 @@ checked; tensors are mapped from the file and copied one at a time.
 from __future__ import annotations
 
 import argparse
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,23 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state
 
 
+ALLOWING = threading.Lock()
+
+
+@contextmanager
+def namespaces_allowed() -> Iterator[None]:
+    """Training checkpoints keep their options as a Namespace, a bag of names.
+
+    What torch allows is one list for all threads: one at a time adds to it and takes away.
+    """
+    with ALLOWING:
+        if argparse.Namespace in torch.serialization.get_safe_globals():
+            yield
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                yield
+
+
 def load_archive(file: OpenFile, max_tensors: int) -> dict[str, Tensor]:
     """The state dict of a checked archive, mapped from it: nothing is read yet.
 
@@ -62,7 +81,7 @@ def load_archive(file: OpenFile, max_tensors: int) -> dict[str, Tensor]:
             f"got {figure(left)} (the process's limit); raise the limit, or pass safetensors"
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with namespaces_allowed():
             state = torch.load(file.held, weights_only=True, mmap=True, map_location="cpu")
     except Exception as error:  # many types; each means an unusable file
         raise CheckpointError(

@@ -13,6 +13,7 @@ from ..checkpoints import (
     preflight,
     read_headers,
     recognise_file,
+    recognise_with,
     this_machine,
 )
 from ..checkpoints.machine import figure
@@ -45,9 +46,15 @@ def is_file(path: Path) -> bool:
 def describe_file(path: Path, like: str) -> Report:
     """What the header says; no tensor is read."""
     headers = read_headers(path)
-    found = recognise_file(headers)
+    lender = find_parts(like or None)
     try:
-        parts = choose_parts(found, headers, find_parts(like or None))
+        found = recognise_with(headers, None, lender)
+        heads: int | str = found.heads
+    except CheckpointError as error:  # shapes do not tell the heads, and none are known
+        found = recognise_file(headers, heads=1)
+        heads = f"not known: {error}"
+    try:
+        parts = choose_parts(found, headers, lender)
         autoencoder = parts.name
     except CheckpointError as error:
         if like:
@@ -61,7 +68,7 @@ def describe_file(path: Path, like: str) -> Report:
         "size": f"DiT-{size}/{found.patch}" if size else "no published size",
         "blocks": found.depth,
         "width": found.width,
-        "heads": found.heads,
+        "heads": heads,
         "patch": found.patch,
         "latent_shape": [found.in_channels, found.latent_size, found.latent_size],
         "learns_variance": found.out_channels == 2 * found.in_channels,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 CHECKPOINT = "folder, hub id (REPO@REVISION; REPO if known) or original .pt / .safetensors"
 
 
-def add_loading(parser: argparse.ArgumentParser, precision: bool = False) -> None:
-    """``--like``, ``--captions``, and ``--precision`` where the weights' dtype may change."""
+def add_loading(parser: argparse.ArgumentParser, *names: str) -> None:
+    """``--like``, ``--captions`` and ``--weights``, which may have other ``names``, too."""
     parser.add_argument(
         "--like",
         default="",
@@ -30,14 +30,15 @@ def add_loading(parser: argparse.ArgumentParser, precision: bool = False) -> Non
         help="for a text-conditioned model: file of embedded captions, its classes; default: "
         "captions.safetensors in its folder",
     )
-    if precision:
-        parser.add_argument(
-            "--precision",
-            dest="weights",
-            choices=("float32", "bfloat16"),
-            default="float32",
-            help="of the transformer's weights; bfloat16 takes half the memory (%(default)s)",
-        )
+    parser.add_argument(
+        "--weights",
+        *names,
+        dest="weights",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="precision of the transformer's weights in memory; bfloat16 takes half of it, "
+        "quantized copies are float32 (%(default)s)",
+    )
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def load(args: argparse.Namespace) -> Checkpoint:
 
     from ..checkpoints import load_checkpoint
 
-    half = getattr(args, "weights", "") == "bfloat16"
+    half = args.weights == "bfloat16"
     with fetching() as progress:
         return load_checkpoint(
             args.checkpoint,

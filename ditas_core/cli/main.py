@@ -108,7 +108,7 @@ def build_parser() -> Parser:
 
     info = verb("info", "what a checkpoint is: size, classes, layers, licence, hash")
     info.add_argument("checkpoint", help=CHECKPOINT)
-    add_loading(info, precision=True)
+    add_loading(info, "--precision")
 
     calibrate = verb("calibrate", "record one full-precision trajectory's activations")
     calibrate.add_argument("checkpoint", help=CHECKPOINT)
@@ -177,7 +177,7 @@ def build_parser() -> Parser:
 
     sample = verb("sample", "draw images with a checkpoint or a quantized folder")
     sample.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
-    add_loading(sample, precision=True)
+    add_loading(sample, "--precision")
     sample.add_argument(
         "--classes", default="", help="names or numbers, comma-separated; default: spread over all"
     )

@@ -138,6 +138,7 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "enable_monitoring": False,
+        "_frontend": False,  # else it asks itself once, and a busy machine takes over three seconds
         "favicon_path": None if not favicon().is_file() else str(favicon()),
     }
 

@@ -87,6 +87,7 @@ class Bench:
         self.entries = find_checkpoints() if entries is None else entries
         self.spec = CalibrationSpec() if spec is None else spec
         room = usual_limit(this_machine(own_cache()).memory)
+        self.loading = threading.RLock()
         self.cache = Cache(min(self.limits.cache_bytes, room))
         self.line = Line(self.limits.places)
         self.fetching = Line(self.limits.places)
@@ -140,8 +141,12 @@ class Bench:
     def checkpoint(self, model: Model) -> Checkpoint:
         """The (immutable) checkpoint, loaded once; injected ones are rescaled copies."""
         if not model.injected:
-            entry = self.entries[model.key]
-            return self.cache.make(("checkpoint", model), lambda: self.load(entry))
+            entry, key = self.entries[model.key], ("checkpoint", model)
+            found: Checkpoint | None = self.cache.get(key)
+            if found is not None:
+                return found
+            with self.loading:  # one at a time, so that each sees what the others take
+                return self.cache.make(key, lambda: self.load(entry))
 
         def build() -> Checkpoint:
             base = self.checkpoint(Model(model.key))

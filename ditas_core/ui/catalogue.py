@@ -85,7 +85,8 @@ def find_checkpoints(
     for folder in sorted(assets.iterdir()) if assets.is_dir() else []:
         if is_folder(folder):
             entries[folder.name] = Entry(folder.name, folder.name, str(folder), True)
-    for entry in named_entries(named, like):
+    for each in named_entries(named, like):
+        entry = told_apart(each, entries)
         entries.setdefault(entry.key, entry)
         entries.setdefault(entry.in_half.key, entry.in_half)
     for repo, hub in HUB_SOURCES.items():
@@ -100,9 +101,20 @@ def named_entries(named: Iterable[str], like: str) -> Iterable[Entry]:
         if hub is not None:
             yield replace(hub_entry(text, hub), allowed=True)
         elif is_folder(path):
-            yield Entry(path.name, path.name, text, True)
+            name = path.resolve().name
+            yield Entry(name, name, text, True)
         elif is_file(path):
             yield Entry(path.name, path.name, text, True, like=like)
+
+
+def told_apart(entry: Entry, taken: dict[str, Entry]) -> Entry:
+    """Under another name where another checkpoint has its name already."""
+    key, path = entry.key, Path(entry.source).resolve()
+    number = 1
+    while key in taken and Path(taken[key].source).resolve() != path:
+        key = f"{path.parent.name}/{entry.key}" + (f" ({number})" if number > 1 else "")
+        number += 1
+    return entry if key == entry.key else replace(entry, key=key, label=key)
 
 
 def is_folder(path: Path) -> bool:
