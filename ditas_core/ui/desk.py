@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class Desk:
     result    cache key of the last comparison
     notes     what single tabs remember, each under its own name
     left      when the visitor's tab was closed; 0 while it is open
+    jobs      that run or wait for this visitor: the desk is not cleared meanwhile
     """
 
     key: str
@@ -40,6 +42,23 @@ class Desk:
     notes: dict[str, Any] = field(default_factory=dict)
     touched: float = 0.0
     left: float = 0.0
+    jobs: set[object] = field(default_factory=set)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing on it that its owner would miss."""
+        return not (self.recipes or self.searches or self.result or self.spec)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While a job runs or waits."""
+        job = object()
+        self.jobs.add(job)
+        try:
+            yield
+        finally:
+            self.touched = time.monotonic()
+            self.jobs.discard(job)
 
     def keep(self, name: str, recipe: Recipe) -> None:
         """Under this name from now on; the oldest recipes make room."""
@@ -75,10 +94,20 @@ class Desks:
             desk = self.desks.setdefault(key, Desk(key))
             desk.touched, desk.left = time.monotonic(), 0.0
             self.desks.move_to_end(key)
-            while len(self.desks) > self.most:
-                self.desks.popitem(last=False)
+            while len(self.desks) > self.most and self.make_room(desk):
+                pass
         self.sweep()
         return desk
+
+    def make_room(self, kept: Desk) -> bool:
+        """Remove the empty desk seen longest ago, else the one seen longest ago; False if all
+        others have work under way.
+        """
+        idle = [desk for desk in self.desks.values() if not desk.jobs and desk is not kept]
+        for desk in [each for each in idle if each.empty] or idle:
+            del self.desks[desk.key]
+            return True
+        return False
 
     def leave(self, key: str) -> None:
         """The visitor's tab was closed: running work stops, the desk goes if nobody returns."""
@@ -94,8 +123,11 @@ class Desks:
             old = [
                 key
                 for key, desk in self.desks.items()
-                if desk.touched < now - self.expires_s
-                or (desk.left and desk.left < now - self.left_s)
+                if not desk.jobs
+                and (
+                    desk.touched < now - self.expires_s
+                    or (desk.left and desk.left < now - self.left_s)
+                )
             ]
             for key in old:
                 del self.desks[key]

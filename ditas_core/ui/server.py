@@ -8,6 +8,7 @@ what the page uses and nothing else, before Gradio sees it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -44,6 +45,9 @@ GET_BELOW = (
 )  # fmt: skip
 POST_EXACT = frozenset({f"{API}/{name}" for name in ("queue/join", "cancel", "reset", "reset/")})
 POST_BELOW = (f"{API}/call/", f"{API}/run/", f"{API}/api/")
+CALL_V2 = f"{API}/call/v2/"
+LONGEST_NAME = 255
+"""Bytes of a file's name; the system refuses to look for longer ones."""
 SHORT = {
     400: "the request was not understood",
     403: "not allowed",
@@ -54,6 +58,8 @@ SHORT = {
     422: "the request was not understood: expected what this page sends",
     500: "something went wrong on the server; the request was dropped",
 }
+MISUSES = (KeyError, TypeError, ValueError)
+"""What Gradio raises where a request lacks something or has the wrong type."""
 REPLACED = frozenset({403, 404, 405, 422})
 """Answers of Gradio's that repeat what was sent."""
 logger = logging.getLogger(__name__)
@@ -71,11 +77,15 @@ def is_open(method: str, path: str) -> bool:
     """Whether the page needs this route."""
     if len(path) > 2000 or "\0" in path or "\\" in path or "/../" in f"{path}/":
         return False
+    if any(len(part.encode()) > LONGEST_NAME for part in path.split("/")):
+        return False
     if method in ("GET", "HEAD"):
         if path.startswith(f"{API}/file="):
             return SCHEME.match(path.removeprefix(f"{API}/file=")) is None
         return path in GET_EXACT or path.startswith(GET_BELOW)
-    return method == "POST" and (path in POST_EXACT or path.startswith(POST_BELOW))
+    return method == "POST" and (
+        path in POST_EXACT or (path.startswith(POST_BELOW) and not path.startswith(CALL_V2))
+    )
 
 
 def check_session(value: object) -> None:
@@ -182,9 +192,11 @@ class Gate:
         except Exception as error:
             path, kind = str(scope["path"])[:80], type(error).__name__
             logger.warning("%s %r: %s", scope["method"], path, kind)
-            if started:
-                raise
-            await self.answer(send, 400 if isinstance(error, KeyError | ValueError) else 500)
+            if started:  # nothing can be taken back: the answer ends here
+                with contextlib.suppress(Exception):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            await self.answer(send, 400 if isinstance(error, MISUSES) else 500)
 
     async def answer(self, send: Send, status: int) -> None:
         """A short JSON answer; the connection is closed where the request was not read."""

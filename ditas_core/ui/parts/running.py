@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..bench import Bench
 from ..desk import Desk
-from ..line import Line
+from ..line import Line, Ticket
 from .messages import clock, reported, status
 
 STATUS_S, ONCE_S = 0.2, 0.4
@@ -48,7 +48,10 @@ class Finished:
 
 CANCELLED = "Cancelled. What was on view stays."
 STOPPING = "Stopping as soon as the step under way has ended."
+LOST = "Stopped: the connection to this page was lost."
+RUNNING, STOPPED, FAILED, ENDED = "running", "stopped", "failed", "ended"
 Work = Callable[..., Iterator[Progress | Finished]]
+Steps = Generator[tuple[Any, ...], None, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -123,43 +126,55 @@ def wire_job(
     longest = bench.limits.job_s
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     idle = (gr.update(interactive=True), gr.update(interactive=False))
-    state = f"state of {controls.start.elem_id}"  # "running", "stopping", "ended"
+    state = f"state of {controls.start.elem_id}"  # one of the words below, on the desk
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         desk = bench.desk(request)
-        desk.notes[state] = "running"
-        with reported(), (bench.line if line is None else line).join() as ticket:
-            for ahead in ticket.waits():
-                if desk.left:
-                    return
-                yield (status(place(ahead), "busy"), *busy, *skip)
-            yield (status("Starting", "busy", 0.0), *busy, *skip)
-            began = part_began = time.monotonic()
-            part, last = 0, 0.0
-            with closing(work(desk, *values)) as events:  # type: ignore[type-var]
-                for event in events:
-                    now = time.monotonic()
-                    if desk.left:  # nobody looks any more
-                        return
-                    if isinstance(event, Finished):
-                        desk.notes[state] = "ended"
-                        yield (status(event.text, event.kind, 1.0), *idle, *event.outputs)
-                        return
-                    if longest and now - began > longest:
-                        break
-                    if event.part[0] != part:
-                        part, part_began = event.part[0], now
-                    if event.outputs is None and now - last < STATUS_S:
-                        continue
-                    last = now
-                    text = status(progress_text(event, began, part_began), "busy", event.fraction)
-                    shown = skip if event.outputs is None else event.outputs
-                    # the buttons again: of two answers that come at once the page may drop one
-                    yield (text, *busy, *shown)
-            # the work has been closed, as after Cancel, and keeps what it has found
-            text, left = kept(desk, values)
-            desk.notes[state] = "ended"
-            yield (status(overdue(text, longest), "warn"), *idle, *left)
+        desk.notes[state] = RUNNING
+        try:
+            with reported():
+                waiting = bench.line if line is None else line
+                with desk.working(), waiting.join() as ticket:
+                    end = yield from steps(desk, ticket, values)
+                desk.notes[state] = ENDED
+                yield end  # the place in the line is free already
+        except GeneratorExit:  # cancelled, or the page has all of it
+            if desk.notes[state] != ENDED:
+                desk.notes[state] = STOPPED
+            raise
+        except BaseException:
+            desk.notes[state] = FAILED
+            raise
+
+    def steps(desk: Desk, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
+        """What the page is told meanwhile; returns the last of it."""
+        for ahead in ticket.waits():
+            if desk.left:
+                return (status(LOST, "warn"), *idle, *skip)
+            yield (status(place(ahead), "busy"), *busy, *skip)
+        yield (status("Starting", "busy", 0.0), *busy, *skip)
+        began = part_began = time.monotonic()
+        part, last = 0, 0.0
+        with closing(work(desk, *values)) as events:  # type: ignore[type-var]
+            for event in events:
+                now = time.monotonic()
+                if isinstance(event, Finished):
+                    return (status(event.text, event.kind, 1.0), *idle, *event.outputs)
+                if desk.left or (longest and now - began > longest):
+                    break
+                if event.part[0] != part:
+                    part, part_began = event.part[0], now
+                if event.outputs is None and now - last < STATUS_S:
+                    continue
+                last = now
+                text = status(progress_text(event, began, part_began), "busy", event.fraction)
+                shown = skip if event.outputs is None else event.outputs
+                # the buttons again: of two answers that come at once the page may drop one
+                yield (text, *busy, *shown)
+        # the work has been closed, as after Cancel, and keeps what it has found
+        text, left = kept(desk, values)
+        text = f"{LOST} {text}" if desk.left else overdue(text, longest)
+        return (status(text, "warn"), *idle, *left)
 
     def kept(desk: Desk, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """The line and the outputs of a job that was stopped before its end."""
@@ -168,18 +183,17 @@ def wire_job(
     def on_cancel(request: gr.Request) -> tuple[Any, ...]:
         """At once; the step under way may take a while longer."""
         notes = bench.desk(request).notes
-        if notes.get(state) != "running":  # it has just ended
+        if notes.get(state) != RUNNING:  # it has just ended
             return tuple(gr.skip() for _ in controls.outputs)
-        notes[state] = "stopping"
         return (status(STOPPING, "busy"), gr.skip(), gr.update(interactive=False))
 
     def on_end(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The job has failed, or it was cancelled and its work has been closed."""
         desk = bench.desk(request)
-        before, desk.notes[state] = desk.notes.get(state), "ended"
-        if before == "ended":  # cancelled too late: what it said stays
+        before, desk.notes[state] = desk.notes.get(state), ENDED
+        if before == ENDED:  # cancelled too late: what it said stays
             return (gr.skip(), *idle, *skip)
-        if before != "stopping":
+        if before in (None, FAILED):
             return (status("Not run: see the message.", "warn"), *idle, *skip)
         with reported():
             text, shown = kept(desk, values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
+import sys
 from collections.abc import Sequence
 
 from .messages import refuse
@@ -20,11 +20,11 @@ def shown(value: object) -> str:
 
 def real(value: object, name: str, low: float, high: float) -> float:
     """A finite number from low to high."""
+    low, high = max(low, -sys.float_info.max), min(high, sys.float_info.max)
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
+        or not low <= value <= high  # NaN is nowhere between
     ):
         raise refuse(f"{name}: expected a number from {low:g} to {high:g}, got {shown(value)}")
     return float(value)

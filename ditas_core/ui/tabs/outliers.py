@@ -77,11 +77,11 @@ def read_scene(bench: Bench, desk: Desk, values: tuple[Any, ...], keep: bool) ->
     except AtlasError as error:
         half, note = Half.BOTH, f" {error}."
         ranking = atlas.ranking(alphas, measure, half)
-    if not keep and layer not in atlas.groups:
+    if not keep and str(layer) not in atlas.groups:
         layer = show.calmed(ranking).layer
     layer = one_of(layer, "layer", list(atlas.groups))
     steps = [show.WHOLE_RUN, *map(str, atlas.timesteps)]
-    if not keep and timestep not in steps:
+    if not keep and str(timestep) not in steps:
         timestep = show.WHOLE_RUN
     timestep = one_of(timestep, "timestep", steps)
     alpha = alphas.get(layer)

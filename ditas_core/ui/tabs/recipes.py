@@ -29,6 +29,8 @@ from .editing import available, known_errors
 
 MOST_COMPARED = 4
 LONGEST_JSON = 200_000
+MOST_RANK, MOST_ITERATIONS = 64, 10
+"""Of a branch that is computed while somebody waits."""
 PAIR = "Choose two to four recipes to compare"
 
 
@@ -250,6 +252,13 @@ def loaded(bench: Bench, desk: Desk, choice: Choice, text: Any, name: Any) -> st
         raise refuse(f"recipe: expected the {len(groups)} layers of {checkpoint.name}, got others")
     if not 0 < len(recipe.name) <= LONGEST_METHOD or not recipe.name.isprintable():
         raise refuse(f"recipe: expected a method of up to {LONGEST_METHOD} printable characters")
+    for group, layer in recipe.layers.items():
+        if layer.low_rank.rank > MOST_RANK or layer.low_rank.iterations > MOST_ITERATIONS:
+            raise refuse(
+                f"recipe: {group}: expected a low-rank branch of rank up to {MOST_RANK} in up to "
+                f"{MOST_ITERATIONS} iterations on this page, got {layer.low_rank.rank} in "
+                f"{layer.low_rank.iterations}; use it on the command line"
+            )
     layers = {group: recipe.layers[group] for group in groups}
     desk.keep(label, replace(recipe, layers=layers, calibration_file=""))
     return label

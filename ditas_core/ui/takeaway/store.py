@@ -40,7 +40,7 @@ class Store:
 
     def place(self, *contents: str) -> Path:
         """The folder of this content, new or as it was left."""
-        digest = hashlib.sha256("\0".join(contents).encode()).hexdigest()
+        digest = hashlib.sha256("\0".join(contents).encode(errors="replace")).hexdigest()
         path = self.folder / digest[:32]
         with self.lock:
             path.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ class Store:
 
     def write(self, path: Path, content: str | bytes) -> str:
         """A file, whole or not at all; the oldest folders make room."""
-        data = content.encode() if isinstance(content, str) else content
+        data = content.encode(errors="replace") if isinstance(content, str) else content
         with self.lock:
             path.parent.mkdir(exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
