@@ -43,8 +43,8 @@ def check_schedule(config: dict[str, Any]) -> None:
         raise CheckpointError(f"{FILE}: expected {times} trained_betas, got {got}")
     known = {k: v for k, v in config.items() if not k.startswith("_") and k != "variance_type"}
     try:
-        kept = DDIMScheduler.from_config(known).alphas_cumprod  # (T,)
-        whole = bool(torch.isfinite(kept).all() and (kept >= 0).all() and (kept <= 1).all())
+        betas = DDIMScheduler.from_config(known).betas  # (T,)
+        whole = bool(torch.isfinite(betas).all() and (betas >= 0).all() and (betas <= 1).all())
     except Exception as error:  # diffusers raises many types; each means an unusable file
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{FILE}: expected a noise schedule ({first[:200]})") from None
