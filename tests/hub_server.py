@@ -66,7 +66,8 @@ class Hub:
 
     A fault is a status, a status with seconds to wait, or a word: "drop" breaks off in the
     middle, "cut" before the first byte, "stall" says nothing after half, "wrong" has a bit
-    changed, "all again" ignores where to start.
+    changed, "all again" ignores where to start (", short": and breaks off), "a page" answers
+    with something else.
 
     faults   of a path in the repository: what to do with its next requests for bytes
              (``GET``), or for what it is (``HEAD path``), one after another
@@ -136,10 +137,13 @@ class Handler(BaseHTTPRequestHandler):
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if fault == "wrong":
             content = bytes([content[0] ^ 1]) + content[1:]
-        first = int(start[1]) if start and fault != "all again" else 0
+        again = isinstance(fault, str) and fault.startswith(("all again", "a page"))
+        first = int(start[1]) if start and not again else 0
         status = 206 if first else 200
         body = content[first:]
-        half = fault in ("drop", "stall")
+        if isinstance(fault, str) and fault.startswith("a page"):
+            body = b"<html>sign in"
+        half = fault in ("drop", "stall", "all again, short")
         self.answer(status, headers, body, method, half=half, none=fault == "cut")
         if fault == "stall":
             self.hub.over.wait(60)

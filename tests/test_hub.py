@@ -155,6 +155,17 @@ def test_a_server_without_ranges_starts_over(hub: Hub, tmp_path: Path) -> None:
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
 
 
+@pytest.mark.parametrize("fault", ["all again", "a page"])
+def test_a_server_that_never_comes_further_is_given_up(
+    hub: Hub, tmp_path: Path, fault: str
+) -> None:
+    """It answers every request, with the beginning alone, or with something short."""
+    hub.faults[HEAVY] = ["drop" if fault == "all again" else fault] + [f"{fault}, short"] * 100
+    with pytest.raises(CheckpointError, match="the connection broke 5 times"):
+        get(hub, tmp_path)
+    assert len(hub.requests("GET", HEAVY)) <= 8
+
+
 def test_a_cancelled_download_is_resumed(hub: Hub, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(transfer, "CHUNK", 10_000)
     steps = fetch_steps(SOURCE, tmp_path, hub.endpoint, sleep=Waits())

@@ -145,6 +145,35 @@ def test_the_server_fetches_nothing_for_a_visitor(http: httpx.Client) -> None:
             listener.accept()
 
 
+STRANGE = [
+    ("GET", "/gradio_api/queue/data?session_hash=nobody", None),
+    ("GET", "/gradio_api/queue/data?session_hash=", None),
+    ("GET", "/gradio_api/queue/data", None),
+    ("GET", "/gradio_api/call/nothing/of-that-name", None),
+    ("POST", "/gradio_api/call/v2/describe", {"data": [1], "fn_index": 1, "session_hash": "zz"}),
+    ("POST", "/gradio_api/run/describe", {"data": [1]}),
+    ("POST", "/gradio_api/cancel", {"session_hash": "x"}),
+    ("POST", "/gradio_api/cancel", {"session_hash": "x", "fn_index": 3, "event_id": "of another"}),
+    ("GET", f"/assets/{'a' * 1900}", None),
+    ("GET", f"/static/{'a/' * 90}{'b' * 300}", None),
+    ("GET", f"/gradio_api/file={'c' * 1000}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), STRANGE, ids=range(len(STRANGE)))
+def test_what_nobody_has_asked_for_leaves_no_traceback(
+    http: httpx.Client,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    body: Any,
+) -> None:
+    found = http.request(method, path, json=body)
+    assert found.status_code < 500 and len(found.text) < 400
+    assert "Traceback" not in found.text
+    assert not [each for each in caplog.records if each.exc_info or "Traceback" in each.message]
+
+
 def answer(link: socket.socket) -> tuple[int, bytes]:
     with link:
         found = link.makefile("rb").read()

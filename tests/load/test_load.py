@@ -218,6 +218,95 @@ def test_a_hundred_visitors_who_left_are_forgotten() -> None:
     assert set(desks.desks) <= {"v7", "v99"}
 
 
+def test_a_desk_with_work_under_way_stays() -> None:
+    desks = Desks(most=4, expires_s=0.05, left_s=0.05)
+    busy, rich = desks.of("busy"), desks.of("rich")
+    with busy.working(), rich.working():
+        time.sleep(0.1)
+        desks.leave("busy")
+        time.sleep(0.1)
+        assert desks.sweep() == 0
+        for number in range(20):
+            desks.of(f"flood {number}")
+        assert {"busy", "rich"} <= set(desks.desks) and len(desks.desks) == 4
+    assert time.monotonic() - busy.touched < 1, "seen until its job ended"
+    time.sleep(0.1)
+    assert desks.sweep() == 4
+    desks = Desks(most=3)
+    desks.of("owner").result = "something"
+    for number in range(20):
+        desks.of(f"flood {number}")
+    assert "owner" in desks.desks and len(desks.desks) == 3, "who has nothing makes room first"
+    with desks.of("a").working(), desks.of("b").working(), desks.of("owner").working():
+        assert desks.of("c") is desks.of("c") and len(desks.desks) == 4
+
+
+def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served) -> None:
+    """205 others come while it runs; its heartbeat ends, its stream does not: it is told."""
+    slow = slowed(page)
+    visitor, other = Visitor(page.url), Visitor(page.url)
+    number, describe = visitor.number("compare"), other.number("describe")
+    visitor.open()
+    _, messages = begin(page, visitor, number, 11)
+    for each in range(205):
+        page.bench.desks.of(f"flood {each}")
+    assert other.ask(describe, page.bar())["success"]
+    assert visitor.session in page.bench.desks.desks
+    assert visitor.beats is not None
+    visitor.beats.close()
+    until(lambda: not page.bench.line.locked(), STOPPED_S)
+    last = [message for message in messages if message["msg"] == "process_completed"][-1]
+    slow.remove()
+    line, start, cancel = last["output"]["data"][:3]
+    assert "connection to this page was lost" in line
+    assert start["interactive"] and not cancel["interactive"]
+    other.close()
+    visitor.close()
+
+
+def asked_directly(visitor: Visitor, page: Served, number: int, data: Any) -> list[Any]:
+    """What a listener without a queue answers."""
+    body = {"fn_index": number, "data": data, "session_hash": visitor.session}
+    found = visitor.http.post("/gradio_api/run/predict", json=body)
+    assert found.status_code == 200, found.text
+    answer: list[Any] = found.json()["data"]
+    return answer
+
+
+def listeners_of(page: Served, name: str) -> tuple[int, int, int]:
+    """Numbers of a job's start, of its Cancel and of what follows its end."""
+    start = next(n for n, fn in page.demo.fns.items() if fn.api_name == name)
+    button = page.demo.fns[start].outputs[2]._id
+    others = page.demo.fns.items()
+    cancel = next(n for n, fn in others if (button, "click") in fn.targets and fn.fn)
+    end = next(n for n, fn in others if fn.trigger_after == start and fn.trigger_only_on_failure)
+    return start, cancel, end
+
+
+@pytest.mark.parametrize("first", ["cancel", "end"])
+def test_whichever_answer_to_cancel_comes_first(page: Served, first: str) -> None:
+    slow = slowed(page)
+    start, cancel, end = listeners_of(page, "compare")
+    data = page.compare(seed=12, steps=100)
+    with closing(Visitor(page.url)) as visitor:
+        event, _ = begin(page, visitor, start, 12)
+        if first == "cancel":
+            assert "Stopping" in asked_directly(visitor, page, cancel, [])[0]
+        visitor.cancel(start, event)
+        line, begun, ended = asked_directly(visitor, page, end, data)[:3]
+        assert "Cancelled" in line and begun["interactive"] and not ended["interactive"]
+        if first == "end":  # too late: nothing changes
+            assert "Stopping" not in json.dumps(asked_directly(visitor, page, cancel, []))
+            assert visitor.ask(start, page.compare(seed=12))["success"]
+            asked_directly(visitor, page, cancel, [])
+            assert "Cancelled" not in json.dumps(asked_directly(visitor, page, end, data))
+        # the next ones do not run, which is another thing
+        for wrong in ([*data[:3], -1, *data[4:]], [*data[:2], -1, *data[3:]]):
+            assert not visitor.ask(start, wrong)["success"]
+            assert "Not run" in asked_directly(visitor, page, end, data)[0]
+    slow.remove()
+
+
 def test_a_visitor_who_comes_back_finds_everything() -> None:
     desks = Desks(left_s=30)
     desk = desks.of("a")

@@ -141,6 +141,57 @@ def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_p
     assert checkpoint.fingerprint == fingerprint(from_original(state, heads=2))
 
 
+def test_names_that_collide_are_told_apart(repository: Path, tmp_path: Path) -> None:
+    places = [tmp_path / place / "model" for place in ("a", "b", "b/b", "assets")]
+    for place in places:
+        list(convert_folder(repository, place))
+    *named, _ = map(str, places)
+    entries = find_checkpoints(tmp_path / "assets", [*named, named[1]])
+    names = {key: entry.source for key, entry in entries.items() if entry.local and not entry.half}
+    assert names == {
+        "model": str(places[3]), "a/model": named[0], "b/model": named[1], "b/model (2)": named[2],
+    }  # fmt: skip
+    for key, source in names.items():
+        if key != "model":
+            assert entries[f"{key} (bfloat16)"].source == source
+
+
+def test_the_folder_one_stands_in_has_a_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert folder.name in find_checkpoints(tmp_path / "none", ["."])
+
+
+def test_loads_that_start_together_share_the_bound(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for one and a bit: three visitors ask for three models at once."""
+    names = ["one", "two", "three"]
+    for name in names:
+        list(convert_folder(repository, tmp_path / name))
+    bench = Bench(find_checkpoints(tmp_path / "x", [str(tmp_path / n) for n in names]), SHORT)
+    bench.cache.limit = int(1.2 * need_of(bench, "one").float32)
+    under_way, most = [0], [0]
+
+    def watched(*arguments: Any, **options: Any) -> Checkpoint:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        try:
+            time.sleep(0.1)
+            return load_checkpoint(*arguments, **options)
+        finally:
+            under_way[0] -= 1
+
+    monkeypatch.setattr(bench_module, "load_checkpoint", watched)
+    threads = [threading.Thread(target=bench.checkpoint, args=(Model(n),)) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most[0] == 1
+
+
 def test_a_lender_on_the_hub_is_not_fetched_by_a_visitor(hub: Hub, tmp_path: Path) -> None:
     weights = tmp_path / "original.pt"
     write_state(weights, random_state(tiny()))

@@ -15,7 +15,7 @@ from ..desk import Desk
 from ..line import Line, Ticket
 from .messages import clock, reported, status
 
-STATUS_S, ONCE_S = 0.2, 0.4
+STATUS_S, ONCE_S, LATE_S = 0.2, 0.4, 10.0
 REFUSED_AT_ONCE = 8
 """Jobs beyond the line that may start at a time, to be told that it is full."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
@@ -126,7 +126,8 @@ def wire_job(
     longest = bench.limits.job_s
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     idle = (gr.update(interactive=True), gr.update(interactive=False))
-    state = f"state of {controls.start.elem_id}"  # one of the words below, on the desk
+    state = f"state of {controls.start.elem_id}"  # on the desk: one of four words
+    asked = f"cancelled {controls.start.elem_id}"  # when
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         desk = bench.desk(request)
@@ -183,6 +184,7 @@ def wire_job(
     def on_cancel(request: gr.Request) -> tuple[Any, ...]:
         """At once; the step under way may take a while longer."""
         notes = bench.desk(request).notes
+        notes[asked] = time.monotonic()
         if notes.get(state) != RUNNING:  # it has just ended
             return tuple(gr.skip() for _ in controls.outputs)
         return (status(STOPPING, "busy"), gr.skip(), gr.update(interactive=False))
@@ -191,9 +193,10 @@ def wire_job(
         """The job has failed, or it was cancelled and its work has been closed."""
         desk = bench.desk(request)
         before, desk.notes[state] = desk.notes.get(state), ENDED
-        if before == ENDED:  # cancelled too late: what it said stays
+        cancelled = time.monotonic() - desk.notes.pop(asked, 0.0) < LATE_S
+        if before == ENDED and cancelled:  # too late: what it said stays
             return (gr.skip(), *idle, *skip)
-        if before in (None, FAILED):
+        if before in (None, FAILED, ENDED):  # it did not even begin, or broke off
             return (status("Not run: see the message.", "warn"), *idle, *skip)
         with reported():
             text, shown = kept(desk, values)
