@@ -18,12 +18,14 @@ from .loop import (
     spread_labels,
 )
 from .processes import batches_of, join_rows, process_group, wait_for_all
+from .stopping import Stopped, until_stopped
 
 __all__ = [
     "Conditions",
     "ForwardDone",
     "Position",
     "Step",
+    "Stopped",
     "TransformerAt",
     "batches_of",
     "build_scheduler",
@@ -38,5 +40,6 @@ __all__ = [
     "process_group",
     "sample_latents",
     "spread_labels",
+    "until_stopped",
     "wait_for_all",
 ]

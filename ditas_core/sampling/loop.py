@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from ..specs import NULL_CLASS, SamplingSpec
+from .stopping import between
 
 StepCallback = Callable[["Step"], None]
 TransformerAt = Callable[[int], nn.Module]
@@ -129,11 +130,10 @@ def predict_eps(
     both = torch.cat([latents, latents])  # (2N, C, H, W)
     times = torch.full((both.shape[0],), timestep, dtype=torch.long)
     there = next(transformer.parameters())
-    out = transformer(
-        placed(both, there),
-        timestep=placed(times, there),
-        **forward_arguments(transformer, labels, conditions),
-    ).sample.to(latents.device, torch.float32)
+    arguments = forward_arguments(transformer, labels, conditions)
+    with between(getattr(transformer, "transformer_blocks", ())):
+        out = transformer(placed(both, there), timestep=placed(times, there), **arguments)
+    out = out.sample.to(latents.device, torch.float32)
     return guided_eps(out[:, :channels], spec)  # a learned variance, if any, is dropped
 
 
@@ -249,7 +249,8 @@ def sample_latents(
 def decode_latents(vae: AutoencoderKL, latents: Tensor, batch: int = 16) -> Tensor:
     """Images in [0, 1], (N, 3, H, W)."""
     scaled = latents.to(vae.device) / float(vae.config.scaling_factor)
-    parts = [vae.decode(chunk).sample.cpu() for chunk in scaled.split(batch)]
+    with between([*vae.decoder.up_blocks, vae.decoder.conv_out]):
+        parts = [vae.decode(chunk).sample.cpu() for chunk in scaled.split(batch)]
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)  # (N, 3, H, W)
 
 

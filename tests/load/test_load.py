@@ -264,6 +264,41 @@ def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served) -> None
     visitor.close()
 
 
+@pytest.mark.parametrize("way", ["cancel", "tab"])
+def test_a_forward_pass_is_not_waited_for(page: Served, way: str) -> None:
+    """A large model's may take longer than anybody waits: the work ends between two blocks."""
+    begun: list[int] = []
+    blocks = page.bench.checkpoint(page.bench.default).transformer.transformer_blocks
+
+    def long(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.5)
+
+    slow = [
+        block.register_forward_pre_hook(lambda *_, n=n: long(n)) for n, block in enumerate(blocks)
+    ]
+    start, cancel, end = listeners_of(page, "compare")
+    visitor = Visitor(page.url)
+    visitor.open()
+    event, _ = begin(page, visitor, start, 13)
+    so_far = len(begun)
+    until(lambda: begun[so_far:].count(0) == 2, 20)  # in the first block of a pass
+    if way == "cancel":
+        assert "Stopping" in asked_directly(visitor, page, cancel, [])[0]
+        until(lambda: not page.bench.line.locked(), 0.9)
+        visitor.cancel(start, event)
+        line = asked_directly(visitor, page, end, page.compare(seed=13, steps=100))[0]
+        assert "Cancelled" in line
+    else:
+        assert visitor.beats is not None
+        visitor.beats.close()
+        until(lambda: not page.bench.line.locked(), 0.9)
+    assert begun[-1] == 0, "the second block has not run any more"
+    for each in slow:
+        each.remove()
+    visitor.close()
+
+
 def asked_directly(visitor: Visitor, page: Served, number: int, data: Any) -> list[Any]:
     """What a listener without a queue answers."""
     body = {"fn_index": number, "data": data, "session_hash": visitor.session}

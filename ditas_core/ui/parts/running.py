@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from ...sampling import Stopped, until_stopped
 from ..bench import Bench
 from ..desk import Desk
 from ..line import Line, Ticket
@@ -51,7 +52,7 @@ STOPPING = "Stopping as soon as the step under way has ended."
 LOST = "Stopped: the connection to this page was lost."
 RUNNING, STOPPED, FAILED, ENDED = "running", "stopped", "failed", "ended"
 Work = Callable[..., Iterator[Progress | Finished]]
-Steps = Generator[tuple[Any, ...], None, tuple[Any, ...]]
+Steps = Generator[tuple[Any, ...], None, tuple[Any, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,15 @@ def wire_job(
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         desk = bench.desk(request)
         desk.notes[state] = RUNNING
+        desk.notes.pop(asked, None)
         try:
             with reported():
                 waiting = bench.line if line is None else line
                 with desk.working(), waiting.join() as ticket:
                     end = yield from steps(desk, ticket, values)
-                desk.notes[state] = ENDED
-                yield end  # the place in the line is free already
+                desk.notes[state] = STOPPED if end is None else ENDED
+                if end is not None:
+                    yield end  # the place in the line is free already
         except GeneratorExit:  # cancelled, or the page has all of it
             if desk.notes[state] != ENDED:
                 desk.notes[state] = STOPPED
@@ -148,20 +151,28 @@ def wire_job(
             raise
 
     def steps(desk: Desk, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
-        """What the page is told meanwhile; returns the last of it."""
+        """What the page is told meanwhile; returns the last of it, None after Cancel."""
         for ahead in ticket.waits():
             if desk.left:
                 return (status(LOST, "warn"), *idle, *skip)
+            if asked in desk.notes:
+                return None
             yield (status(place(ahead), "busy"), *busy, *skip)
         yield (status("Starting", "busy", 0.0), *busy, *skip)
         began = part_began = time.monotonic()
         part, last = 0, 0.0
-        with closing(work(desk, *values)) as events:  # type: ignore[type-var]
-            for event in events:
+
+        def is_over() -> bool:
+            """Also in the middle of a step: a forward pass may take long."""
+            late = bool(longest) and time.monotonic() - began > longest
+            return late or bool(desk.left) or asked in desk.notes
+
+        with suppress(Stopped), closing(work(desk, *values)) as events:  # type: ignore[type-var]
+            for event in until_stopped(events, is_over):
                 now = time.monotonic()
                 if isinstance(event, Finished):
                     return (status(event.text, event.kind, 1.0), *idle, *event.outputs)
-                if desk.left or (longest and now - began > longest):
+                if is_over():
                     break
                 if event.part[0] != part:
                     part, part_began = event.part[0], now
@@ -172,6 +183,8 @@ def wire_job(
                 shown = skip if event.outputs is None else event.outputs
                 # the buttons again: of two answers that come at once the page may drop one
                 yield (text, *busy, *shown)
+        if asked in desk.notes:
+            return None
         # the work has been closed, as after Cancel, and keeps what it has found
         text, left = kept(desk, values)
         text = f"{LOST} {text}" if desk.left else overdue(text, longest)
