@@ -464,6 +464,16 @@ def test_what_is_not_a_recipe_is_refused(bench, desk, choice):
             {**document, "layers": {**document["layers"], "0.qkv": {**layer, "bits": "W4A8"}}}
         ),
         good.to_json() + " " * LONGEST_JSON,
+        *(
+            json.dumps(
+                {**document, "layers": {**document["layers"], "0.qkv": {**layer, **change}}}
+            )
+            for change in (
+                {"alpha": 10**400},
+                {"low_rank": {**layer["low_rank"], "rank": 65}},
+                {"low_rank": {**layer["low_rank"], "iterations": 11}},
+            )
+        ),
     ]  # fmt: skip
     for text in bad:
         began = time.monotonic()
