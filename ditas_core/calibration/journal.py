@@ -118,10 +118,14 @@ def is_journal(folder: Path) -> bool:
 
 
 def remove_journals(folder: Path) -> None:
-    """Remove the journals of all processes in ``folder``, and the folder once it is empty."""
+    """Remove the journals of all processes in ``folder``, and the folder once it is empty.
+
+    Several processes may do so at once.
+    """
     for path in folder.glob("*-of-*"):
-        if is_journal(path):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another one was faster
+            if is_journal(path):
+                shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
 

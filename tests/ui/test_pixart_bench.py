@@ -47,7 +47,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def client(bench: Bench) -> Iterator[Client]:
     demo = build_app(bench)
     _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, _frontend=False,
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True,
         **launch_options(),
     )  # fmt: skip
     yield Client(url, verbose=False)

@@ -120,7 +120,7 @@ def demo(bench) -> gr.Blocks:
 @pytest.fixture(scope="module")
 def client(demo) -> Iterator[Client]:
     _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, _frontend=False,
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True,
         **launch_options(),
     )  # fmt: skip
     yield Client(url, verbose=False)
