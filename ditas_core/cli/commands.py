@@ -146,7 +146,11 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         calibration = calibrated(checkpoint, spec, journal, shard, exchange, resumed)
         if rank == 0:
             calibration.save(args.out)
-        wait_for_all()  # until the file is there each finished step may be needed again
+        try:
+            wait_for_all()  # until the file is there each finished step may be needed again
+        except ConnectionError:
+            if rank != 0:  # whoever has written it needs nothing of the others any more
+                raise
         remove_journals(partial)
     seconds = time.perf_counter() - started
     if rank == 0:
