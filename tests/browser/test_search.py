@@ -83,7 +83,7 @@ def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, bench, axe, sh
     page.locator("#start-search").click()
     expect(line).to_contain_text("elapsed")
     assert axe(page) == []
-    expect(line).to_contain_text("Done in")
+    expect(line).to_contain_text("Done in", timeout=120_000)
     assert rows(page, "#search-table") == LAYERS
     in_bar(page, "my W4A8 ditas search")
     page.locator("#start-search").click()
@@ -220,7 +220,7 @@ def test_errors_are_predicted_anew_on_another_run(watched, bench):
         field.fill(value)
         field.press("Tab")
     page.locator("#start-search").click()
-    expect(page.locator("#search-status")).to_contain_text("Done in")
+    expect(page.locator("#search-status")).to_contain_text("Done in", timeout=120_000)
     in_bar(page, "my W4A8 plain rounding")
     expect(page.locator("#edit-outcome")).to_contain_text("1 images × 4 steps")
     page.locator("#start-predict").click()

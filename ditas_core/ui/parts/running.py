@@ -226,9 +226,9 @@ def wire_job(
         concurrency_id=concurrency_id,
     )
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    controls.cancel.click(
-        on_cancel, None, controls.outputs, cancels=[running], queue=False, **private
-    )
+    # first: the page looks for the job before the answer of the second can have ended it
+    controls.cancel.click(None, None, None, cancels=[running], queue=False, **private)
+    controls.cancel.click(on_cancel, None, controls.outputs, queue=False, **private)
     # after Cancel as well, and not before the server has closed the job: a start that comes
     # earlier would be taken for a second one and get lost
     running.failure(on_end, inputs, [*controls.outputs, *outputs], queue=False, **private)
