@@ -146,11 +146,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         calibration = calibrated(checkpoint, spec, journal, shard, exchange, resumed)
         if rank == 0:
             calibration.save(args.out)
-        try:
-            wait_for_all()  # until the file is there each finished step may be needed again
-        except ConnectionError:
-            if rank != 0:  # whoever has written it needs nothing of the others any more
-                raise
+        wait_for_all()  # until the file is there each finished step may be needed again
         remove_journals(partial)
     seconds = time.perf_counter() - started
     if rank == 0:
