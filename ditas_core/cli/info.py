@@ -18,6 +18,7 @@ from ..checkpoints import (
 )
 from ..checkpoints.machine import figure
 from ..checkpoints.preflight import Need, diffusers_parameters
+from ..checkpoints.sources import is_file
 from ..specs import summarize
 from .commands import Report, effective_bits, say
 from .loading import load_any
@@ -34,13 +35,6 @@ def run_info(args: argparse.Namespace) -> Report:
             value = ", ".join(f"{name} {figure(number)}" for name, number in value.items())
         say(args, f"{key:>16}  {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return report
-
-
-def is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def describe_file(path: Path, like: str) -> Report:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import HUB_SOURCES, CheckpointError, HubSource, find_source
+from ..checkpoints.sources import is_file
 
 CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 LIKE_VARIABLE = "DITAS_LIKE"
@@ -119,13 +120,6 @@ def told_apart(entry: Entry, taken: dict[str, Entry]) -> Entry:
 
 def is_folder(path: Path) -> bool:
     return is_file(path / "model_index.json")
-
-
-def is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
 
 
 def hub_entry(key: str, hub: HubSource) -> Entry:

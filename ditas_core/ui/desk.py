@@ -104,10 +104,10 @@ class Desks:
         others have work under way.
         """
         idle = [desk for desk in self.desks.values() if not desk.jobs and desk is not kept]
-        for desk in [each for each in idle if each.empty] or idle:
-            del self.desks[desk.key]
-            return True
-        return False
+        gone = next((desk for desk in idle if desk.empty), idle[0] if idle else None)
+        if gone is not None:
+            del self.desks[gone.key]
+        return gone is not None
 
     def leave(self, key: str) -> None:
         """The visitor's tab was closed: running work stops, the desk goes if nobody returns."""
