@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +23,13 @@ from conftest import build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 from processes import LIMIT_S, Death, run, start
 
-from ditas_core.calibration import Calibration, CalibrationJournal, CalibrationProgress, calibrate
+from ditas_core.calibration import (
+    Calibration,
+    CalibrationJournal,
+    CalibrationProgress,
+    calibrate,
+    remove_journals,
+)
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.cli.progress import Lines
 from ditas_core.search import LayerDone, SearchJournal, SearchSpec, search
@@ -594,3 +602,30 @@ def test_progress_lines_count_what_was_there_before_as_done_but_not_as_work(
     clock.now = 104.0
     progress.update(10)
     assert capsys.readouterr().err == "working: 60 %, 4 s elapsed, about 16 s left\n"
+
+
+def test_journals_are_removed_by_many_at_once(tmp_path: Path) -> None:
+    """The folder comes and goes under everybody's hands, at every place of the removal."""
+    folder, stop = tmp_path / "c.safetensors.partial", threading.Event()
+    mistakes: list[Exception] = []
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            try:
+                with contextlib.suppress(OSError):
+                    (folder / "0-of-2").mkdir(parents=True)
+                    (folder / "0-of-2" / "step-0000.safetensors").touch()
+                remove_journals(folder)
+            except Exception as error:
+                mistakes.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    remove_journals(folder)  # a thread may have left what another one made just then
+    assert not mistakes, mistakes[:3]
+    assert not folder.exists()

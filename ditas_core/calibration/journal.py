@@ -120,10 +120,14 @@ def is_journal(folder: Path) -> bool:
 def remove_journals(folder: Path) -> None:
     """Remove the journals of all processes in ``folder``, and the folder once it is empty.
 
-    Several processes may do so at once.
+    Several processes may do so at once: whatever is gone at any moment, the folder
+    itself too, was removed by a faster one.
     """
-    for path in folder.glob("*-of-*"):
-        with contextlib.suppress(FileNotFoundError):  # another one was faster
+    journals: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):
+        journals = list(folder.glob("*-of-*"))
+    for path in journals:
+        with contextlib.suppress(FileNotFoundError):
             if is_journal(path):
                 shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
