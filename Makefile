@@ -2,6 +2,7 @@
 # make test   lint, types and every test that runs in minutes on a CPU
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
+# make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make audit  the pinned versions against the advisories of the package index (needs the network)
 # make hosting  the page as a Space hosts it: offline, read-only, 16 GB and 2 threads, ZeroGPU
 # make pins   the lowest and the newest versions in two new environments (9 GB of disk each)
@@ -15,7 +16,7 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 
-.PHONY: help app test browser slow hosting pins audit lint format chromium axe clean
+.PHONY: help app test browser slow stock hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,6 +32,10 @@ browser: $(VENV)/.installed-dev chromium axe
 
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+# beside the environment, so that everything else goes on without the library
+stock: $(VENV)/stock
+	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_pixart.py tests/test_captions.py -m slow $(PYTEST_ARGS)
 
 # --strict: a package that cannot be looked up is a failure, not a clean result
 audit: $(VENV)-audit/.installed
@@ -82,6 +87,11 @@ $(VENV)/.installed-app: $(VENV)/.python requirements.txt constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
 	@echo "installing the test tools"
 	@$(PIP) --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/stock: $(VENV)/.installed-dev tests/requirements-stock.txt
+	@rm -rf $@
+	@$(PIP) --no-deps --target $@ --requirement tests/requirements-stock.txt
 	@touch $@
 
 # in an environment of its own: its dependencies are not this project's
