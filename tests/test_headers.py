@@ -135,7 +135,10 @@ BAD: dict[str, tuple[str, bytes]] = {
     "shape of truth": ("shape in whole numbers", pack({"a": entry(True, size=4)}, bytes(4))),
     "shape is text": ("shape in whole", pack({"a": {**entry(1), "shape": "1"}}, bytes(4))),
     "1e9 dimensions": ("dimensions", pack({"a": entry(*[1] * 9)}, bytes(4))),
-    "overflowing shape": ("B for shape", pack({"a": entry(2**61, 2**61, size=0)})),
+    "overflowing shape": ("fewer than 2.62 B", pack({"a": entry(2**61, 2**61, size=0)})),
+    "overflow behind a 0": ("fewer than 2.62 B", pack({"a": entry(0, 2**61, 2**61, size=0)})),
+    "overflow before a 0": ("fewer than 2.62 B", pack({"a": entry(2**40, 2**40, 0, size=0)})),
+    "bytes that overflow": ("fewer than 2.62 B", pack({"a": entry(0, 2**60, size=0)})),
     "huge number in the shape": ("shape in whole", pack({"a": entry(10**300, size=0)})),
     "three offsets": (
         "two offsets",

@@ -21,9 +21,9 @@ from conftest import DEMO, build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 
 from ditas_core.artifact import load_quantized
-from ditas_core.checkpoints import CheckpointError, load_checkpoint, preflight, read_headers
+from ditas_core.checkpoints import CheckpointError, load_checkpoint, preflight
 from ditas_core.checkpoints.pickled_folder import convert_folder
-from ditas_core.checkpoints.weights import read_weights
+from ditas_core.checkpoints.weights import iterate_weights, read_headers, read_weights
 from ditas_core.cli import main
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -132,10 +132,76 @@ def test_what_a_pickle_asked_for_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(zipped(payloads(tmp_path / "w")["system"]))
     with pytest.raises(
-        CheckpointError, match=r"asks for posix.system.*weights_only=False"
+        CheckpointError, match=r"asks for posix.system.*ask whoever made the file"
     ) as caught:
         read_weights(path)
     assert "nothing in it was run" in str(caught.value)
+
+
+def keyed(made: bytes) -> bytes:
+    """A dictionary with one key, which the instructions ``made`` leave on the stack."""
+    return b"\x80\x02}(" + made + b"K\x01u."
+
+
+COSTLY = {
+    "a key 2,000 tuples deep": keyed(b")" + b"\x85" * 2_000),
+    "a key 190,000 tuples deep": keyed(b")" + b"\x85" * 190_000),
+    "a value 190,000 tuples deep": b"\x80\x02}(X\x01\x00\x00\x00a"
+    + b")"
+    + b"\x85" * 190_000
+    + b"u.",
+    "a key doubled 40 times": keyed(b")" + b"q\x00h\x00\x86" * 40),
+    "a size doubled 40 times": keyed(b"ctorch\nSize\n" + b")" + b"q\x00h\x00\x86" * 40 + b"\x85R"),
+    "a storage's key doubled 40 times": keyed(
+        b"X\x07\x00\x00\x00storage" + b")" + b"q\x00h\x00\x86" * 40 + b"\x86Q"
+    ),
+    "whole numbers that hash alike": keyed(
+        b"".join(b"\x8a\x14" + ((2**61 - 1) * k << 60).to_bytes(20, "little") for k in range(9))
+    ),
+    "more is taken than there is": b"\x80\x02}(\x85\x85u.",
+    "an object that was never kept": keyed(b"h\x07"),
+    "a mark that was never set": b"\x80\x02}u.",
+}
+
+
+@pytest.mark.parametrize("raw", COSTLY.values(), ids=COSTLY.keys())
+def test_no_pickle_costs_more_than_its_bytes(tmp_path: Path, raw: bytes) -> None:
+    """Unchecked, some of these end the process and others never end."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(zipped(raw))
+    started = time.process_time()
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        read_headers(path)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "name", ["DiT#2", "~v2", "50%", "a&b'c", "{x}", "a;b:c", "$HOME", "!*?", "Modell-ä", "模型"]
+)
+def test_any_name_a_file_may_have(tmp_path: Path, name: str) -> None:
+    """torch.save writes the file's name into the archive."""
+    path = tmp_path / f"{name}.pt"
+    state = {"a": torch.arange(6.0).reshape(2, 3)}
+    torch.save({"ema": {}, "model": state}, path)
+    assert torch.equal(read_weights(path)["a"], state["a"])
+
+
+def test_a_file_cut_short_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({str(i): torch.rand(300_000) for i in range(3)}, path)
+    weights = iterate_weights(path)
+    next(weights)
+    os.truncate(path, 100_000)
+    with pytest.raises(CheckpointError, match="cut short while it was read"):
+        next(weights)
+
+
+@pytest.mark.parametrize("key", [7, (1, 2), None, 1.5, b"a"])
+def test_every_tensor_has_a_name(tmp_path: Path, key: Any) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({key: torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="expected"):
+        read_headers(path)
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,17 @@ header agrees), so that torch's reader cannot find another one.
 
 from __future__ import annotations
 
-import pickletools
 import re
 import struct
 from dataclasses import dataclass
 
 from .errors import CheckpointError
 from .headers import REMEDY, OpenFile
+from .pickles import check_pickle, refused
 
 MAX_ENTRIES = 8_192
 MAX_DIRECTORY = 2 * 2**20  # bytes
 MAX_PICKLE = 4 * 2**20  # bytes
-MAX_STEPS = 200_000  # instructions of the pickle; each may make an object
 MAX_SMALL = 2**16  # bytes; entries that are neither the pickle nor a tensor
 END = struct.Struct("<4s4H2LH")
 END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -31,26 +30,8 @@ LOCATOR_64 = struct.Struct("<4sLQL")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 FULL_16, FULL_32 = 0xFFFF, 0xFFFFFFFF
-SAFE_NAME = re.compile(r"[A-Za-z0-9_.\-+= ()\[\],@]+(/[A-Za-z0-9_.\-+= ]+){1,4}")
-STORAGES = ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
-NAMED = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    # the original DiT's training script saves its options beside the weights
-    ("argparse", "Namespace"),
-    *(("torch", f"{kind}Storage") for kind in STORAGES),
-    *(("torch", kind) for kind in ("float32", "float16", "bfloat16", "float64", "int64")),
-}
-# ways of naming a function that torch.save does not use
-STRANGE = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "STACK_GLOBAL", "PERSID"}
-HOW_TO = (
-    "where the file is trusted, save its weights alone: "
-    'torch.save(torch.load(FILE, weights_only=False)["ema"], "weights.pt")'
-)
+# torch.save calls the archive's one folder by the file's own name, whatever that is
+SAFE_NAME = re.compile(r"[^/\\]+(/[A-Za-z0-9_.\-+= ]+){1,4}")
 
 
 @dataclass(frozen=True)
@@ -89,10 +70,6 @@ def check_archive(file: OpenFile) -> dict[str, Entry]:
         raise refused(file, f"{root}/data.pkl, as torch.save writes it, found none")
     check_pickle(file, file.at(described.start, described.nbytes))
     return entries
-
-
-def refused(file: OpenFile, what: str) -> CheckpointError:
-    return CheckpointError(f"{file.name}: expected {what}; nothing in it was run")
 
 
 def a_program(file: OpenFile) -> CheckpointError:
@@ -183,10 +160,11 @@ def check_entry(
 ) -> Entry:
     """One entry of the directory against its own header in the file."""
     flags, method = fields[3], fields[4]
-    name = raw_name.decode("ascii", errors="replace")
+    name = raw_name.decode("utf-8", errors="replace")
     if name.split("/")[1:2] == ["code"]:  # its paths are longer than any tensor's
         raise a_program(file)
-    if not SAFE_NAME.fullmatch(name) or {"..", "."} & set(name.split("/")) or len(name) > 300:
+    plain = SAFE_NAME.fullmatch(name) and name.isprintable() and len(name) <= 300
+    if not plain or {"..", "."} & set(name.split("/")):
         raise refused(file, f"plain names such as archive/data/0, got {name[:60]!r}")
     if method != 0 or flags & 1:
         raise refused(
@@ -232,32 +210,3 @@ def widen(
             return packed, unpacked, offset
         at += 4 + length
     raise refused(file, f"sizes of {name}, found none")
-
-
-def check_pickle(file: OpenFile, raw: bytes) -> None:
-    """Raise a CheckpointError that names whatever the pickle asks for besides tensors."""
-    try:
-        for step, (code, argument, position) in enumerate(pickletools.genops(raw)):
-            if step > MAX_STEPS:
-                raise refused(file, f"a pickle of at most {MAX_STEPS} instructions, got more")
-            if code.name in STRANGE:
-                raise refused(
-                    file,
-                    "tensors in plain containers as torch.save writes them, got the pickle "
-                    f"instruction {code.name}; {HOW_TO}",
-                )
-            if code.name == "GLOBAL":
-                module, _, what = str(argument).partition(" ")
-                if (module, what) not in NAMED:
-                    raise refused(
-                        file,
-                        f"a state dict of tensors, got one that asks for {module}.{what}; {HOW_TO}",
-                    )
-            if code.name == "STOP" and position != len(raw) - 1:
-                raise refused(file, "one pickle, got more behind it")
-    except CheckpointError:
-        raise
-    except Exception as error:  # pickletools raises many types
-        raise refused(
-            file, f"a whole pickle, got a damaged one ({type(error).__name__}): {REMEDY}"
-        ) from None

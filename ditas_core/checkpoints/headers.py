@@ -135,6 +135,15 @@ class OpenFile:
             )
         return found
 
+    def check_whole(self) -> None:
+        """Raise a CheckpointError if the file was cut short since it was opened."""
+        now = os.fstat(self.stream.fileno()).st_size
+        if now < self.size:
+            raise CheckpointError(
+                f"{self.name}: expected {self.size} B from the first check to the last byte, got "
+                f"{now}; it was cut short while it was read: {REMEDY}"
+            )
+
 
 @contextmanager
 def open_file(path: Path) -> Iterator[OpenFile]:
@@ -302,6 +311,9 @@ def check_entry(name: str, key: str, entry: Any) -> TensorHeader:
             f"{name}: {key}: expected at most {MAX_DIMENSIONS} dimensions and two offsets, "
             f"got {len(shape)} and {len(offsets)}"
         )
+    # torch multiplies what a dimension of 0 hides here
+    if math.prod(max(1, length) for length in shape) * dtype.itemsize >= 2**62:
+        raise CheckpointError(f"{name}: {key}: expected a shape of fewer than 2^62 B, got {shape}")
     tensor = TensorHeader(dtype, tuple(shape), *offsets)
     if tensor.stop - tensor.start != tensor.nbytes:
         raise CheckpointError(

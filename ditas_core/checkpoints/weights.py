@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .archives import HOW_TO, Entry, check_archive
+from .archives import Entry, check_archive
 from .errors import CheckpointError
 from .headers import (
     DTYPES,
@@ -32,6 +32,7 @@ from .headers import (
     read_safetensors_header,
 )
 from .machine import address_space_left, figure
+from .pickles import HOW_TO
 
 WRAPPERS = ("ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")  # of distributed and compiled models
@@ -40,12 +41,12 @@ PREFIXES = ("module.", "_orig_mod.")  # of distributed and compiled models
 def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict in a training checkpoint, its moving average if there is one."""
     for name in WRAPPERS:
-        if isinstance(state.get(name), Mapping):
+        if isinstance(state.get(name), Mapping) and state[name]:
             state = state[name]
             break
     for prefix in PREFIXES:
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {str(key)[len(prefix) :]: value for key, value in state.items()}
+        if state and all(type(key) is str and key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
     return state
 
 
@@ -94,14 +95,19 @@ def load_archive(file: OpenFile, max_tensors: int) -> dict[str, Tensor]:
     if not 0 < len(found) <= max_tensors:
         raise CheckpointError(f"{file.name}: expected 1 to {max_tensors} tensors, got {len(found)}")
     for key, value in found.items():
+        if type(key) is not str:
+            raise CheckpointError(
+                f"{file.name}: expected a name for every tensor, got a {type(key).__name__}; "
+                f"{HOW_TO}"
+            )
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             came = value.layout if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
-                f"{file.name}: {str(key)[:200]}: expected a dense tensor, got {came}; {HOW_TO}"
+                f"{file.name}: {key[:200]}: expected a dense tensor, got {came}; {HOW_TO}"
             )
         if value.dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{file.name}: {str(key)[:200]}: expected a dtype of {', '.join(DTYPES)}, "
+                f"{file.name}: {key[:200]}: expected a dtype of {', '.join(DTYPES)}, "
                 f"got {value.dtype}"
             )
     size = sum(value.numel() * value.element_size() for value in found.values())
@@ -110,7 +116,7 @@ def load_archive(file: OpenFile, max_tensors: int) -> dict[str, Tensor]:
             f"{file.name}: expected at most {file.size} B of tensors, as the file has, got {size} B"
         )
     check_storages(file, found.values(), entries)
-    return {str(key): value.detach() for key, value in found.items()}
+    return {key: value.detach() for key, value in found.items()}
 
 
 def check_storages(file: OpenFile, tensors: Iterable[Tensor], entries: Mapping[str, Entry]) -> None:
@@ -166,6 +172,7 @@ def iterate_weights(
         for key in list(state):
             value = state.pop(key)
             wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
+            file.check_whole()  # reading a mapping behind the file's end ends the process
             yield key, value.to(wanted, copy=True, memory_format=torch.contiguous_format)
 
 
