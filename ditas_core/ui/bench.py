@@ -34,6 +34,7 @@ from .desk import Desk, Desks
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
 from .line import Line
+from .parts.messages import without_folders
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Shipped, load_shipped
 from .zerogpu import calibrate
 
@@ -107,7 +108,10 @@ class Bench:
                 precomputed_folder(), self.checkpoint(self.default).fingerprint
             )
         except ValueError as error:
-            self.notice = f"Shipped results are not shown ({error}). Press “Measure” for live ones."
+            reason = without_folders(str(error))
+            self.notice = (
+                f"Shipped results are not shown ({reason}). Press “Measure” for live ones."
+            )
 
     @cached_property
     def ladder(self) -> Ladder | None:

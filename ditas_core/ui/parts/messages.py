@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,14 @@ from ..line import LineFull
 
 FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError, AtlasError, LineFull)
 
+# a folder's name may hold spaces, the last part ends at one: text follows it
+FOLDERS = re.compile(r"""(?<![\w.:/~\\-])/(?=[^\s/])(?:[^\n/'",;:()]+/)+(?=[^\s/])""")
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths by their last part: where a file lies is the operator's to know."""
+    return FOLDERS.sub("", text)
+
 
 def refuse(message: str) -> gr.Error:
     """A controlled error: a short toast, no traceback."""
@@ -29,7 +38,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise refuse(str(error)) from error
+        raise refuse(without_folders(str(error))) from error
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,66 @@
+"""What a visitor reads about an error, and what not: where files lie."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+gr = pytest.importorskip("gradio")
+
+from children import ROOT  # noqa: E402
+
+from ditas_core.checkpoints import CheckpointError, load_checkpoint  # noqa: E402
+from ditas_core.ui.parts.messages import reported, without_folders  # noqa: E402
+
+UNTOUCHED = (
+    "download https://example.org/a/b.json again",
+    "facebook/DiT-XL-2-256: 3 of 8 / 2 MB",
+    "weights in transformer/config.json and/or vae",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("found none in /srv/models/dit/transformer, try", "found none in transformer, try"),
+        ("/srv/models/dit: expected a folder", "dit: expected a folder"),
+        ("got '/srv/my models/dit', none", "got 'dit', none"),
+        ("in /srv/my models/a.safetensors found none", "in a.safetensors found none"),
+        ("(/tmp/x/y.json)", "(y.json)"),
+        (
+            "[Errno 2] No such file: '/srv/a b/c d/config.json'",
+            "[Errno 2] No such file: 'config.json'",
+        ),
+        (
+            "download https://example.org/a/b.json again",
+            "download https://example.org/a/b.json again",
+        ),
+        ("facebook/DiT-XL-2-256: 3 of 8 / 2 MB", "facebook/DiT-XL-2-256: 3 of 8 / 2 MB"),
+        (
+            "weights in transformer/config.json and/or vae",
+            "weights in transformer/config.json and/or vae",
+        ),
+    ],
+)
+def test_places_are_named_by_their_last_part(text: str, expected: str) -> None:
+    assert without_folders(text) == expected
+
+
+@pytest.mark.parametrize(
+    "gone", ["transformer/config.json", "vae/config.json", "model_index.json", ""]
+)
+def test_a_visitor_is_not_told_where_a_folder_lies(tmp_path: Path, gone: str) -> None:
+    folder = tmp_path / "my models" / "dit"
+    shutil.copytree(ROOT / "assets" / "fluent-emoji-dit", folder)
+    (folder / gone).unlink() if gone else shutil.rmtree(folder)
+    with pytest.raises(gr.Error) as caught, reported():
+        load_checkpoint(folder)
+    assert str(tmp_path) not in str(caught.value) and "my models" not in str(caught.value)
+    assert "expected" in str(caught.value)
+
+
+def test_the_librarys_own_message_names_the_whole_place(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        load_checkpoint(tmp_path / "none")
