@@ -50,6 +50,7 @@ from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole  # n
 from ditas_core.ui.precompute import precompute, write  # noqa: E402
 from ditas_core.ui.results import BUILT_IN, DITAS, load_shipped  # noqa: E402
 from ditas_core.ui.tabs import TABS  # noqa: E402
+from ditas_core.ui.tabs.about import listed  # noqa: E402
 from ditas_core.ui.views.costs import cost_of, cost_table  # noqa: E402
 from ditas_core.ui.views.overview import card, numbers, samples, worst_layer  # noqa: E402
 
@@ -475,3 +476,8 @@ def test_a_drawing_leaves_alone_what_it_does_not_change():
     assert found[0] == gr.update(choices=["a", "c"]) and "value" not in found[0]
     assert found[1] == gr.skip()
     assert found[2]["value"] == "y" and found[3] == "said"
+
+
+def test_what_model_cards_say_is_text():
+    found = listed("Checkpoints", [("<b>own</b>", "licence <img src=x onerror=alert(1)> [a](b)")])
+    assert "<img" not in found and "<b>" not in found and "&lt;img src=x" in found

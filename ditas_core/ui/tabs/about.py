@@ -70,6 +70,15 @@ def words() -> str:
     return f'<h3>Words</h3><dl class="words">{rows}</dl>'
 
 
+def listed(title: str, lines: list[tuple[str, str]]) -> str:
+    """Names and what is told of each, both as text: some stand in files of other people."""
+    rows = "".join(
+        f"<li><strong>{html.escape(name)}</strong>: {html.escape(told)}</li>"
+        for name, told in lines
+    )
+    return f"<h3>{html.escape(title)}</h3><ul>{rows}</ul>"
+
+
 def build_about(bench: Bench, page: Page) -> None:
     """Static text."""
     conventions = "".join(f"| {c.name} | {c.summary} |\n" for c in CONVENTIONS.values())
@@ -78,14 +87,15 @@ def build_about(bench: Bench, page: Page) -> None:
         if entry.local and entry.key == bench.default.key:
             checkpoint = bench.checkpoint(bench.default)
             count = sum(p.numel() for p in checkpoint.transformer.parameters()) / 1e6
-            licences.append(
-                f"- **{entry.key}**: licence {checkpoint.licence}; {count:.1f} M parameters, "
+            told = (
+                f"licence {checkpoint.licence}; {count:.1f} M parameters, "
                 f"{checkpoint.image_size} px, {len(checkpoint.class_names)} classes, "
-                f"fingerprint `{checkpoint.fingerprint[:12]}`"
+                f"fingerprint {checkpoint.fingerprint[:12]}"
             )
+            licences.append((entry.key, told))
         elif not entry.local:
             whose = "weights by Meta, non-commercial licence" if entry.repo in HUB_SOURCES else ""
-            licences.append(f"- **{entry.label}**: {whose or 'licence on its page'}")
+            licences.append((entry.label, whose or "licence on its page"))
     gr.Markdown(
         METHOD,
         latex_delimiters=[
@@ -96,7 +106,7 @@ def build_about(bench: Bench, page: Page) -> None:
     )
     gr.HTML(words(), padding=False, elem_id="glossary")
     gr.Markdown(CONVENTION_TABLE + conventions)
-    gr.Markdown("### Checkpoints\n" + "\n".join(licences))
+    gr.HTML(listed("Checkpoints", licences), padding=False, elem_id="licences")
     gr.Markdown(
         "### Source\nDiTAS: Z. Dong and S. Q. Zhang, *Quantizing Diffusion Transformers via "
         "Enhanced Activation Smoothing*, WACV 2025. DiT: W. Peebles and S. Xie, ICCV 2023."
