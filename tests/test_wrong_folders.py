@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shutil
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_random_checkpoint
-from diffusers import AutoencoderKL, DiTTransformer2DModel, PixArtTransformer2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
 from test_original_sizes import random_state
 from test_resume import save_tiny
 from tiny_pixart import save_tiny_pixart, tiny_captions, tiny_pixart, with_dead_buffers
@@ -28,7 +29,7 @@ from ditas_core.checkpoints import (
     loading,
     weigh,
 )
-from ditas_core.checkpoints.checkpoint import licence_of_card
+from ditas_core.checkpoints.checkpoint import licence_of_card, names_from_index
 from ditas_core.checkpoints.configurations import read_configurations
 from ditas_core.checkpoints.families import family_of_index
 from ditas_core.checkpoints.pickled_folder import convert_folder
@@ -223,6 +224,27 @@ def test_wrong_folders_lend_nothing(
 
 
 # What the small files say, without the weights
+
+
+def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Path) -> None:
+    copy = changed(folder, tmp_path / "copy", INDEX)
+    classes = {TRANSFORMER: DiTTransformer2DModel, VAE: AutoencoderKL, SCHEDULE: DDIMScheduler}
+    taken = refused = 0
+    for file in (INDEX, TRANSFORMER, VAE, SCHEDULE):
+        text = (copy / file).read_text()
+        keys = {*json.loads(text), "unet", "id2label"} if file == INDEX else set()
+        known = inspect.signature(classes[file].__init__).parameters if file in classes else ()
+        for key in (keys | set(known)) - {"self"}:
+            for value in (None, True, [{}], float("inf"), 10**400, "x"):
+                (copy / file).write_text(json.dumps({**json.loads(text), key: value}))
+                try:
+                    names_from_index(read_configurations(copy).index)
+                    taken += 1
+                except CheckpointError as error:
+                    assert len(str(error)) < 400, (file, key)
+                    refused += 1
+        (copy / file).write_text(text)
+    assert taken > 50 and refused > 150
 
 
 def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> None:

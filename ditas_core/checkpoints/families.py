@@ -243,8 +243,8 @@ def check_grid(config: dict[str, Any]) -> None:
         return
     if size % patch or (size // patch) ** 2 > MAX_TOKENS:
         raise CheckpointError(
-            f"transformer: expected a sample_size of whole patches of {patch}, at most "
-            f"{MAX_TOKENS} of them, got {size}"
+            f"transformer: expected a sample_size of whole patches of {shown(patch)}, at most "
+            f"{MAX_TOKENS} of them, got {shown(size)}"
         )
 
 
