@@ -9,9 +9,15 @@ import pytest
 import torch
 from hub_server import REVISION, point_to, serve_hub
 from test_hub import Waits
-from tiny_pixart import NAMES, save_tiny_pixart, tiny_captions
+from tiny_pixart import NAMES, save_tiny_pixart, tiny_captions, tiny_pixart, with_dead_buffers
 
-from ditas_core.checkpoints import CheckpointError, find_source, load_checkpoint, load_folder
+from ditas_core.checkpoints import (
+    CheckpointError,
+    find_source,
+    fingerprint,
+    load_checkpoint,
+    load_folder,
+)
 from ditas_core.checkpoints.hub import fetch
 
 HEAVY = "transformer/diffusion_pytorch_model.safetensors"
@@ -56,6 +62,18 @@ def test_captions_that_are_given(tmp_path: Path, monkeypatch: Any) -> None:
     assert found.fingerprint == here.fingerprint
     for name, value in here.transformer.state_dict().items():
         assert torch.equal(found.transformer.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_dead_buffers_of_published_repositories(
+    pickled: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    served = with_dead_buffers(save_tiny_pixart(tmp_path / "served", told=True), pickled)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    with serve_hub(served) as hub:
+        point_to(hub, monkeypatch)
+        found = load_checkpoint(NAME)
+    assert found.fingerprint == fingerprint(tiny_pixart(told=True))
 
 
 def test_a_transformer_of_another_family_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,24 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_random_checkpoint
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
 from test_original_sizes import random_state
 from test_resume import save_tiny
-from tiny_pixart import save_tiny_pixart, tiny_captions
+from tiny_pixart import save_tiny_pixart, tiny_captions, tiny_pixart, with_dead_buffers
 
-from ditas_core.checkpoints import Architecture, CheckpointError, load_checkpoint
+from ditas_core.checkpoints import (
+    Architecture,
+    CheckpointError,
+    fingerprint,
+    load_checkpoint,
+    load_folder,
+    loading,
+    weigh,
+)
+from ditas_core.checkpoints.checkpoint import licence_of_card, names_from_index
+from ditas_core.checkpoints.configurations import read_configurations
+from ditas_core.checkpoints.families import family_of_index
+from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.weights import read_headers
 from ditas_core.cli import main
 
@@ -31,8 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(folder: Path, target: Path, file: str, **values: Any) -> Path:
     """A copy whose JSON file says something else."""
-    import shutil
-
     shutil.copytree(folder, target)
     path = target / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -40,24 +53,75 @@ def changed(folder: Path, target: Path, file: str, **values: Any) -> Path:
 
 
 TRANSFORMER = "transformer/config.json"
+VAE = "vae/config.json"
 SCHEDULE = "scheduler/scheduler_config.json"
-WRONG = [
+INDEX = "model_index.json"
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+WRONG: list[tuple[str, dict[str, Any], str]] = [
     (TRANSFORMER, {"attention_bias": False}, "layers with biases"),
+    (TRANSFORMER, {"attention_bias": "no"}, "attention_bias true or false"),
     (TRANSFORMER, {"sample_size": 9}, "whole patches of 2"),
     (TRANSFORMER, {"sample_size": 4096}, "at most 65536"),
     (TRANSFORMER, {"sample_size": 8.5}, "sample_size of at least 1"),
+    (TRANSFORMER, {"sample_size": None}, "a number as sample_size"),
     (TRANSFORMER, {"patch_size": 0}, "patch_size of at least 1"),
     (TRANSFORMER, {"norm_eps": "x"}, "a number as norm_eps"),
+    (TRANSFORMER, {"norm_eps": None}, "a number as norm_eps"),
+    (TRANSFORMER, {"norm_eps": [1e-5]}, "a number as norm_eps"),
+    (TRANSFORMER, {"norm_eps": -1}, "norm_eps of 0 or more"),
+    (TRANSFORMER, {"norm_eps": float("nan")}, "norm_eps of 0 or more"),
+    (TRANSFORMER, {"norm_eps": float("inf")}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"num_attention_heads": {}}, "a number as num_attention_heads"),
-    ("model_index.json", {"id2label": {str(i): f"c{i}" for i in range(1001)}}, "at most 1000"),
+    (TRANSFORMER, {"num_attention_heads": True}, "a number as num_attention_heads"),
+    (TRANSFORMER, {"num_layers": 0}, "num_layers of more than 0"),
+    (TRANSFORMER, {"num_layers": None}, "a number as num_layers"),
+    (TRANSFORMER, {"in_channels": 8}, "4 latent channels in and 4 or 8 out .*, got 8 and 4"),
+    (TRANSFORMER, {"out_channels": 5}, "4 latent channels in and 4 or 8 out .*, got 4 and 5"),
+    (TRANSFORMER, {"out_channels": 2}, "4 latent channels in and 4 or 8 out .*, got 4 and 2"),
+    (TRANSFORMER, {"_class_name": ["a"]}, "not known here"),
+    (TRANSFORMER, {"_class_name": "WanTransformer3DModel"}, "it makes video"),
+    (VAE, {"latent_channels": 16}, "16 latent channels in and 16 or 32 out"),
+    (VAE, {"scaling_factor": None}, "a number as scaling_factor"),
+    (VAE, {"scaling_factor": [1.0]}, "a number as scaling_factor"),
+    (VAE, {"scaling_factor": float("nan")}, "expected scaling_factor of"),
+    (VAE, {"scaling_factor": 0}, "scaling_factor of at least"),
+    (VAE, {"scaling_factor": -0.2}, "scaling_factor of at least"),
+    (VAE, {"out_channels": 1}, "images of 3 channels"),
+    (VAE, {"block_out_channels": [8] * 65}, "up to 64 block_out_channels"),
+    (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, "expected an AutoencoderKL, got 'Asym"),
+    (VAE, {"_class_name": "AutoencoderTiny"}, "expected an AutoencoderKL, got 'AutoencoderTiny"),
+    (VAE, {"_class_name": "VQModel"}, "expected an AutoencoderKL, got 'VQModel'.*not known"),
+    (VAE, {"_class_name": {"a": 1}}, "expected an AutoencoderKL, got {'a'"),
+    (INDEX, {"id2label": {str(i): f"c{i}" for i in range(1001)}}, "at most 1000"),
+    (INDEX, {"id2label": {"0": {"a": 1}}}, "names of up to 300 characters"),
+    (INDEX, {"id2label": {"0": "x" * 5000}}, "names of up to 300 characters"),
+    (INDEX, {"_class_name": "X", "transformer": [{}]}, "got 'X' with {}: .*not known here"),
+    (INDEX, {"_class_name": ["X"], "transformer": 5}, "not known here"),
+    (INDEX, {"_class_name": None, "transformer": None}, "got None: .*not known here"),
+    (INDEX, {"_class_name": "PixArtSigmaPAGPipeline"}, "not how this pipeline samples"),
     (SCHEDULE, {"beta_schedule": "nope"}, "a noise schedule .nope"),
-    (SCHEDULE, {"beta_end": "x"}, "a noise schedule"),
+    (SCHEDULE, {"beta_end": "x"}, "a number as beta_end"),
     (SCHEDULE, {"beta_end": 2.0}, "betas between 0 and 1"),
     (SCHEDULE, {"trained_betas": [0.1] * 3}, "1000 trained_betas, got 3"),
     (SCHEDULE, {"trained_betas": 3}, "1000 trained_betas, got 3"),
+    (SCHEDULE, {"trained_betas": ["x"] * 1000}, "a noise schedule"),
     (SCHEDULE, {"num_train_timesteps": 300_000_000}, "1 to 100000"),
     (SCHEDULE, {"num_train_timesteps": True}, "1 to 100000"),
+    (SCHEDULE, {"steps_offset": 5000}, "time 5980 of 1000: steps_offset 5000"),
+    (SCHEDULE, {"steps_offset": -5}, "time -5 of 1000|steps_offset -5"),
+    (SCHEDULE, {"steps_offset": "x"}, "a whole number as steps_offset"),
+    (SCHEDULE, {"steps_offset": 10**400}, "a whole number as steps_offset"),
+    (SCHEDULE, {"clip_sample": True, "clip_sample_range": "x"}, "a number as clip_sample_range"),
+    (SCHEDULE, {"clip_sample": "no"}, "clip_sample true or false"),
+    (SCHEDULE, {"thresholding": True, "dynamic_thresholding_ratio": 7}, "a noise schedule"),
+    (SCHEDULE, {"prediction_type": "nope"}, "epsilon, sample, v_prediction, got 'nope'"),
+    (SCHEDULE, {"prediction_type": [{}]}, "epsilon, sample, v_prediction"),
+    (SCHEDULE, {"timestep_spacing": "nope"}, "leading, linspace, trailing, got 'nope'"),
+    (SCHEDULE, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "not finite"),
+    (SCHEDULE, {"_class_name": "DPMSolverMultistepScheduler", **FLOW}, "flow-matching"),
+    (SCHEDULE, {"prediction_type": "flow_prediction"}, "flow-matching"),
     (SCHEDULE, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
+    (SCHEDULE, {"_class_name": "EDMEulerScheduler"}, "continuous noise levels"),
 ]
 
 
@@ -67,6 +131,373 @@ def test_what_would_fail_later_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=said):
         load_checkpoint(changed(folder, tmp_path / "copy", file, **values))
+
+
+FINE: list[tuple[str, dict[str, Any]]] = [
+    (SCHEDULE, {"steps_offset": 1}),
+    (SCHEDULE, {"num_train_timesteps": 10}),
+    (SCHEDULE, {"prediction_type": "sample"}),
+    (SCHEDULE, {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"}),
+    (SCHEDULE, {"thresholding": True, "lambda_min_clipped": float("-inf"), "solver_order": 2}),
+    (
+        SCHEDULE,
+        {
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+            "prediction_type": "v_prediction",
+        },
+    ),
+    (TRANSFORMER, {"out_channels": None, "num_vector_embeds": None, "norm_num_groups": 32}),
+    (VAE, {"_class_name": None, "sample_size": [16, 16], "latents_mean": [-3.0] * 4}),
+    (VAE, {"shift_factor": None, "force_upcast": False}),
+    (INDEX, {"id2label": []}),
+]
+
+
+@pytest.mark.parametrize(("file", "values"), FINE)
+def test_what_is_unusual_and_sound_loads(
+    folder: Path, tmp_path: Path, file: str, values: dict[str, Any]
+) -> None:
+    before = torch.get_rng_state()
+    copy = changed(folder, tmp_path / "copy", file, **values)
+    assert load_checkpoint(copy).fingerprint == build_random_checkpoint().fingerprint
+    loaded = load_folder(copy)
+    assert loaded.latent_shape == (4, 8, 8)
+    torch.set_rng_state(before)
+    load_folder(copy)
+    assert torch.equal(torch.get_rng_state(), before), "checking draws no random numbers"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "reason"),
+    [
+        ("WanPipeline", "it makes video"),
+        ("LattePipeline", "it makes video"),
+        ("CogVideoXPipeline", "it makes video"),
+        ("LTXPipeline", "it makes video"),
+        ("StableDiffusionXLPipeline", "U-Net"),
+        ("StableDiffusion3Pipeline", "joint blocks.*flow matching"),
+        ("FluxPipeline", "joint blocks"),
+        ("QwenImagePipeline", "joint blocks"),
+        ("HunyuanDiTPipeline", "skip connections"),
+        ("Lumina2Pipeline", "gated"),
+        ("SanaPipeline", "linear"),
+        ("SomethingPipeline", "not known here"),
+    ],
+)
+def test_every_other_pipeline_is_refused_with_a_reason(pipeline: str, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=f"got '{pipeline}': .*{reason}"):
+        family_of_index({"_class_name": pipeline})
+
+
+def test_an_interpolation_of_nothing_is_refused(tmp_path: Path) -> None:
+    served = save_tiny_pixart(tmp_path / "pixart", told=False)
+    for scale in (0, "x", float("inf")):
+        path = served / TRANSFORMER
+        path.write_text(json.dumps({**json.loads(path.read_text()), "interpolation_scale": scale}))
+        with pytest.raises(CheckpointError, match="interpolation_scale"):
+            load_checkpoint(served)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "interpolation_scale": 0.5}))
+    assert load_checkpoint(served).name == "pixart"
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        (TRANSFORMER, {"num_attention_heads": "abc"}),
+        (TRANSFORMER, {"attention_head_dim": float("inf")}),
+        (TRANSFORMER, {"norm_eps": None}),
+        (VAE, {"latent_channels": None}),
+        (VAE, {"latent_channels": "x"}),
+        (VAE, {"scaling_factor": 0}),
+        (VAE, {"_class_name": "VQModel"}),
+        (INDEX, {"id2label": 5}),
+    ],
+)
+def test_wrong_folders_lend_nothing(
+    folder: Path, tmp_path: Path, file: str, values: dict[str, Any]
+) -> None:
+    torch.save(random_state(ORIGINAL), tmp_path / "w.pt")
+    lender = changed(folder, tmp_path / "copy", file, **values)
+    with pytest.raises(CheckpointError, match=r"expected .*, got|id2label"):
+        load_checkpoint(tmp_path / "w.pt", like=lender, heads=2)
+
+
+# What the small files say, without the weights
+
+
+def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Path) -> None:
+    copy = changed(folder, tmp_path / "copy", INDEX)
+    classes = {TRANSFORMER: DiTTransformer2DModel, VAE: AutoencoderKL, SCHEDULE: DDIMScheduler}
+    taken = refused = 0
+    for file in (INDEX, TRANSFORMER, VAE, SCHEDULE):
+        text = (copy / file).read_text()
+        keys = {*json.loads(text), "unet", "id2label"} if file == INDEX else set()
+        known = inspect.signature(classes[file].__init__).parameters if file in classes else ()
+        for key in (keys | set(known)) - {"self"}:
+            for value in (None, True, [{}], float("inf"), 10**400, "x"):
+                (copy / file).write_text(json.dumps({**json.loads(text), key: value}))
+                try:
+                    names_from_index(read_configurations(copy).index)
+                    taken += 1
+                except CheckpointError as error:
+                    assert len(str(error)) < 400, (file, key)
+                    refused += 1
+        (copy / file).write_text(text)
+    assert taken > 50 and refused > 150
+
+
+def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> None:
+    copy = changed(folder, tmp_path / "copy", INDEX)
+    for weights in copy.rglob("*.safetensors"):
+        weights.unlink()
+    said = read_configurations(copy)
+    for model in (said.transformer, said.vae):
+        tensors = [*model.parameters(), *model.buffers()]
+        assert tensors and all(tensor.is_meta for tensor in tensors), "nothing is allocated"
+    assert said.family.name == "DiT" and said.scheduler["beta_end"] == 0.02
+    wrong = changed(copy, tmp_path / "wrong", VAE, latent_channels=8)
+    with pytest.raises(CheckpointError, match="8 latent channels"):
+        read_configurations(wrong)
+
+
+BLOCK: dict[str, Any] = {
+    "_class_name": "Transformer2DModel",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "attention_head_dim": 72,
+    "dropout": 0.0,
+    "in_channels": 4,
+    "norm_elementwise_affine": False,
+    "norm_num_groups": 32,
+    "num_attention_heads": 16,
+    "num_embeds_ada_norm": 1000,
+    "num_layers": 28,
+    "num_vector_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 8,
+    "patch_size": 2,
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
+    "DiTPipeline": (
+        {"norm_type": "ada_norm_zero", "sample_size": 32, "norm_eps": 1e-5},
+        {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": True},
+        749.8e6,
+    ),
+    "PixArtAlphaPipeline": (
+        {
+            "attention_type": "default",
+            "caption_channels": 4096,
+            "cross_attention_dim": 1152,
+            "double_self_attention": False,
+            "norm_eps": 1e-6,
+            "norm_type": "ada_norm_single",
+            "sample_size": 128,
+        },
+        {
+            "_class_name": "DPMSolverMultistepScheduler",
+            "algorithm_type": "dpmsolver++",
+            "dynamic_thresholding_ratio": 0.995,
+            "lambda_min_clipped": float("-inf"),
+            "sample_max_value": 1.0,
+            "solver_order": 2,
+            "thresholding": False,
+            "timestep_spacing": "linspace",
+            "use_karras_sigmas": False,
+            "variance_type": None,
+        },
+        610.9e6,
+    ),
+}
+
+
+@pytest.mark.parametrize("pipeline", PUBLISHED)
+def test_configurations_of_published_checkpoints_are_understood(
+    pipeline: str, tmp_path: Path
+) -> None:
+    """The options that the stock repositories store, as of the versions they are from."""
+    config, schedule, parameters = PUBLISHED[pipeline]
+    vae = {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "sample_size": 256,
+    }
+    betas = {
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "steps_offset": 0,
+        "trained_betas": None,
+    }
+    files = {
+        INDEX: {"_class_name": pipeline},
+        TRANSFORMER: {**BLOCK, **config},
+        VAE: vae,
+        SCHEDULE: {**betas, **schedule},
+    }
+    for name, document in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(document))
+    said = read_configurations(tmp_path)
+    found = sum(p.numel() for p in said.transformer.parameters())
+    assert found == pytest.approx(parameters, rel=1e-3)
+
+
+def test_the_table_of_positions_waits_for_the_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"num_attention_heads": 16, "attention_head_dim": 64}
+    copy = changed(folder, tmp_path / "a", TRANSFORMER, sample_size=256, patch_size=1, **wide)
+    computed = []
+    monkeypatch.setattr(loading, "compute_positions_", computed.append)
+    with pytest.raises(CheckpointError, match=r"expected shape \(1024, 4, 1, 1\)"):
+        load_checkpoint(copy)
+    assert not computed
+    wide["num_attention_heads"] = 1024
+    copy = changed(copy, tmp_path / "b", TRANSFORMER, **wide)
+    with pytest.raises(CheckpointError, match=r"of 512 MB\), got 65536 x 65536"):
+        load_checkpoint(copy)
+    config = {"num_layers": 1, "sample_size": 4096}  # the patches' size is the class's own
+    with pytest.raises(CheckpointError, match="got 4194304 x 1152"):
+        loading.build_empty(DiTTransformer2DModel, config, "transformer")
+    assert not computed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_attention_heads": 3, "attention_head_dim": 4, "sample_size": 14},
+        {"sample_size": 36, "num_attention_heads": 2},
+        {"sample_size": 20, "interpolation_scale": 0.5},
+        {"sample_size": 24, "interpolation_scale": 3},
+        {"sample_size": 128, "patch_size": 2, "num_attention_heads": 1},
+    ],
+)
+def test_the_table_of_positions_is_that_of_diffusers(options: dict[str, Any]) -> None:
+    options = {"num_layers": 1, **options}
+    expected = PixArtTransformer2DModel(**options).pos_embed.pos_embed
+    found = loading.build_empty(PixArtTransformer2DModel, options, "x").pos_embed.pos_embed
+    assert torch.equal(found, expected) and found.dtype == expected.dtype
+
+
+# Links, and the card
+
+
+@pytest.mark.parametrize("file", [INDEX, TRANSFORMER, VAE, SCHEDULE, "README.md"])
+def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, file: str) -> None:
+    copy = changed(folder, tmp_path / "copy", INDEX)
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n")
+    path = copy / file
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="a link to a place outside"):
+        load_checkpoint(copy)
+    with pytest.raises(CheckpointError, match="a link to a place outside"):
+        list(convert_folder(copy, tmp_path / "converted"))
+    path.unlink()
+    (tmp_path / "elsewhere").rename(copy / "kept")
+    path.symlink_to(copy / "kept")
+    assert load_checkpoint(copy).name == "copy"
+
+
+@pytest.mark.parametrize(
+    ("home", "where", "taken"),
+    [
+        ("models--a--b/snapshots/" + "0a" * 20, "blobs", True),
+        ("models--a--b/snapshots/" + "0a" * 20, "private", False),
+        ("models--a--b/snapshots/" + "0a" * 20, "blobs/deeper", False),
+        ("models--a--b/snapshots/mine", "blobs", False),
+        ("a--b/snapshots/" + "0a" * 20, "blobs", False),
+        ("snapshots/mine", "blobs", False),
+    ],
+)
+def test_only_the_layout_of_the_hubs_cache_may_link(
+    folder: Path, tmp_path: Path, home: str, where: str, taken: bool
+) -> None:
+    copy = changed(folder, tmp_path / home, INDEX)
+    above = copy.parents[1] / where
+    above.mkdir(parents=True)
+    for number, file in enumerate([INDEX, VAE, "vae/diffusion_pytorch_model.safetensors"]):
+        (copy / file).rename(above / str(number))
+        (copy / file).symlink_to(above / str(number))
+    if not taken:
+        with pytest.raises(CheckpointError, match="a link to a place outside"):
+            load_checkpoint(copy)
+        with pytest.raises(CheckpointError, match="a link to a place outside"):
+            loading.load_whole(AutoencoderKL, copy / "vae")
+        return
+    assert load_checkpoint(copy).latent_shape == (4, 8, 8)
+    # a repository that is an autoencoder alone is a snapshot itself
+    alone = tmp_path / "models--c--d" / "snapshots" / ("1b" * 20)
+    alone.mkdir(parents=True)
+    blobs = alone.parents[1] / "blobs"
+    blobs.mkdir()
+    for number, name in enumerate(["config.json", "diffusion_pytorch_model.safetensors"]):
+        shutil.copy(copy / "vae" / name, blobs / str(number))
+        (alone / name).symlink_to(blobs / str(number))
+    assert loading.load_whole(AutoencoderKL, alone).config.latent_channels == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "licence"),
+    [
+        ("mit", "mit"),
+        ('"CC BY-NC 4.0"', "CC BY-NC 4.0"),
+        ("openrail++", "openrail++"),
+        ("", "unknown"),
+        ("A" * 61, "unknown"),
+        ("[click](javascript:alert(1))", "unknown"),
+        ("<img src=x onerror=alert(1)>", "unknown"),
+        ("mit\x1b[2J", "unknown"),
+    ],
+)
+def test_a_card_names_a_licence_or_nothing(tmp_path: Path, line: str, licence: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: {line}\n---\n")
+    assert licence_of_card(tmp_path / "README.md") == licence
+
+
+def test_of_a_card_only_the_beginning_is_read(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\ntags: " + "x" * 60_000 + "\nlicense: mit\n")
+    assert licence_of_card(card) == "mit"
+    card.write_text("---\ntags: " + "x" * 70_000 + "\nlicense: mit\n")
+    assert licence_of_card(card) == "unknown"
+
+
+# Buffers that older files hold
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_dead_buffers_of_published_pixart_folders_are_dropped(
+    tmp_path: Path, pickled: bool
+) -> None:
+    folder = with_dead_buffers(save_tiny_pixart(tmp_path / "alpha", told=True), pickled)
+    expected = tiny_pixart(told=True)
+    if pickled:
+        list(convert_folder(folder, tmp_path / "converted"))
+        folder = tmp_path / "converted"
+        kept = read_headers(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        assert set(kept.tensors) == set(expected.state_dict())
+    loaded = load_checkpoint(folder)
+    assert loaded.fingerprint == fingerprint(expected)
+    assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
+    assert weigh(folder).parameters == sum(p.numel() for p in expected.parameters())
+
+
+def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
+    folder = with_dead_buffers(save_tiny_pixart(tmp_path / "alpha", told=True), False, "x.y")
+    with pytest.raises(CheckpointError, match=r"got 1 unexpected keys: x\.y"):
+        load_checkpoint(folder)
 
 
 def test_a_program_is_told_from_a_state_dict(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from conftest import randomize_, tiny_vae
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from safetensors.torch import load_file, save_file
 
 from ditas_core.checkpoints import Captions
 
@@ -71,6 +72,22 @@ def save_tiny_pixart(target: Path, told: bool) -> Path:
     (target / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n", encoding="utf-8")
     tiny_captions().save(target)
     return target
+
+
+def with_dead_buffers(folder: Path, pickled: bool, *more: str) -> Path:
+    """The transformer's file as diffusers 0.22 to 0.25 and converters wrote it."""
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    width = state["pos_embed.proj.bias"].shape[0]
+    state["caption_projection.y_embedding"] = torch.ones(120, TEXT_WIDTH)
+    state["pos_embed.pos_embed"] = torch.zeros(1, 64, width)
+    state.update({name: torch.zeros(2) for name in more})
+    if pickled:
+        file.unlink()
+        torch.save(state, file.with_suffix(".bin"))
+    else:
+        save_file(state, file, metadata={"format": "pt"})
+    return folder
 
 
 @torch.no_grad()

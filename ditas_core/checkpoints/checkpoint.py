@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +12,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from .captions import ADVICE, FILE, Captions, TextConditions
-from .errors import CheckpointError
-from .families import (
-    Family,
-    Transformer,
-    check_config,
-    family_of,
-    family_of_index,
-    smoothing_groups,
-)
+from .captions import ADVICE, FILE, LONGEST_NAME, Captions, TextConditions
+from .configurations import read_configurations
+from .errors import CheckpointError, shown
+from .families import Family, Transformer, family_of, smoothing_groups
 from .layers import SmoothingGroup
-from .loading import check_inside, load_whole, read_json
-from .schedule import read_schedule
+from .loading import check_inside, fill_, read_json, weight_file
 
 __all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
+MAX_CARD = 65_536
+LICENCE = re.compile(r"[A-Za-z0-9 .+-]{1,60}")
 
 
 @dataclass(frozen=True)
@@ -139,11 +135,18 @@ def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
     labels = index.get("id2label") or {}
     try:
         count = len(labels)
-        return tuple(str(labels[str(i)]) for i in range(count))
+        names = tuple(labels[str(i)] for i in range(count))
     except (KeyError, TypeError):
         raise CheckpointError(
             'model_index.json: expected id2label with the keys "0", "1", ... without gaps'
         ) from None
+    for name in names:
+        if not isinstance(name, str | int) or len(str(name)) > LONGEST_NAME:
+            raise CheckpointError(
+                f"model_index.json: expected names of up to {LONGEST_NAME} characters in id2label, "
+                f"got {shown(name)}"
+            )
+    return tuple(map(str, names))
 
 
 def load_folder(
@@ -161,17 +164,14 @@ def load_folder(
     Raises:
         CheckpointError: no folder of such a pipeline, or a part of it is missing or damaged.
     """
-    index = read_json(path / "model_index.json")
-    family = family_of_index(index)
-    config = read_json(path / "transformer" / "config.json")
-    check_config(family, config)
-    schedule = read_schedule(path / "scheduler")
-    captions = captions_for(family, path, captions)
-    transformer = load_whole(family.cls, path / "transformer", dtype)
-    vae = load_whole(AutoencoderKL, path / "vae")
+    said = read_configurations(path)
+    captions = captions_for(said.family, path, captions)
+    weights = [weight_file(path / part, path) for part in ("transformer", "vae")]
+    transformer = fill_(said.transformer, weights[0], "transformer", dtype)
+    vae = fill_(said.vae, weights[1], "vae")
     if captions is None:
         count = int(transformer.config.num_embeds_ada_norm)
-        names = names_from_index(index) or tuple(str(i) for i in range(count))
+        names = names_from_index(said.index) or tuple(str(i) for i in range(count))
         if len(names) > count:
             raise CheckpointError(
                 f"model_index.json: expected id2label to name at most {count} classes, as many as "
@@ -185,7 +185,7 @@ def load_folder(
         path=path,
         transformer=transformer,
         vae=vae,
-        scheduler=schedule,
+        scheduler=said.scheduler,
         class_names=names,
         licence=licence or licence_of_card(path / "README.md"),
         captions=captions,
@@ -226,9 +226,16 @@ def check_captions(captions: Captions, transformer: Transformer) -> None:
 
 
 def licence_of_card(path: Path) -> str:
-    """The licence that a model card's front matter names, or "unknown"."""
+    """The licence that a model card's front matter names, if it looks like one, or "unknown".
+
+    Raises:
+        CheckpointError: the card lies outside its folder.
+    """
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
+        with check_inside(path, path.parent).open("rb") as stream:
+            text = stream.read(MAX_CARD).decode("utf-8", errors="replace")
+        for line in text.splitlines()[:40]:
             if line.startswith("license:"):
-                return line.split(":", 1)[1].strip()
+                said = line.split(":", 1)[1].strip().strip("\"'")
+                return said if LICENCE.fullmatch(said) else "unknown"
     return "unknown"

@@ -26,6 +26,7 @@ linear in V channel by channel, whatever the mask, so there the rows of V take i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,7 +34,7 @@ from typing import Any, TypeAlias
 import torch.nn as nn
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 
-from .errors import CheckpointError
+from .errors import CheckpointError, shown
 from .layers import Absorber, SmoothingGroup
 
 Transformer: TypeAlias = DiTTransformer2DModel | PixArtTransformer2DModel
@@ -41,17 +42,22 @@ Transformer: TypeAlias = DiTTransformer2DModel | PixArtTransformer2DModel
 OLD_CLASS = "Transformer2DModel"
 MAX_TOKENS = 65_536
 """Patches of an image of 4096 pixels."""
-REASONS = {
-    "SD3Transformer2DModel": "text and image run through joint blocks",
-    "FluxTransformer2DModel": "text and image run through joint blocks",
-    "AuraFlowTransformer2DModel": "text and image run through joint blocks",
-    "CogView3PlusTransformer2DModel": "text and image run through joint blocks",
-    "HunyuanDiT2DModel": "skip connections join its blocks, and q and k are normalised",
-    "LuminaNextDiT2DModel": "its feed-forward part is gated, and q and k are normalised",
-    "SanaTransformer2DModel": "its attention is linear and its feed-forward part convolutional",
-    "UNet2DModel": "it is a convolutional U-Net",
-    "UNet2DConditionModel": "it is a convolutional U-Net",
-}
+JOINT = "text and image run through joint blocks, and it is sampled by flow matching"
+# of transformers and pipelines, by what their names contain; the first that fits
+REASONS = (
+    ("UNet|StableDiffusion(?!3)|LatentDiffusion|Kandinsky(?!5)", "it is a convolutional U-Net"),
+    (
+        "3DModel|Video|Wan|Latte|Mochi|Allegro|LTX|EasyAnimate|SkyReels|ConsisID|Cosmos|Kandinsky5",
+        "it makes video, and its tokens run over frames, too",
+    ),
+    ("1DModel|Audio|Music|AceStep", "it makes sound"),
+    ("SD3|StableDiffusion3|Flux|AuraFlow|CogView4|Chroma|QwenImage|HiDream|Bria", JOINT),
+    ("CogView3Plus", "text and image run through joint blocks"),
+    ("HunyuanDiT", "skip connections join its blocks, and q and k are normalised"),
+    ("Lumina", "its feed-forward part is gated, and q and k are normalised"),
+    ("Sana", "its attention is linear and its feed-forward part convolutional"),
+)
+UNKNOWN = "which of its layers share an input is not known here"
 
 
 def on_the_fly(block: int, kind: str, *layers: str) -> SmoothingGroup:
@@ -151,7 +157,7 @@ def family_of_index(index: dict[str, Any]) -> Family:
     """The family whose pipeline a ``model_index.json`` names.
 
     Raises:
-        CheckpointError: none that is understood; with the reason, if its transformer tells.
+        CheckpointError: none that is understood; with the reason.
     """
     name = index.get("_class_name")
     for family in FAMILIES:
@@ -160,10 +166,20 @@ def family_of_index(index: dict[str, Any]) -> Family:
     *before, last = (pipeline for family in FAMILIES for pipeline in family.pipelines)
     part = index.get("transformer") or index.get("unet")
     cls = part[-1] if isinstance(part, list) and part else None
-    reason = f": {shown(cls)}, {REASONS[cls]}" if cls in REASONS else ""
+    reason = reason_of(cls) or reason_of(name) or UNKNOWN
+    if reason == UNKNOWN and cls in [family.cls.__name__ for family in FAMILIES]:
+        reason = "its transformer is known, but not how this pipeline samples with it"
+    got = shown(name) if cls is None else f"{shown(name)} with {shown(cls)}"
     raise CheckpointError(
-        f"model_index.json: expected a {', '.join(before)} or {last}, got {shown(name)}{reason}"
+        f"model_index.json: expected a {', '.join(before)} or {last}, got {got}: {reason}"
     )
+
+
+def reason_of(name: Any) -> str:
+    """Why a class cannot be taken, by its name; "" where that does not tell."""
+    if not isinstance(name, str):
+        return ""
+    return next((reason for words, reason in REASONS if re.search(words, name[:200])), "")
 
 
 def family_of_config(config: dict[str, Any]) -> Family:
@@ -227,8 +243,8 @@ def check_grid(config: dict[str, Any]) -> None:
         return
     if size % patch or (size // patch) ** 2 > MAX_TOKENS:
         raise CheckpointError(
-            f"transformer: expected a sample_size of whole patches of {patch}, at most "
-            f"{MAX_TOKENS} of them, got {size}"
+            f"transformer: expected a sample_size of whole patches of {shown(patch)}, at most "
+            f"{MAX_TOKENS} of them, got {shown(size)}"
         )
 
 
@@ -239,14 +255,8 @@ def refused(name: Any, wanted: Family | None = None) -> CheckpointError:
     if name in classes:
         reason = "model_index.json names another family's pipeline"
     else:
-        reason = REASONS.get(str(name), "which of its layers share an input is not known here")
+        reason = reason_of(name) or UNKNOWN
     return CheckpointError(f"transformer: expected a {expected}, got {shown(name)}: {reason}")
-
-
-def shown(value: Any) -> str:
-    """Something from a file, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def smoothing_groups(transformer: nn.Module) -> tuple[SmoothingGroup, ...]:

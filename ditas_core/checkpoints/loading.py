@@ -4,38 +4,62 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
-from torch import Tensor
+from diffusers import AutoencoderKL
+from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
-from .errors import CheckpointError
+from .errors import CheckpointError, shown
 from .headers import MAX_TENSORS, Headers
-from .weights import read_headers, read_weights
+from .weights import iterate_weights, read_headers
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
 MAX_NUMBER = 2**20
+MAX_LIST = 64
+MIN_SCALING = 1e-4
+MAX_TABLE = 2**27
+"""Numbers in a table of positions, tokens x width: 512 MB."""
 # what a number in a configuration may reach before anything is built from it
 LIMITS = {"num_layers": 512, "sample_size": 4096, "layers_per_block": 32, "patch_size": 64}
+SEVERAL = ("block_out_channels", "sample_size")
+NOT_NEGATIVE = ("norm_eps", "dropout")
+# buffers that older files hold and no model takes: a fixed table, and what only training used
+DEAD = frozenset({"pos_embed.pos_embed", "caption_projection.y_embedding"})
+REVISION = re.compile("[0-9a-f]{40}")
 # diffusers renamed the attention of the autoencoder; older files keep the old names
 OLD_ATTENTION = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 1 MB."""
+def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """A JSON object from a file of at most 1 MB.
+
+    root  the checkpoint's folder, which no link may lead out of; None: the file's own
+
+    Raises:
+        CheckpointError: there is no such file, it lies elsewhere, or holds something else.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path.name}: expected this file in {path.parent}, found none")
+        raise CheckpointError(
+            f"{path.name}: expected this file in {path.parent.resolve().name}, found none"
+        )
+    check_inside(path, path.parent if root is None else root)
     if path.stat().st_size > 1_000_000:
         raise CheckpointError(f"{path.name}: expected at most 1 MB, got {path.stat().st_size} B")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: expected JSON ({error})") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name}: expected a file that can be read ({error.strerror})"
+        ) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -44,21 +68,31 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_inside(path: Path, folder: Path) -> Path:
     """``path``, if no symbolic link leads it out of its folder (or out of the hub cache's).
 
+    The hub's cache links each file, models--*/snapshots/COMMIT/**, to models--*/blobs/*.
+
     Raises:
         CheckpointError: it lies elsewhere.
     """
-    home = folder.resolve()
-    real = path.resolve()
-    for place in (home, home.parent):
-        if place.parent.name == "snapshots":  # the hub's cache links each file to ../../blobs
-            home = place.parent.parent
-            break
-    if not real.is_relative_to(home):
+    home, real = folder.resolve(), path.resolve()
+    places = [home, home.parent]  # a snapshot's folder, or that of a part in it
+    if path.parent.resolve().is_relative_to(home):  # or the snapshot is itself the part
+        places.append(path.parent.resolve())
+    blobs = [place.parents[1] / "blobs" for place in places if is_snapshot(place)]
+    if not real.is_relative_to(home) and real.parent not in blobs:
         raise CheckpointError(
             f"{path.name}: expected a file in {folder.name}, got a link to a place outside it; "
             "copy the file there"
         )
     return path
+
+
+def is_snapshot(place: Path) -> bool:
+    """Whether a folder lies where huggingface_hub keeps one revision of a model."""
+    return (
+        bool(REVISION.fullmatch(place.name))
+        and place.parent.name == "snapshots"
+        and place.parents[1].name.startswith("models--")
+    )
 
 
 def weight_file(folder: Path, root: Path | None = None) -> Path:
@@ -85,10 +119,13 @@ def weight_file(folder: Path, root: Path | None = None) -> Path:
     raise CheckpointError(f"{folder.name}: expected {WEIGHTS} (safetensors weights), {found}")
 
 
-def build_empty(cls: Any, config: dict[str, Any], what: str) -> Any:
+def build_empty(cls: Any, config: dict[str, Any], what: str, *, positions: bool = True) -> Any:
     """``cls`` of a configuration, its parameters without memory; options it lacks are left out.
 
     Nothing that other threads see is changed meanwhile: they may build modules, too.
+
+    positions  compute the table of positions, which takes memory; otherwise ``fill_`` does,
+               when the weights are known to be of that size
 
     Raises:
         CheckpointError: a number out of bounds, or the class takes no such configuration.
@@ -96,36 +133,100 @@ def build_empty(cls: Any, config: dict[str, Any], what: str) -> Any:
     known = inspect.signature(cls.__init__).parameters
     options = {k: v for k, v in config.items() if k in known and not k.startswith("_")}
     for key, value in options.items():
-        if type(known[key].default) in (int, float) and isinstance(value, str | dict):
-            raise CheckpointError(f"{what}: expected a number as {key}, got {str(value)[:40]!r}")
-        for number in value if isinstance(value, list) else [value]:
-            limit = LIMITS.get(key, MAX_NUMBER)
-            if isinstance(number, (int, float)) and not -1 <= number <= limit:
-                raise CheckpointError(f"{what}: expected {key} of at most {limit}, got {number}")
+        check_option(key, value, known[key], what)
+    if cls is AutoencoderKL:
+        check_autoencoder(config, what)
     try:
         with torch.device("meta"):  # of this thread alone
             model = cls(**options)
     except Exception as error:  # diffusers raises many types; each means an unusable file
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{what}: expected a configuration of {cls.__name__} ({first})"
+            f"{what}: expected a configuration of {cls.__name__} ({first[:200]})"
         ) from None
-    compute_positions_(model)
+    for module in tables_of(model):
+        _, tokens, width = module.pos_embed.shape
+        if tokens * width > MAX_TABLE:
+            raise CheckpointError(
+                f"{what}: expected tokens x width of at most {MAX_TABLE} (a table of positions "
+                f"of {4 * MAX_TABLE >> 20} MB), got {tokens} x {width}"
+            )
+    if positions:
+        compute_positions_(model)
     return model
 
 
+def check_autoencoder(config: dict[str, Any], what: str) -> None:
+    """Raise CheckpointError for another class, or what latents cannot be decoded with.
+
+    Other classes' weights fit, too, and give other images.
+    """
+    name = config.get("_class_name")
+    if name not in (None, "AutoencoderKL"):
+        raise CheckpointError(
+            f"{what}: expected an AutoencoderKL, got {shown(name)}: how another autoencoder "
+            "decodes is not known here"
+        )
+    scaling = config.get("scaling_factor", 1)
+    if scaling < MIN_SCALING:
+        raise CheckpointError(
+            f"{what}: expected scaling_factor of at least {MIN_SCALING}, got {scaling}"
+        )
+    if config.get("out_channels", 3) != 3:
+        raise CheckpointError(
+            f"{what}: expected images of 3 channels, got out_channels {config['out_channels']}"
+        )
+
+
+def check_option(key: str, value: Any, known: inspect.Parameter, what: str) -> None:
+    """Raise CheckpointError unless an option's value is of the type that its class declares.
+
+    What the class declares otherwise than by plain types is left to its constructor.
+    """
+    kinds = set(get_args(known.annotation)) or {known.annotation}
+    if isinstance(value, list) and len(value) > MAX_LIST:
+        raise CheckpointError(f"{what}: expected up to {MAX_LIST} {key}, got {len(value)}")
+    if value is None and (type(None) in kinds or known.default is None):
+        return
+    if kinds & {int, float}:
+        several = isinstance(value, list) and key in SEVERAL
+        for number in value if several else [value]:
+            check_number(key, number, float in kinds, what)
+    elif bool in kinds and not isinstance(value, bool):
+        raise CheckpointError(f"{what}: expected {key} true or false, got {shown(value)}")
+
+
+def check_number(key: str, number: Any, fraction: bool, what: str) -> None:
+    """Raise CheckpointError unless a number is positive, or a bounded ``fraction``."""
+    if type(number) not in (int, float):
+        raise CheckpointError(f"{what}: expected a number as {key}, got {shown(number)}")
+    limit = LIMITS.get(key, MAX_NUMBER)
+    low = -limit if fraction and key not in NOT_NEGATIVE else 0
+    if not low <= number <= limit or (number == 0 and not fraction):  # NaN is in no bounds
+        least = f"{low} or more" if fraction else "more than 0"
+        raise CheckpointError(
+            f"{what}: expected {key} of {least} and at most {limit}, got {shown(number)}"
+        )
+
+
+def tables_of(model: torch.nn.Module) -> list[PatchEmbed]:
+    """The parts that hold a fixed sine-cosine table of positions, the one that no file holds."""
+    found = [module for module in model.modules() if isinstance(module, PatchEmbed)]
+    return [module for module in found if module.pos_embed is not None]
+
+
 def compute_positions_(model: torch.nn.Module) -> None:
-    """The fixed sine-cosine embedding of patches, the one table that no file holds."""
-    for module in model.modules():
-        if isinstance(module, PatchEmbed) and module.pos_embed is not None:
-            table = get_2d_sincos_pos_embed(
-                module.proj.out_channels,
-                module.base_size,
-                base_size=module.base_size,
-                interpolation_scale=module.interpolation_scale,
-                output_type="pt",
-            )
-            module.pos_embed = table.float()[None]  # (1, T, D)
+    """Compute these tables as diffusers does, bit by bit, without its four copies."""
+    for module in tables_of(model):
+        _, tokens, width = module.pos_embed.shape
+        size = math.isqrt(tokens)
+        places = torch.arange(size, dtype=torch.float32) / (size / module.base_size)
+        places = places / module.interpolation_scale
+        line = get_1d_sincos_pos_embed_from_grid(width // 2, places).float()  # (size, D / 2)
+        table = torch.empty(size, size, width)  # row, column
+        table[:, :, : width // 2] = line[None]
+        table[:, :, width // 2 :] = line[:, None]
+        module.pos_embed = table.view(1, tokens, width)
 
 
 def modern_names(names: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
@@ -136,6 +237,11 @@ def modern_names(names: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
         new = f"{old[1]}.{NEW_ATTENTION[old[2]]}.{old[3]}" if old else name
         found[new if new in wanted else name] = value
     return found
+
+
+def live(headers: Headers) -> Headers:
+    """Without the dead buffers."""
+    return replace(headers, tensors={k: t for k, t in headers.tensors.items() if k not in DEAD})
 
 
 def check_against(model: torch.nn.Module, headers: Headers, what: str) -> None:
@@ -165,8 +271,15 @@ def load_whole(cls: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
         CheckpointError: a file is missing, damaged, or holds another model.
     """
     weights = weight_file(path, path.parent)
-    model = build_empty(cls, read_json(path / "config.json"), path.name)
-    check_against(model, read_headers(weights, MAX_TENSORS), path.name)
-    tensors: dict[str, Tensor] = modern_names(read_weights(weights, dtype), set(model.state_dict()))
-    model.load_state_dict(tensors, strict=True, assign=True)
+    config = read_json(path / "config.json", path.parent)
+    return fill_(build_empty(cls, config, path.name, positions=False), weights, path.name, dtype)
+
+
+def fill_(model: Any, weights: Path, what: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A model without memory, with the weights of a file; see ``load_whole``."""
+    check_against(model, live(read_headers(weights, MAX_TENSORS)), what)
+    tensors = {key: value for key, value in iterate_weights(weights, dtype) if key not in DEAD}
+    wanted = set(model.state_dict())
+    model.load_state_dict(modern_names(tensors, wanted), strict=True, assign=True)
+    compute_positions_(model)
     return model.requires_grad_(False).eval()

@@ -15,9 +15,10 @@ import torch
 from diffusers import AutoencoderKL
 
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
-from .errors import CheckpointError
+from .configurations import check_latents
+from .errors import CheckpointError, shown
 from .headers import Headers
-from .loading import load_whole, read_json, weight_file
+from .loading import MAX_NUMBER, load_whole, read_json, weight_file
 from .machine import Machine
 from .original import from_original
 from .original_layout import Architecture, recognise
@@ -63,18 +64,34 @@ class Parts:
 
 def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
     """The parts of a diffusers folder; its transformer is not loaded."""
-    config = read_json(folder / "transformer" / "config.json")
-    heads, size = (int(config.get(k) or 0) for k in ("num_attention_heads", "attention_head_dim"))
+    config = read_json(folder / "transformer" / "config.json", folder)
+    heads, size = (
+        int(number_in(config, k, 0)) for k in ("num_attention_heads", "attention_head_dim")
+    )
     return Parts(
         name or folder.name,
         folder / "vae",
         read_schedule(folder / "scheduler"),
-        names_from_index(read_json(folder / "model_index.json")),
+        names_from_index(read_json(folder / "model_index.json", folder)),
         licence or licence_of_card(folder / "README.md"),
-        float(config.get("norm_eps", 1e-5)),
+        float(number_in(config, "norm_eps", 1e-5)),
         heads * size,
         heads,
     )
+
+
+def number_in(config: dict[str, Any], key: str, default: float) -> float:
+    """A number of a configuration that is used as it stands.
+
+    Raises:
+        CheckpointError: no number, or one that cannot be meant.
+    """
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value <= MAX_NUMBER:
+        raise CheckpointError(
+            f"config.json: expected {key} of 0 to {MAX_NUMBER}, got {shown(value)}"
+        )
+    return float(value)
 
 
 def standard_parts(found: Architecture, name: str) -> Parts:
@@ -105,12 +122,8 @@ def standard_parts(found: Architecture, name: str) -> Parts:
 
 def check_parts(found: Architecture, latent: int, name: str) -> None:
     """Raise a CheckpointError where autoencoder and transformer do not go together."""
-    if found.in_channels != latent or found.out_channels not in (latent, 2 * latent):
-        raise CheckpointError(
-            f"state dict: expected {latent} latent channels in and {latent} or {2 * latent} out "
-            f"for the autoencoder of {name}, got {found.in_channels} and "
-            f"{found.out_channels}; pass another --like"
-        )
+    channels = (found.in_channels, found.out_channels)
+    check_latents(channels, latent, "state dict", name, "; pass another --like")
 
 
 def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
@@ -140,7 +153,7 @@ def choose_parts(found: Architecture, headers: Headers, like: Parts | None) -> P
     """``like``, or the published parts; checked against the model."""
     parts = standard_parts(found, headers.name) if like is None else like
     config = read_json(parts.folder / "config.json")
-    check_parts(found, int(config.get("latent_channels", 4)), parts.name)
+    check_parts(found, int(number_in(config, "latent_channels", 4)), parts.name)
     return parts
 
 

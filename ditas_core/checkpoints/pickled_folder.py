@@ -12,28 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
 from .captions import FILE
+from .configurations import read_configurations
 from .errors import CheckpointError
-from .families import check_config, family_of_index
 from .headers import DTYPES, Headers
-from .loading import (
-    STEM,
-    WEIGHTS,
-    build_empty,
-    check_against,
-    check_inside,
-    modern_names,
-    read_json,
-)
+from .loading import STEM, WEIGHTS, check_against, check_inside, live, modern_names
 from .machine import figure
 from .weights import iterate_weights, read_headers
 
 PICKLE = f"{STEM}.bin"
 COPIED = ("model_index.json", "README.md", "scheduler/scheduler_config.json", FILE)
 PARTS = ("transformer", "vae")
-POSITIONS = "pos_embed.pos_embed"  # fixed, computed anew; some old files hold it
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -48,8 +38,7 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
     """
     if target.is_dir():
         return
-    family = family_of_index(read_json(folder / "model_index.json"))
-    check_config(family, read_json(folder / "transformer" / "config.json"))
+    said = read_configurations(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
     try:
@@ -58,10 +47,9 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(check_inside(folder / name, folder), work / name)
         done = 0
-        for part, cls in zip(PARTS, (family.cls, AutoencoderKL), strict=True):
+        for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
             source = check_inside(weights_of(folder / part), folder)
-            model = build_empty(cls, read_json(folder / part / "config.json"), part)
-            headers = without_positions(read_headers(source))
+            headers = live(read_headers(source))
             check_against(model, headers, part)
             model.save_config(work / part)
             for count in rewrite(source, headers, work / part / WEIGHTS, set(model.state_dict())):
@@ -93,11 +81,6 @@ def weights_of(folder: Path) -> Path:
     raise CheckpointError(f"{folder.name}: expected {WEIGHTS} or {PICKLE}, found neither")
 
 
-def without_positions(headers: Headers) -> Headers:
-    tensors = {key: value for key, value in headers.tensors.items() if key != POSITIONS}
-    return Headers(headers.name, headers.kind, headers.file_bytes, tensors)
-
-
 def rewrite(source: Path, headers: Headers, target: Path, wanted: set[str]) -> Iterator[int]:
     """One weight file as safetensors, without ever holding more than a tensor of it."""
     document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -116,7 +99,7 @@ def rewrite(source: Path, headers: Headers, target: Path, wanted: set[str]) -> I
     with target.open("wb") as stream:
         stream.write(len(raw).to_bytes(8, "little") + raw)
         for key, value in iterate_weights(source):
-            if key == POSITIONS:
+            if key not in headers.tensors:
                 continue
             if headers.tensors[key].nbytes != value.numel() * value.element_size():
                 raise CheckpointError(f"{source.name}: expected {key} as checked, got another")

@@ -22,7 +22,7 @@ import torch
 
 from .errors import CheckpointError
 from .headers import Headers
-from .loading import weight_file
+from .loading import live, weight_file
 from .machine import Machine, dtype_name, figure
 from .original_layout import EMBEDDERS, Architecture, recognise
 from .weights import read_headers, unwrap
@@ -84,7 +84,7 @@ def preflight(source: Path | Headers, vae: Headers | None = None, name: str = ""
     """
     if isinstance(source, Path):
         if source.is_dir():
-            transformer = read_headers(weight_file(source / "transformer", source))
+            transformer = live(read_headers(weight_file(source / "transformer", source)))
             vae = read_headers(weight_file(source / "vae", source))
             return need_of(name or source.name, transformer, vae, transformer.parameters, 0)
         source = read_headers(source)
