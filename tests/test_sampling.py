@@ -20,7 +20,7 @@ from ditas_core.sampling import (
     sample_latents,
     spread_labels,
 )
-from ditas_core.specs import NULL_CLASS, SamplingSpec
+from ditas_core.specs import NULL_CLASS, SamplingSpec, SpecError
 
 LABELS = torch.tensor([3, 0, 4])
 
@@ -248,3 +248,18 @@ def test_explicit_generators_are_the_seeds_streams(random_checkpoint: Checkpoint
         assert torch.equal(run(9, scheduler), run(streams, scheduler))
     with pytest.raises(ValueError, match="expected 2, got 1"):
         run([torch.Generator()], "ddim")
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+@pytest.mark.parametrize(("offset", "most"), [(0, 10), (1, 9)])
+def test_more_steps_than_the_schedule_has_are_refused(
+    scheduler: str, offset: int, most: int
+) -> None:
+    config = {"num_train_timesteps": 10, "steps_offset": offset, "timestep_spacing": "leading"}
+    for steps in (most, most + 1, most + 7):
+        spec = SamplingSpec(steps, scheduler=scheduler)
+        if steps == most:
+            assert int(build_scheduler(config, spec).timesteps.max()) < 10
+        else:
+            with pytest.raises(SpecError, match="steps: expected at most"):
+                build_scheduler(config, spec)

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from ..specs import NULL_CLASS, SamplingSpec
+from ..specs import NULL_CLASS, SamplingSpec, SpecError
 from .stopping import between
 
 StepCallback = Callable[["Step"], None]
@@ -59,12 +59,22 @@ class ForwardDone:
 
 
 def build_scheduler(config: dict[str, Any], spec: SamplingSpec) -> DDIMScheduler | DDPMScheduler:
-    """The spec's scheduler with the checkpoint's own schedule, timesteps set."""
+    """The spec's scheduler with the checkpoint's own schedule, timesteps set.
+
+    Raises:
+        SpecError: more steps than the schedule has times for.
+    """
     cls = DDIMScheduler if spec.scheduler == "ddim" else DDPMScheduler
     known = {k: v for k, v in config.items() if not k.startswith("_")}
     known.pop("variance_type", None)
     scheduler = cls.from_config({**known, "clip_sample": bool(known.get("clip_sample", False))})
-    scheduler.set_timesteps(spec.steps)
+    times = int(scheduler.config.num_train_timesteps)
+    if spec.steps <= times:
+        scheduler.set_timesteps(spec.steps)
+    # an offset of leading steps leads past the last time where every time is visited
+    if spec.steps > times or int(scheduler.timesteps.max()) >= times:
+        most = times - (spec.steps <= times)
+        raise SpecError(f"steps: expected at most {most} with this schedule, got {spec.steps}")
     return scheduler
 
 
