@@ -16,8 +16,10 @@ from diffusers import AutoencoderKL
 
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
 from .errors import CheckpointError
+from .families import shown
+from .foreign import not_original
 from .headers import Headers
-from .loading import load_whole, read_json, weight_file
+from .loading import MAX_NUMBER, load_whole, read_json, weight_file
 from .machine import Machine
 from .original import from_original
 from .original_layout import Architecture, recognise
@@ -37,6 +39,7 @@ STANDARD_SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": True,
     "steps_offset": 0,
 }
+OTHER = "pass another --like"
 STANDARD_LATENTS = {32: 256, 64: 512}  # latent size: pixels
 
 
@@ -64,17 +67,36 @@ class Parts:
 def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
     """The parts of a diffusers folder; its transformer is not loaded."""
     config = read_json(folder / "transformer" / "config.json")
-    heads, size = (int(config.get(k) or 0) for k in ("num_attention_heads", "attention_head_dim"))
+    what = f"{folder.name}: transformer/config.json"
+    keys = ("num_attention_heads", "attention_head_dim")
+    heads, size = (whole_number(config.get(key) or 0, key, what) for key in keys)
+    eps = config.get("norm_eps", 1e-5)
+    if type(eps) not in (int, float) or not 0 <= eps <= 1:
+        raise CheckpointError(f"{what}: expected norm_eps of 0 to 1, got {shown(eps)}; {OTHER}")
     return Parts(
         name or folder.name,
         folder / "vae",
         read_schedule(folder / "scheduler"),
         names_from_index(read_json(folder / "model_index.json")),
         licence or licence_of_card(folder / "README.md"),
-        float(config.get("norm_eps", 1e-5)),
+        float(eps),
         heads * size,
         heads,
     )
+
+
+def whole_number(value: object, key: str, what: str) -> int:
+    """A number of things in a configuration that nothing was built from yet.
+
+    Raises:
+        CheckpointError: it is none, or too large.
+    """
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise CheckpointError(
+            f"{what}: expected a whole number of at most {MAX_NUMBER} as {key}, "
+            f"got {shown(value)}; {OTHER}"
+        )
+    return value
 
 
 def standard_parts(found: Architecture, name: str) -> Parts:
@@ -109,7 +131,7 @@ def check_parts(found: Architecture, latent: int, name: str) -> None:
         raise CheckpointError(
             f"state dict: expected {latent} latent channels in and {latent} or {2 * latent} out "
             f"for the autoencoder of {name}, got {found.in_channels} and "
-            f"{found.out_channels}; pass another --like"
+            f"{found.out_channels}; {OTHER}"
         )
 
 
@@ -121,11 +143,11 @@ def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
     """
     state = unwrap(headers.meta())
     if not looks_original(state):
-        raise CheckpointError(
-            f"{headers.name}: expected the state dict of an original DiT (x_embedder..., "
-            f"blocks.0...), got {len(headers.tensors)} tensors such as "
-            f"{min(headers.tensors)}; a diffusers model is loaded as its whole folder"
-        )
+        raise not_original(headers.name, state)
+    try:
+        recognise(state, heads=1)
+    except CheckpointError as error:
+        raise not_original(headers.name, state, str(error)) from None
     return recognise(state, heads)
 
 
@@ -140,7 +162,12 @@ def choose_parts(found: Architecture, headers: Headers, like: Parts | None) -> P
     """``like``, or the published parts; checked against the model."""
     parts = standard_parts(found, headers.name) if like is None else like
     config = read_json(parts.folder / "config.json")
-    check_parts(found, int(config.get("latent_channels", 4)), parts.name)
+    what = f"{parts.name}: vae/config.json"
+    latent = whole_number(config.get("latent_channels", 4), "latent_channels", what)
+    try:
+        check_parts(found, latent, parts.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{headers.name}: {error}") from None
     return parts
 
 
@@ -167,7 +194,11 @@ def load_original(
     parts = choose_parts(found, headers, like)
     check_machine(need_of_original(headers, found, parts), machine, dtype)
     vae = parts.load_vae()
-    transformer = from_original(read_weights(path, dtype), found.heads, parts.norm_eps, dtype)
+    state = read_weights(path, dtype)
+    try:
+        transformer = from_original(state, found.heads, parts.norm_eps, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from None
     names = parts.class_names
     return Checkpoint(
         name=path.stem,
