@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from ditas_core.artifact import load_quantized, save_quantized, whole_folder
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
+from ditas_core.cli.parsing import split_names
 from ditas_core.conversion import quantize_transformer
 from ditas_core.search import SearchSpec, search
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
@@ -85,6 +87,55 @@ def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+
+
+LABELS = ("tench, Tinca tinca", "a red fox, in snow", "b", "b", "tench", "c, d", "c", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("b", ["b"]),
+        (" b , c,tench", ["b", "c", "tench"]),
+        ("tench, Tinca tinca", ["tench, Tinca tinca"]),
+        ("a red fox, in snow,b", ["a red fox, in snow", "b"]),
+        ("b,a red fox, in snow,tench, Tinca tinca", ["b", LABELS[1], LABELS[0]]),
+        ("tench, b", ["tench", "b"]),
+        ("c, d,c,d", ["c, d", "c", "d"]),
+        ("3,a red fox, in snow, 0", ["3", "a red fox, in snow", "0"]),
+        ("a red fox, in the snow", ["a red fox", "in the snow"]),
+        ("b,", ["b", ""]),
+        (",", ["", ""]),
+    ],
+)
+def test_names_with_commas_are_told_apart(text: str, names: list[str]) -> None:
+    assert split_names(text, LABELS) == names
+
+
+def test_a_long_list_of_names_is_split_quickly() -> None:
+    assert split_names("b," * 50_000, LABELS) == ["b"] * 50_000 + [""]
+
+
+def test_classes_with_commas_are_drawn_by_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And of two that have the same name the number chooses."""
+    source = Path(shutil.copytree(folder, tmp_path / "source"))
+    index = source / "model_index.json"
+    labels = ["a red fox, in snow", "b", "tench, Tinca tinca", "b", "c"]
+    named = {str(i): name for i, name in enumerate(labels)}
+    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": named}))
+    drawn = {}
+    for text in ("a red fox, in snow,b,tench, Tinca tinca,3", "0,1,2,3", "0,1,2,1"):
+        out = tmp_path / f"out{len(drawn)}"
+        command = ["sample", str(source), "--steps", "1", "--guidance", "1", "--out", str(out)]
+        told = run_json(capsys, [*command, "--classes", text])
+        assert told["classes"] == [labels[0], "b", labels[2], "b"]
+        drawn[text] = [file.read_bytes() for file in sorted(out.glob("0*.png"))]
+    first, second, third = drawn.values()
+    assert first == second and first[:3] == third[:3] and first[3] != third[3]
+    assert main([*command[:-1], str(tmp_path / "no"), "--classes", "a red fox, in rain"]) == 2
+    assert "got 'a red fox'" in capsys.readouterr().err
 
 
 def test_ablation_reports_paired_gains(

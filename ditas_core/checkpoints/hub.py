@@ -22,13 +22,13 @@ import torch
 
 from .captions import FILE
 from .errors import CheckpointError
-from .families import Family, family_of_index
+from .hub_checks import check_kind, check_remote, need_of_parts
 from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
-from .loading import WEIGHTS, check_inside, read_json
-from .machine import Machine, figure
-from .pickled_folder import PICKLE, convert_folder
+from .loading import WEIGHTS, check_inside
+from .machine import Machine
+from .pickled_folder import PARTS, PICKLE, convert_folder
 from .preflight import check_machine
-from .transfer import REMEDY, NotThere, Remote, Sleep, download, file_hash, look_up, tell
+from .transfer import REMEDY, NotThere, Remote, Sleep, arrived, download, file_hash, look_up, tell
 
 SMALL_FILES = (
     "model_index.json",
@@ -37,8 +37,6 @@ SMALL_FILES = (
     "vae/config.json",
 )
 OPTIONAL_FILES = ("README.md", FILE)
-PARTS = ("transformer", "vae")
-MAX_SMALL, MAX_CAPTIONS = 1_000_000, 500_000_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def fetch_steps(
         return ready
     place = place_of(source, cache)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.with_name(f"{place.name}.lock"))
         while True:
             try:
@@ -102,17 +100,25 @@ def fetch_steps(
                 yield Progress("waiting for another process", 0, 1)
                 sleep(0.2)
     except OSError as error:
-        raise CheckpointError(
-            f"{cache}: expected a place to keep the checkpoint, got {error.strerror}; set HF_HOME"
-        ) from None
+        raise no_place(place, error) from None
     try:
         ready = converted(source, cache)
         if ready is None:
             room = machine or Machine()
             ready = yield from make(source, place, endpoint, room, dtype, sleep, captions)
+    except OSError as error:
+        raise no_place(place, error) from None
     finally:
         lock.release()
     return ready
+
+
+def no_place(place: Path, error: OSError) -> CheckpointError:
+    """What is said where the checkpoint cannot be kept."""
+    return CheckpointError(
+        f"{'/'.join(place.parts[-3:])}: expected a place to keep the checkpoint, got "
+        f"{error.strerror or error}; free it, or set HF_HOME to another place"
+    )
 
 
 def make(
@@ -130,9 +136,9 @@ def make(
     cached = in_hub_cache(source)
     if cached is not None:
         raw, weights = cached
-        need = need_to_load(source, *((raw / name).stat().st_size for name in weights))
+        sizes = [(raw / name).stat().st_size for name in weights]
+        need = need_of_parts(source, raw, captions or (raw / FILE).is_file(), sizes)
         check_machine(replace(need, disk=need.disk // 2), machine, dtype)
-        check_kind(source, raw, captions or (raw / FILE).is_file())
         yield from check_cached(raw, weights)
     else:
         raw = place / "raw"
@@ -167,9 +173,10 @@ def download_all(
     sleep: Sleep,
     captions: bool,
 ) -> Generator[Progress, None, list[str]]:
-    """All files of the revision; sizes and room are checked before the first byte.
+    """All files of the revision; what can be told without the weights is checked before them.
 
-    Returns the names of the weights.
+    Before the first byte that is what their sizes tell: room on the disk, and in memory if
+    they hold float32. Returns the names of the weights.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils._headers import build_hf_headers
@@ -191,17 +198,22 @@ def download_all(
         found = yield from first_there(source, names, endpoint, headers, sleep)
         files |= found
         weights += found
-    there = sum(f.stat().st_size for f in raw.rglob("*") if f.is_file())
-    need = need_to_load(source, *(files[name].size for name in weights))
+    there = sum(arrived(remote, raw / name) for name, remote in files.items())
+    sizes = [files[name].size for name in weights]
+    captions = captions or FILE in files
+    need = need_to_load(source, *sizes)
     check_machine(replace(need, disk=max(0, need.disk - there)), machine, dtype)
     total = sum(remote.size for remote in files.values())
     before = 0
     for name, remote in files.items():
+        if name == weights[0]:  # all that is small is here
+            need = need_of_parts(source, raw, captions, sizes)
+            check_machine(replace(need, disk=0), machine, dtype)
         for done in download(remote, raw / name, headers, sleep):
             yield Progress(f"downloading {name}", before + done, total)
         before += remote.size
         if name == SMALL_FILES[0]:
-            check_kind(source, raw, captions or FILE in files)
+            check_kind(source, raw, captions)
     return weights
 
 
@@ -239,50 +251,6 @@ def whole_files(name: str) -> str:
         f"; weights in several parts or under other names than {WEIGHTS} and {PICKLE} (.fp16) are "
         "not taken: save the model in one file and name its folder"
     )
-
-
-def check_kind(source: HubSource, raw: Path, captions: bool) -> Family:
-    """The family, before the weights are fetched, by the index of the pipeline.
-
-    Raises:
-        CheckpointError: another pipeline, or one that lacks captions.
-    """
-    try:
-        family = family_of_index(read_json(raw / SMALL_FILES[0]))
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.repo}: {error}") from None
-    if family.text and not captions:
-        raise CheckpointError(
-            f"{source.repo}: expected {FILE} in the repository, or captions= (--captions FILE), "
-            f"got neither: a {family.name} needs embedded captions, and this package has no text "
-            "encoder; Captions.of_pipeline(pipeline, prompts).save(FOLDER) writes the file"
-        )
-    return family
-
-
-def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
-    """What the hub announces, against what is pinned.
-
-    Raises:
-        CheckpointError: another revision, hash or size.
-    """
-    if remote.commit and remote.commit != source.revision:
-        raise CheckpointError(
-            f"{name}: expected revision {source.revision}, got {remote.commit[:60]!r}"
-        )
-    pinned = source.sha256.get(name)
-    if pinned is not None and remote.etag != pinned:
-        raise CheckpointError(f"{name}: expected the hash {pinned}, got {remote.etag}")
-    heavy = name.endswith((WEIGHTS, PICKLE))
-    limit = int(1.1 * source.bytes) if heavy and source.bytes else 20_000_000_000
-    limit = limit if heavy else MAX_CAPTIONS if name == FILE else MAX_SMALL
-    if remote.size > limit:
-        raise CheckpointError(
-            f"{name}: expected at most {figure(limit)}, got {figure(remote.size)}"
-        )
-    if heavy and len(remote.etag) != 64:
-        raise CheckpointError(f"{name}: expected a sha256 from the hub, got {remote.etag}")
-    return remote
 
 
 def fetch(

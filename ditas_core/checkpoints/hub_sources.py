@@ -100,7 +100,7 @@ def converted(source: HubSource, cache: Path | None = None) -> Path | None:
 
 
 def need_to_load(source: HubSource, transformer: int, vae: int) -> Need:
-    """What downloading, converting and loading take; the files' bytes, which hold float32."""
+    """What downloading, converting and loading take, if these bytes of files hold float32."""
     total = transformer + vae
     return Need(
         source.repo,

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
 from .configurations import check_latents
 from .errors import CheckpointError, shown
+from .foreign import not_original
 from .headers import Headers
 from .loading import MAX_NUMBER, load_whole, read_json, weight_file
 from .machine import Machine
@@ -38,6 +39,7 @@ STANDARD_SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": True,
     "steps_offset": 0,
 }
+OTHER = "pass another --like"
 STANDARD_LATENTS = {32: 256, 64: 512}  # latent size: pixels
 
 
@@ -65,33 +67,36 @@ class Parts:
 def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
     """The parts of a diffusers folder; its transformer is not loaded."""
     config = read_json(folder / "transformer" / "config.json", folder)
-    heads, size = (
-        int(number_in(config, k, 0)) for k in ("num_attention_heads", "attention_head_dim")
-    )
+    what = f"{folder.name}: transformer/config.json"
+    keys = ("num_attention_heads", "attention_head_dim")
+    heads, size = (whole_number(config.get(key) or 0, key, what) for key in keys)
+    eps = config.get("norm_eps", 1e-5)
+    if type(eps) not in (int, float) or not 0 <= eps <= 1:
+        raise CheckpointError(f"{what}: expected norm_eps of 0 to 1, got {shown(eps)}; {OTHER}")
     return Parts(
         name or folder.name,
         folder / "vae",
         read_schedule(folder / "scheduler"),
         names_from_index(read_json(folder / "model_index.json", folder)),
         licence or licence_of_card(folder / "README.md"),
-        float(number_in(config, "norm_eps", 1e-5)),
+        float(eps),
         heads * size,
         heads,
     )
 
 
-def number_in(config: dict[str, Any], key: str, default: float) -> float:
-    """A number of a configuration that is used as it stands.
+def whole_number(value: object, key: str, what: str) -> int:
+    """A number of things in a configuration that nothing was built from yet.
 
     Raises:
-        CheckpointError: no number, or one that cannot be meant.
+        CheckpointError: it is none, or too large.
     """
-    value = config.get(key, default)
-    if type(value) not in (int, float) or not 0 <= value <= MAX_NUMBER:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise CheckpointError(
-            f"config.json: expected {key} of 0 to {MAX_NUMBER}, got {shown(value)}"
+            f"{what}: expected a whole number of at most {MAX_NUMBER} as {key}, "
+            f"got {shown(value)}; {OTHER}"
         )
-    return float(value)
+    return value
 
 
 def standard_parts(found: Architecture, name: str) -> Parts:
@@ -123,7 +128,7 @@ def standard_parts(found: Architecture, name: str) -> Parts:
 def check_parts(found: Architecture, latent: int, name: str) -> None:
     """Raise a CheckpointError where autoencoder and transformer do not go together."""
     channels = (found.in_channels, found.out_channels)
-    check_latents(channels, latent, "state dict", name, "; pass another --like")
+    check_latents(channels, latent, "state dict", name, f"; {OTHER}")
 
 
 def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
@@ -134,11 +139,11 @@ def recognise_file(headers: Headers, heads: int | None = None) -> Architecture:
     """
     state = unwrap(headers.meta())
     if not looks_original(state):
-        raise CheckpointError(
-            f"{headers.name}: expected the state dict of an original DiT (x_embedder..., "
-            f"blocks.0...), got {len(headers.tensors)} tensors such as "
-            f"{min(headers.tensors)}; a diffusers model is loaded as its whole folder"
-        )
+        raise not_original(headers.name, state)
+    try:
+        recognise(state, heads=1)
+    except CheckpointError as error:
+        raise not_original(headers.name, state, str(error)) from None
     return recognise(state, heads)
 
 
@@ -153,7 +158,12 @@ def choose_parts(found: Architecture, headers: Headers, like: Parts | None) -> P
     """``like``, or the published parts; checked against the model."""
     parts = standard_parts(found, headers.name) if like is None else like
     config = read_json(parts.folder / "config.json")
-    check_parts(found, int(number_in(config, "latent_channels", 4)), parts.name)
+    what = f"{parts.name}: vae/config.json"
+    latent = whole_number(config.get("latent_channels", 4), "latent_channels", what)
+    try:
+        check_parts(found, latent, parts.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{headers.name}: {error}") from None
     return parts
 
 
@@ -180,7 +190,11 @@ def load_original(
     parts = choose_parts(found, headers, like)
     check_machine(need_of_original(headers, found, parts), machine, dtype)
     vae = parts.load_vae()
-    transformer = from_original(read_weights(path, dtype), found.heads, parts.norm_eps, dtype)
+    state = read_weights(path, dtype)
+    try:
+        transformer = from_original(state, found.heads, parts.norm_eps, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from None
     names = parts.class_names
     return Checkpoint(
         name=path.stem,

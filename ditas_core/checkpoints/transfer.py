@@ -91,7 +91,7 @@ def ask(url: str, method: str, headers: dict[str, str], sleep: Sleep) -> Generat
         CheckpointError: refused, not there, still busy after ``TRIES``, or no connection.
     """
     opener = urllib.request.build_opener(Redirects(leave=method == "GET"))
-    where = urllib.parse.urlsplit(url).netloc
+    where = host_of(url)
     reason = "no answer"
     for attempt in range(TRIES):
         wait = min(2.0**attempt, LONGEST_WAIT)
@@ -109,9 +109,30 @@ def ask(url: str, method: str, headers: dict[str, str], sleep: Sleep) -> Generat
                 wait = retry_after(error.headers, wait)
         except (OSError, http.client.HTTPException) as error:  # URLError among them
             reason = f"hub: expected an answer from {where}, got none ({describe(error)}); {REMEDY}"
+        except CheckpointError:
+            raise
+        except ValueError as error:  # no address, where it sent us to
+            raise CheckpointError(
+                f"hub: expected {where} to answer or to name another address, got one that is "
+                f"none ({describe(error)}); check HF_ENDPOINT, {REMEDY}"
+            ) from None
         if attempt + 1 < TRIES:
             yield from pause(wait, sleep)
     raise CheckpointError(f"{reason} ({TRIES} tries)")
+
+
+def host_of(url: str) -> str:
+    """Of an address.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        return urllib.parse.urlsplit(url).netloc
+    except ValueError as error:
+        raise CheckpointError(
+            f"hub: expected an address, got {url[:80]!r} ({describe(error)}); check HF_ENDPOINT"
+        ) from None
 
 
 def describe(error: BaseException) -> str:
@@ -155,7 +176,11 @@ def look_up(
     linked = found.get("X-Linked-Size")
     size = linked or (None if "Location" in found else found.get("Content-Length"))
     etag = (found.get("X-Linked-ETag") or found.get("ETag") or "").removeprefix("W/").strip('"')
-    if not size or not size.isdigit() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):
+    if (
+        not size
+        or not re.fullmatch("[0-9]{1,18}", size)
+        or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag)
+    ):
         raise CheckpointError(
             f"hub: expected the size and hash of {urllib.parse.urlsplit(url).path}, got "
             f"{str(size)[:40]!r} and {etag[:80]!r}; check HF_ENDPOINT, {REMEDY}"
@@ -189,6 +214,27 @@ def plain_file(path: Path) -> bool:
     return path.exists()
 
 
+def part_of(remote: Remote, target: Path) -> Path:
+    """Where the bytes gather until they are whole."""
+    return target.with_name(f"{target.name}.{remote.etag[:16]}.part")
+
+
+def arrived(remote: Remote, target: Path) -> int:
+    """Bytes of this very file that lie there already; those of another are not it."""
+    for path in (target, part_of(remote, target)):
+        if path.is_file():
+            return min(path.stat().st_size, remote.size)
+    return 0
+
+
+def place_for(error: OSError, target: Path) -> CheckpointError:
+    """What is said where a file cannot be put."""
+    return CheckpointError(
+        f"{target.name}: expected to write it into {'/'.join(target.parts[-3:-1])}, got "
+        f"{error.strerror or error}; free it, or set HF_HOME to another place"
+    )
+
+
 def download(
     remote: Remote, target: Path, headers: dict[str, str], sleep: Sleep = time.sleep
 ) -> Generator[int, None, None]:
@@ -198,8 +244,11 @@ def download(
         CheckpointError: see ``ask``; the bytes are not those the hub announced (they are
             removed); no room on the disk (what arrived is removed).
     """
-    part = target.with_name(f"{target.name}.{remote.etag[:16]}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(remote, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise place_for(error, target) from None
     if not plain_file(target):
         plain_file(part)
         try:
@@ -211,9 +260,7 @@ def download(
                     f"{target.name}: expected {figure(remote.size)} of room in {target.parent}, "
                     f"got none left ({error.strerror}); make room, or set HF_HOME to another disk"
                 ) from None
-            raise CheckpointError(
-                f"{target.name}: expected to write into {target.parent}, got {error.strerror}"
-            ) from None
+            raise place_for(error, target) from None
         check = part
     else:
         check = target

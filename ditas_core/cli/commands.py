@@ -54,6 +54,7 @@ from ..specs import (
 )
 from .images import contact_sheet, to_uint8
 from .loading import load, load_any
+from .parsing import split_names
 from .progress import bar, finish, trajectory
 
 Report = dict[str, Any]
@@ -301,10 +302,8 @@ def run_sample(args: argparse.Namespace) -> Report:
     check_new_folder(args.out)
     checkpoint, _ = load_any(args)
     if args.classes.strip():
-        # a caption may have commas of its own
-        alone = args.classes.strip() in checkpoint.class_names
-        names = [args.classes] if alone else args.classes.split(",")
-        wanted = [checkpoint.class_index(name) for name in names]
+        chosen = split_names(args.classes, checkpoint.class_names)
+        wanted = [checkpoint.class_index(name) for name in chosen]
         count = args.samples or len(wanted)
         labels = torch.tensor([wanted[i % len(wanted)] for i in range(count)])
     else:

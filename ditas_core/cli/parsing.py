@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 
@@ -30,3 +31,23 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Any:
         return value
 
     return parse
+
+
+def split_names(text: str, known: Sequence[str]) -> list[str]:
+    """``a,b`` as ``["a", "b"]``; names with commas of their own stay whole.
+
+    From left to right the longest run of pieces that is a known name; any other piece is
+    left for the caller to find, or to refuse.
+    """
+    names, pieces = set(known), text.split(",")
+    longest = 1 + max((name.count(",") for name in names), default=0)
+    found: list[str] = []
+    at = 0
+    while at < len(pieces):
+        for end in range(min(at + longest, len(pieces)), at, -1):
+            name = ",".join(pieces[at:end]).strip()
+            if name in names:
+                break
+        found.append(name)  # at the end of the loop that is the one piece
+        at = end
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -57,13 +57,22 @@ def size_of(value: Any, depth: int = 0) -> int:
     return 64 + sum(size_of(part, depth + 1) for part in parts)
 
 
+@dataclass
+class Building:
+    """A value that is being built: who wants it waits at the lock; forgotten after the last."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    users: int = 0
+    value: Any = None
+
+
 class Cache:
     """Least recently used, bounded by bytes, safe to use from many threads."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
         self.lock = threading.RLock()
-        self.building: dict[Hashable, threading.RLock] = {}
+        self.building: dict[Hashable, Building] = {}
         self.entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any:
@@ -97,13 +106,24 @@ class Cache:
             return sum(size for _, size in self.entries.values())
 
     def make(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """The value, built once; only those who want the same one wait for it."""
+        """The value, built once; only those who want the same one wait for it.
+
+        They get it even where it is too large to be kept. After a build that failed the next
+        of them tries.
+        """
         with self.lock:
-            own = self.building.setdefault(key, threading.RLock())
-        with own:
-            found = self.get(key)
-            if found is None:
-                found = self.put(key, build())
-        with self.lock:
-            self.building.pop(key, None)
-        return found
+            own = self.building.setdefault(key, Building())
+            own.users += 1
+        try:
+            with own.lock:
+                found = self.get(key)
+                if found is None:
+                    found = own.value
+                if found is None:
+                    found = own.value = self.put(key, build())
+            return found
+        finally:
+            with self.lock:
+                own.users -= 1
+                if not own.users:
+                    self.building.pop(key, None)

@@ -252,6 +252,52 @@ def test_cache_builds_once_and_does_not_hold_up_others():
     assert built == [1] and cache.get("k") == "value" and not cache.building
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_cache_forgets_who_waited(fails):
+    """A build that fails leaves nothing, and the next of those who wait tries, one at a time."""
+    cache, built, at_once, most = Cache(limit=1000), [], [], []
+    until = time.monotonic() + 10
+
+    def build():
+        while not built and cache.building["k"].users < 4 and time.monotonic() < until:
+            time.sleep(0.001)
+        at_once.append(1)
+        most.append(len(at_once))
+        built.append(1)
+        time.sleep(0.02)
+        at_once.pop()
+        if fails and len(built) < 4:
+            raise ValueError("not today")
+        return torch.zeros(1000)  # larger than the limit: handed out, and not kept
+
+    found = []
+
+    def want():
+        try:
+            found.append(cache.make("k", build))
+        except ValueError:
+            found.append(None)
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert max(most) == 1 and not cache.building and cache.get("k") is None
+    values = [value for value in found if value is not None]
+    assert len(found) == 4 and all(value is values[0] for value in values)
+    assert (len(built), len(values)) == ((4, 1) if fails else (1, 4))
+
+
+def test_cache_builds_within_a_build():
+    cache = Cache()
+    assert cache.make("a", lambda: cache.make("a", lambda: 1) + cache.make("b", lambda: 2)) == 3
+    for key in range(5):
+        with pytest.raises(ZeroDivisionError):
+            cache.make(key, lambda: 1 / 0)
+    assert not cache.building
+
+
 # the overview
 
 

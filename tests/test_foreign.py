@@ -1,0 +1,239 @@
+"""Weight files of other models: named, with the reason and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_random_checkpoint, tiny_vae
+from safetensors.torch import save_file
+from test_original_sizes import positions, random_state, tiny
+from test_resume import save_tiny
+from tiny_pixart import tiny_pixart
+
+from ditas_core.checkpoints import (
+    CheckpointError,
+    find_parts,
+    load_checkpoint,
+    read_headers,
+    recognise_file,
+)
+from ditas_core.checkpoints.foreign import told_by
+from ditas_core.cli import main
+
+ROWS = torch.zeros(4, 4)
+
+
+def named(*names: str) -> dict[str, Any]:
+    return {name: ROWS.clone() for name in names}
+
+
+DIT = random_state(tiny(classes=5))
+FLUX = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "img_in.weight")
+SD = "model.diffusion_model."
+# (names in a file, what it is called, what to do)
+FILES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "SD3": (
+        named(f"{SD}joint_blocks.0.x_block.attn.qkv.weight", f"{SD}x_embedder.proj.weight"),
+        "Stable Diffusion 3: text and image run through joint blocks",
+        "not supported",
+    ),
+    "Flux": (named(*FLUX), "Flux: text and image", "not supported"),
+    "Flux, prefixed": (named(*(SD + name for name in FLUX)), "Flux: text and", "not supported"),
+    "Flux of diffusers": (
+        named("single_transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.ff.net.2.bias"),
+        "Flux or a relative",
+        "not supported",
+    ),
+    "HunyuanVideo": (
+        named("double_blocks.0.img_attn_qkv.weight"),
+        "HunyuanVideo: .* frames",
+        "not supported",
+    ),
+    "a whole Stable Diffusion": (
+        named(f"{SD}input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"),
+        "a U-Net: .*convolutional",
+        "not supported",
+    ),
+    "LoRA": (
+        named("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"),
+        "a LoRA: .* another model",
+        r"fuse_lora\(\)",
+    ),
+    "LoRA of another tool": (
+        named("lora_unet_down_blocks_0.lora_down.weight"),
+        "a LoRA: ",
+        r"fuse_lora\(\)",
+    ),
+    "LoRA of a DiT": (
+        {**DIT, **named("blocks.0.attn.qkv.lora_A.weight")},
+        "a LoRA: ",
+        r"fuse_lora\(\)",
+    ),
+    "PixArt": (
+        {
+            **{k: v for k, v in DIT.items() if "adaLN" not in k and "y_embedder" not in k},
+            **named(
+                "y_embedder.y_proj.fc1.weight",
+                "blocks.0.cross_attn.q_linear.weight",
+                "blocks.0.scale_shift_table",
+                "t_block.1.weight",
+            ),
+        },
+        "an original PixArt: .* captions",
+        "convert it to a diffusers folder first: .*convert_pixart_",
+    ),
+    "Sana": (
+        named("blocks.0.cross_attn.q_linear.weight", "blocks.0.mlp.inverted_conv.conv.weight"),
+        "Sana: .* linear",
+        "not supported",
+    ),
+    "Latte": ({**DIT, **named("temp_embed")}, "Latte: .* frames", "not supported"),
+    "Open-Sora": (
+        named("blocks.0.attn_temp.qkv.weight", "x_embedder.proj.weight", "t_block.1.weight"),
+        "a video model: .* frames",
+        "not supported",
+    ),
+    "Wan": (
+        named("blocks.0.self_attn.q.weight", "blocks.0.cross_attn.q.weight")
+        | named("patch_embedding.weight"),
+        "Wan: .* frames",
+        "not supported",
+    ),
+    "T5": (
+        named("encoder.block.0.layer.0.SelfAttention.q.weight"),
+        "a text encoder: ",
+        "pass the transformer's file",
+    ),
+    "an autoencoder": (
+        dict(tiny_vae().state_dict()),
+        "an autoencoder: ",
+        "pass the transformer's file; .* --like",
+    ),
+    "a DiT of diffusers": (
+        dict(build_random_checkpoint().transformer.state_dict()),
+        "a transformer in diffusers' layout",
+        "whole folder",
+    ),
+    "a PixArt of diffusers": (
+        dict(tiny_pixart(told=True).state_dict()),
+        "a transformer in diffusers' layout",
+        "whole folder",
+    ),
+    "something else": (named("fc1.weight", "fc2.weight"), "2 tensors such as", "whole folder"),
+}
+
+
+@pytest.mark.parametrize(("state", "what", "remedy"), FILES.values(), ids=FILES.keys())
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_files_of_other_models_are_refused_by_name(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    state: dict[str, Any],
+    what: str,
+    remedy: str,
+    suffix: str,
+) -> None:
+    path = tmp_path / f"theirs.{suffix}"
+    if suffix == "pt":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    else:
+        save_file({k: v.contiguous() for k, v in state.items()}, path)
+    words = rf"^theirs\.{suffix}: expected the state dict of an original DiT .*, got {what}"
+    with pytest.raises(CheckpointError, match=f"{words}.*; .*{remedy}"):
+        load_checkpoint(path)
+    assert main(["info", str(path)]) == 2
+    assert f"theirs.{suffix}: expected" in capsys.readouterr().err
+
+
+def test_no_name_of_an_original_dit_tells_of_another_model() -> None:
+    assert told_by(DIT) is None
+
+
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no positions": (lambda s: s.pop("pos_embed"), "expected the tensor pos_embed"),
+    "one more": (lambda s: s.update(more=ROWS), "expected DiT's tensors and no others, got more"),
+    "oblong": (
+        lambda s: s.update(pos_embed=positions(32, 4)[:, :15]),
+        "pos_embed: expected a square number of tokens, got 15",
+    ),
+    "double precision": (
+        lambda s: s.update(pos_embed=s["pos_embed"].double()),
+        "in single or half precision",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS.values(), ids=FAULTS.keys())
+def test_an_original_that_is_not_whole_says_which_file_and_what_to_do(
+    tmp_path: Path, fault: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    state = dict(DIT)
+    fault(state)
+    torch.save(state, tmp_path / "mine.pt")
+    with pytest.raises(CheckpointError, match=rf"^mine\.pt: .*{words}.*; pass a whole state dict"):
+        recognise_file(read_headers(tmp_path / "mine.pt"))
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("foreign") / "stock"
+    save_tiny(target)
+    return target
+
+
+def test_faults_that_loading_finds_say_which_file(stock: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save({**DIT, "pos_embed": DIT["pos_embed"] + 0.1}, file)
+    with pytest.raises(CheckpointError, match=r"^mine\.pt: pos_embed: .*sine-cosine"):
+        load_checkpoint(file, like=stock, heads=2)
+    torch.save(random_state(tiny(classes=5, channels=3)), file)
+    with pytest.raises(CheckpointError, match=r"^mine\.pt: .*4 latent channels.*another --like"):
+        load_checkpoint(file, like=stock, heads=2)
+
+
+TRANSFORMER, VAE = "transformer/config.json", "vae/config.json"
+WRONG = [
+    (TRANSFORMER, "num_attention_heads", "abc"),
+    (TRANSFORMER, "num_attention_heads", [1]),
+    (TRANSFORMER, "num_attention_heads", -1),
+    (TRANSFORMER, "attention_head_dim", 1e400),
+    (TRANSFORMER, "attention_head_dim", 2**70),
+    (TRANSFORMER, "norm_eps", None),
+    (TRANSFORMER, "norm_eps", "x"),
+    (TRANSFORMER, "norm_eps", float("nan")),
+    (VAE, "latent_channels", None),
+    (VAE, "latent_channels", "x"),
+    (VAE, "latent_channels", {}),
+]
+
+
+def lending(stock: Path, target: Path, file: str, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of the folder with one configuration edited."""
+    folder = Path(shutil.copytree(stock, target / "lender"))
+    config = json.loads((folder / file).read_text())
+    edit(config)
+    (folder / file).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(("file", "key", "value"), WRONG)
+def test_numbers_that_are_none_in_what_is_lent_are_refused(
+    stock: Path, tmp_path: Path, file: str, key: str, value: Any
+) -> None:
+    folder = lending(stock, tmp_path, file, lambda config: config.update({key: value}))
+    torch.save(DIT, tmp_path / "mine.pt")
+    words = rf"^lender: {file}: expected .*{key}.*; pass another"
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(tmp_path / "mine.pt", like=folder, heads=2)
+
+
+def test_a_lender_without_these_numbers_lends_the_rest(stock: Path, tmp_path: Path) -> None:
+    folder = lending(stock, tmp_path, TRANSFORMER, lambda config: config.clear())
+    parts = find_parts(folder)
+    assert parts is not None and parts.width == 0 and parts.norm_eps == 1e-5

@@ -1,0 +1,287 @@
+"""What a repository of the hub is refused for, and how little of it was fetched by then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as constants
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from hub_server import REVISION, Hub, build_repository, serve_hub
+from test_hub import Waits, hub_cache
+from tiny_pixart import save_tiny_pixart
+
+from ditas_core.checkpoints import (
+    CheckpointError,
+    HubSource,
+    Machine,
+    check_machine,
+    find_source,
+    preflight,
+)
+from ditas_core.checkpoints.hub import fetch
+from ditas_core.checkpoints.hub_checks import need_of_parts
+from ditas_core.checkpoints.pickled_folder import convert_folder
+from ditas_core.checkpoints.transfer import ask, look_up
+
+NAME = f"facebook/DiT-tiny@{REVISION}"
+WEIGHTS = ("transformer/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "repository"
+    build_repository(folder)
+    return folder
+
+
+@pytest.fixture
+def served(repository: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(repository, tmp_path / "served"))
+
+
+@pytest.fixture
+def hub(served: Path) -> Iterator[Hub]:
+    with serve_hub(served) as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+
+
+def the_source() -> HubSource:
+    source = find_source(NAME)
+    assert source is not None
+    return source
+
+
+def get(hub: Hub, cache: Path, **options: Any) -> Path:
+    return fetch(the_source(), cache=cache, endpoint=hub.endpoint, sleep=Waits(), **options)
+
+
+def weights_asked_for(hub: Hub) -> list[str]:
+    return [path for method, path, _ in hub.asked if method == "GET" and path.endswith(".bin")]
+
+
+def halved(folder: Path) -> None:
+    file = folder / WEIGHTS[0]
+    torch.save({k: v.half() for k, v in torch.load(file, weights_only=True).items()}, file)
+
+
+def raw_of(cache: Path) -> Path:
+    return cache / "facebook--DiT-tiny" / REVISION / "raw"
+
+
+# What loading takes
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "PixArt"])
+def test_what_is_counted_before_the_weights_is_what_loading_takes(
+    served: Path, tmp_path: Path, kind: str
+) -> None:
+    """The files' sizes alone would tell half of it where they hold half precision."""
+    if kind == "PixArt":
+        served = save_tiny_pixart(tmp_path / "pixart", told=True)
+    if kind == "float16":
+        halved(served)
+    list(convert_folder(served, tmp_path / "converted"))
+    after = preflight(tmp_path / "converted")
+    sizes = [
+        next((served / part).glob("diffusion_*")).stat().st_size for part in ("transformer", "vae")
+    ]
+    before = need_of_parts(the_source(), served, captions=True, sizes=sizes)
+    assert before.parameters == after.parameters
+    # apart from the largest tensor as stored: what surrounds the numbers of a file counts there
+    assert after.float32 == pytest.approx(before.float32, abs=50_000)
+    assert before.float32 - before.bfloat16 == after.float32 - after.bfloat16
+
+
+@pytest.mark.parametrize("where", ["hub", "its cache"])
+def test_half_precision_that_does_not_fit_is_not_downloaded(
+    served: Path, tmp_path: Path, where: str, monkeypatch: Any
+) -> None:
+    """Held in float32 it takes twice what its file has."""
+    config = json.loads((served / "transformer" / "config.json").read_text())
+    options = {"num_attention_heads": 4, "attention_head_dim": 64, "num_layers": 3}
+    model = DiTTransformer2DModel.from_config({**config, **options})
+    (served / "transformer" / "config.json").write_text(json.dumps({**config, **options}))
+    torch.save(model.half().state_dict(), served / WEIGHTS[0])
+    with serve_hub(served) as hub:
+        size = (served / WEIGHTS[0]).stat().st_size
+        machine = Machine(memory=256 * 2**20 + int(1.5 * size))
+        if where == "its cache":
+            hub_cache(served, tmp_path / "none")
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(CheckpointError, match=r"DiT-tiny: needs .* in float32, .* are free"):
+            get(hub, tmp_path / "cache", machine=machine)
+        assert not weights_asked_for(hub)
+        folder = get(hub, tmp_path / "cache", machine=machine, dtype=torch.bfloat16)
+    check_machine(preflight(folder), machine, torch.bfloat16)
+    with pytest.raises(CheckpointError, match="needs"):
+        check_machine(preflight(folder), machine)
+
+
+def test_leftovers_of_other_files_are_not_room_on_the_disk(hub: Hub, tmp_path: Path) -> None:
+    """Only what the download goes on from counts as downloaded."""
+    cache = tmp_path / "cache"
+    (raw_of(cache) / "transformer").mkdir(parents=True)
+    left = raw_of(cache) / f"{WEIGHTS[0]}.deadbeefdeadbeef.part"
+    left.write_bytes(b"x" * 10_000_000)
+    (raw_of(cache) / "notes").write_bytes(b"x" * 10_000_000)
+    with pytest.raises(CheckpointError, match="of free disk"):
+        get(hub, cache, machine=Machine(disk=1))
+    shutil.rmtree(raw_of(cache))
+    steps = []
+    with pytest.raises(InterruptedError):
+        get(hub, cache, progress=lambda step: stop_after(WEIGHTS[0], steps, step))
+    size = sum((hub.folder / name).stat().st_size for name in WEIGHTS)
+    there = (hub.folder / WEIGHTS[0]).stat().st_size
+    with pytest.raises(CheckpointError, match="of free disk"):
+        get(hub, cache, machine=Machine(disk=2 * size - there - 20_000))
+    assert get(hub, cache, machine=Machine(disk=2 * size - there)).is_dir()
+
+
+def stop_after(name: str, steps: list[Any], step: Any) -> None:
+    """Raise once this file is whole."""
+    steps.append(step.doing)
+    if f"downloading {name}" in steps and step.doing != f"downloading {name}":
+        raise InterruptedError
+
+
+# What is no model that is understood
+
+
+EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another class": (
+        "transformer/config.json",
+        {"_class_name": "UNet2DConditionModel"},
+        "'UNet2DConditionModel': it is a convolutional U-Net",
+    ),
+    "other blocks": (
+        "transformer/config.json",
+        {"norm_type": "layer_norm"},
+        "expected adaLN-Zero blocks",
+    ),
+    "no such numbers": (
+        "transformer/config.json",
+        {"num_layers": 10**9},
+        "transformer: expected",
+    ),
+    "no such autoencoder": (
+        "vae/config.json",
+        {"block_out_channels": "wide"},
+        "vae: expected",
+    ),
+    "another schedule": (
+        "scheduler/scheduler_config.json",
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        "a flow-matching model",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ["hub", "its cache"])
+@pytest.mark.parametrize(("file", "edit", "words"), EDITS.values(), ids=EDITS.keys())
+def test_what_cannot_be_loaded_is_refused_before_its_weights(
+    served: Path,
+    tmp_path: Path,
+    file: str,
+    edit: dict[str, Any],
+    words: str,
+    where: str,
+    monkeypatch: Any,
+) -> None:
+    config = json.loads((served / file).read_text())
+    (served / file).write_text(json.dumps({**config, **edit}))
+    with serve_hub(served) as hub:
+        if where == "its cache":
+            hub_cache(served, tmp_path / "none")
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(CheckpointError, match=f"^facebook/DiT-tiny: .*{words}"):
+            get(hub, tmp_path / "cache")
+        assert not weights_asked_for(hub)
+
+
+def test_without_captions_the_page_is_told_of_too(tmp_path: Path) -> None:
+    served = save_tiny_pixart(tmp_path / "served", told=False)
+    (served / "captions.safetensors").unlink()
+    with (
+        serve_hub(served) as hub,
+        pytest.raises(CheckpointError, match=r"a local folder only, app\.py --checkpoint FOLDER"),
+    ):
+        get(hub, tmp_path / "cache")
+
+
+# Places and addresses that are none
+
+
+@pytest.mark.parametrize("blocked", ["", "raw", "raw/transformer", "safetensors"])
+def test_a_file_where_a_folder_belongs_is_said(hub: Hub, tmp_path: Path, blocked: str) -> None:
+    place = raw_of(tmp_path).parent / blocked
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(CheckpointError, match=r"expected .*; free it, or set HF_HOME") as caught:
+        get(hub, tmp_path)
+    assert str(tmp_path) not in str(caught.value)
+    assert place.read_text() == "mine"
+
+
+@contextmanager
+def answering(status: int, headers: dict[str, str]) -> Iterator[str]:
+    """The address of a server that always says the same."""
+
+    class Says(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(key, value)
+            self.end_headers()
+
+        do_HEAD = do_GET = answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Says) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/x"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("address", ["http://[::1", "http://[x]/", "//[/x"])
+def test_an_address_that_is_none_is_said(method: str, address: str) -> None:
+    with (
+        answering(302, {"Location": address}) as url,
+        pytest.raises(CheckpointError, match=r"hub: expected .* got one that is none"),
+    ):
+        list(ask(url, method, {}, Waits()))
+
+
+def test_an_endpoint_that_is_none_is_said() -> None:
+    with pytest.raises(CheckpointError, match=r"hub: expected an address.*check HF_ENDPOINT"):
+        list(look_up("http://[::1/model_index.json", {}, Waits()))
+
+
+@pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "-1", "1e3"])
+def test_a_size_that_is_none_is_said(size: str) -> None:
+    with (
+        answering(200, {"X-Linked-Size": size, "ETag": "0" * 40}) as url,
+        pytest.raises(CheckpointError, match="hub: expected the size and hash"),
+    ):
+        list(look_up(url, {}, Waits()))
