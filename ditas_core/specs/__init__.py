@@ -1,6 +1,6 @@
 """Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
 
-from .checks import SpecError, check_choice, check_number, check_whole
+from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
 from .document import parse_json, read_text
 from .quantization import (
     ACTIVATION_BITS,
@@ -54,6 +54,7 @@ __all__ = [
     "all_but",
     "check_choice",
     "check_number",
+    "check_text",
     "check_whole",
     "default_rank",
     "get_convention",
@@ -61,5 +62,6 @@ __all__ = [
     "parse_json",
     "read_text",
     "read_timesteps",
+    "show",
     "summarize",
 ]
