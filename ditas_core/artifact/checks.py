@@ -40,6 +40,8 @@ from ..specs import (
     Recipe,
     check_text,
     get_convention,
+    parse_json,
+    read_text,
     show,
 )
 
@@ -77,6 +79,12 @@ def inside(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{name}: expected this file in {folder.name}, found none")
     return check_inside(path, folder)
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object from a file of the folder; see ``inside`` and ``parse_json``."""
+    found: dict[str, Any] = parse_json(name, read_text(inside(folder, name), name))
+    return found
 
 
 def check_marker(marker: dict[str, Any]) -> None:

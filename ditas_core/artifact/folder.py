@@ -40,7 +40,6 @@ from ..checkpoints.loading import (
     build_empty,
     compute_positions_,
     load_whole,
-    read_json,
     weight_file,
 )
 from ..checkpoints.schedule import read_schedule
@@ -58,6 +57,7 @@ from .checks import (
     expected_tensors,
     inside,
     need_of_quantized,
+    read_object,
 )
 
 FORMAT = "ditas-quantized-2"
@@ -176,7 +176,8 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
             configuration and the recipe; or it does not fit the machine. Names, shapes and
             sizes are looked at before anything is allocated.
     """
-    marker = read_json(inside(path, "ditas.json"))
+    with wholeness_of(path):
+        marker = read_object(path, "ditas.json")
     if marker.get("format") != FORMAT:
         raise CheckpointError(
             f"{path.name}: expected format {FORMAT}, got {show(marker.get('format'))}; "
@@ -185,7 +186,7 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
     with wholeness_of(path):
         check_marker(marker)
         recipe = Recipe.load(inside(path, "recipe.json"))
-        config = read_json(inside(path, "transformer/config.json"))
+        config = read_object(path, "transformer/config.json")
         inside(path, "vae/config.json")
         inside(path, "scheduler/scheduler_config.json")
         family = family_of_config(config)
