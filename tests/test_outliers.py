@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
@@ -182,6 +183,38 @@ def test_broken_metadata_is_refused(tmp_path, groups):
     )
     with pytest.raises(AtlasError):
         OutlierAtlas.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("timesteps", "[1e999, 1, 2]"),
+        ("timesteps", "[" * 100_000),
+        ("timesteps", "[0.5, 1, 2]"),
+        ("groups", "[" * 100_000),
+        ("groups", '{"0.fc1": ["layer", -1.0, 1e999]}'),
+        ("groups", '{"0.fc1": ["layer", %s, 2.0]}' % ("9" * 400)),
+        ("groups", '{"0.fc1": ["layer", 99.0, 2.0]}'),
+        ("groups", '{"0.fc1": ["layer", -1.0, -2.0]}'),
+        ("act", "nan"),
+    ],
+    ids=range(9),
+)
+def test_numbers_out_of_range_are_refused(tmp_path, key, value):
+    good, path = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    write_first_format(good, 3, 8, 3)
+    tensors = load_file(good)
+    with safe_open(good, framework="pt") as file:
+        metadata = file.metadata()
+    if key in metadata:
+        metadata[key] = value
+    else:
+        tensors[f"0.fc1.{key}"][3] = float(value)
+    save_file(tensors, path, metadata=metadata)
+    OutlierAtlas.load(good)
+    with pytest.raises(AtlasError, match="expected an atlas") as caught:
+        OutlierAtlas.load(path)
+    assert len(str(caught.value)) < 300
 
 
 def test_other_files_are_refused(tmp_path):

@@ -22,6 +22,8 @@ from children import ROOT
 from conftest import build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 from processes import LIMIT_S, Death, run, start
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ditas_core.calibration import (
     Calibration,
@@ -30,6 +32,7 @@ from ditas_core.calibration import (
     calibrate,
     remove_journals,
 )
+from ditas_core.calibration.journal import checksum
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.cli.progress import Lines
 from ditas_core.search import LayerDone, SearchJournal, SearchSpec, search
@@ -317,6 +320,22 @@ def test_another_checkpoints_or_shards_steps_are_not_reused(
     assert len(list(CalibrationJournal(home, fingerprint, SPEC, (0, SAMPLES)).steps())) == 4
     assert not list(CalibrationJournal(home, "0" * 64, SPEC, (0, SAMPLES)).steps())
     assert not list(CalibrationJournal(home, fingerprint, SPEC, (0, 2)).steps())
+
+
+@pytest.mark.parametrize("rows", ["[" * 100_000, "[]", "{}", '{"0.qkv": 1e999}'])
+def test_a_step_that_no_journal_wrote_is_run_again(
+    random_checkpoint: Checkpoint, interrupted: tuple[Path, str], tmp_path: Path, rows: str
+) -> None:
+    """Whole by its checksum all the same."""
+    home = tmp_path / "journal"
+    shutil.copytree(interrupted[0], home)
+    journal = CalibrationJournal(home, random_checkpoint.fingerprint, SPEC, (0, SAMPLES))
+    with safe_open(journal.path(2), framework="pt") as file:
+        metadata = {**file.metadata(), "rows": rows}
+    tensors = load_file(journal.path(2))
+    metadata["sha256"] = checksum(tensors, {k: v for k, v in metadata.items() if k != "sha256"})
+    save_file(tensors, journal.path(2), metadata=metadata)
+    assert len(list(journal.steps())) == 2
 
 
 def test_a_calibration_that_cannot_start_touches_nothing(

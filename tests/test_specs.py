@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ from ditas_core.specs import (
     SamplingSpec,
     SpecError,
     get_convention,
+    read_timesteps,
     summarize,
 )
 
@@ -267,12 +271,58 @@ def test_with_layer_replaces_one_group_in_a_copy() -> None:
         "NaN",
         "[" * 100_000,
         '{"format": ' + "1" * 5000 + "}",
+        '{"format": 2, "layers": ' + "[" * 100 + "]" * 100 + "}",
+        json.dumps("x" * 2_000_000),
     ],
     ids=lambda text: text[:14],
 )
 def test_text_that_is_no_recipe(text: str) -> None:
     with pytest.raises(SpecError, match="recipe"):
         Recipe.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("1e999", "expected finite numbers, got 1e999"),
+        ("-Infinity", "expected finite numbers"),
+        ("1" * 400, "got a much larger number"),
+        ("[" * 900 + "]" * 900, "levels|nested"),
+    ],
+    ids=["overflow", "infinity", "long", "deep"],
+)
+def test_numbers_and_nesting_are_bounded(written: str, reason: str) -> None:
+    document = example_document()
+    document["layers"]["0.qkv"]["alpha"] = "HERE"
+    with pytest.raises(SpecError, match=reason) as caught:
+        Recipe.from_json(json.dumps(document).replace('"HERE"', written))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["{}", "[1.5]", "[true]", "[-1]", "[1e999, 1]", "[" * 100_000])
+def test_timesteps_are_whole_numbers(text: str) -> None:
+    with pytest.raises(SpecError, match="timesteps: expected"):
+        read_timesteps(text)
+    assert read_timesteps("[981, 961, 1]") == (981, 961, 1)
+
+
+def test_a_file_is_read_only_as_far_as_a_recipe_goes(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    with pytest.raises(SpecError, match="recipe: expected a file"):
+        Recipe.load(path)
+    path.write_text(json.dumps(example_document()))
+    assert Recipe.load(path).layers["0.qkv"].alpha == 0.35
+    path.write_bytes(b"\xff{}")
+    with pytest.raises(SpecError, match="UTF-8"):
+        Recipe.load(path)
+    os.truncate(path, 300_000_000)  # sparse
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpecError, match="at most 2000000 B"):
+            Recipe.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @given(text=st.text(max_size=40))

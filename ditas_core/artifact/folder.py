@@ -18,26 +18,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoints import (
-    Captions,
     Checkpoint,
     CheckpointError,
+    Machine,
     Transformer,
+    check_machine,
     family_of_config,
     get_linear,
+    read_headers,
     smoothing_groups,
+    this_machine,
 )
-from ..checkpoints.checkpoint import check_captions
-from ..checkpoints.loading import load_whole, read_json
+from ..checkpoints.checkpoint import captions_for, check_captions
+from ..checkpoints.loading import (
+    build_empty,
+    compute_positions_,
+    load_whole,
+    weight_file,
+)
 from ..checkpoints.schedule import read_schedule
-from ..checkpoints.weights import read_weights
+from ..checkpoints.weights import iterate_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
-from ..specs import Recipe, get_convention
+from ..specs import Recipe, get_convention, show
+from .checks import (
+    PACKED_BITS,
+    check_count,
+    check_marker,
+    check_names,
+    check_numbers,
+    check_tensor,
+    expected_tensors,
+    inside,
+    need_of_quantized,
+    read_object,
+)
 
 FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
@@ -128,7 +149,7 @@ def compact(transformer: Transformer) -> dict[str, Tensor]:
     small = {
         f"{name}.codes"
         for name, module in transformer.named_modules()
-        if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= 4
+        if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= PACKED_BITS
     }
     tensors = {}
     for key, value in transformer.state_dict().items():
@@ -145,46 +166,83 @@ def is_quantized(path: Path) -> bool:
     return (path / "ditas.json").is_file()
 
 
-def load_quantized(path: Path) -> tuple[Checkpoint, Recipe]:
+def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoint, Recipe]:
     """The quantized transformer as a Checkpoint (its fingerprint is its own), and its recipe.
 
+    machine  what may be used; None: what this machine has left
+
     Raises:
-        CheckpointError: a file is missing, damaged or does not fit the recipe.
+        CheckpointError: a file is missing, damaged, a link to elsewhere, or does not fit the
+            configuration and the recipe; or it does not fit the machine. Names, shapes and
+            sizes are looked at before anything is allocated.
     """
-    marker = read_json(path / "ditas.json")
+    with wholeness_of(path):
+        marker = read_object(path, "ditas.json")
     if marker.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path.name}: expected format {FORMAT}, got {marker.get('format')}; quantize it again"
+            f"{path.name}: expected format {FORMAT}, got {show(marker.get('format'))}; "
+            "quantize it again"
         )
-    try:
-        recipe = Recipe.from_json((path / "recipe.json").read_text(encoding="utf-8"))
-        stored = read_weights(path / "transformer" / WEIGHTS, max_tensors=MAX_STORED)
-        tensors = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
-        config = read_json(path / "transformer" / "config.json")
+    with wholeness_of(path):
+        check_marker(marker)
+        recipe = Recipe.load(inside(path, "recipe.json"))
+        config = read_object(path, "transformer/config.json")
+        inside(path, "vae/config.json")
+        inside(path, "scheduler/scheduler_config.json")
         family = family_of_config(config)
-        transformer = family.cls.from_config(config)
-        captions = Captions.load(path) if family.text else None
-        if captions is not None:
+        transformer = build_empty(family.cls, config, "transformer")
+        weights = inside(path, f"transformer/{WEIGHTS}")
+        headers = read_headers(weights, MAX_STORED)
+        expected = expected_tensors(transformer, recipe, headers)
+        check_names(headers.tensors, expected)
+        for name, header in headers.tensors.items():
+            check_tensor(name, header.shape, header.dtype, expected[name])
+        vae_headers = read_headers(weight_file(path / "vae", path))
+        schedule = read_schedule(path / "scheduler")
+    room = this_machine(path.parent) if machine is None else machine
+    check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)
+    with wholeness_of(path):
+        names = tuple(marker["class_names"])
+        captions = captions_for(family, path, None)
+        if captions is None:
+            check_count(names, transformer)
+        else:
             check_captions(captions, transformer)
         vae = load_whole(AutoencoderKL, path / "vae")
+        tensors = {}
+        for name, value in iterate_weights(weights, torch.float32, MAX_STORED):
+            check_tensor(name, tuple(value.shape), value.dtype, expected[name])
+            tensors[name] = value
         install_layers_(transformer, recipe, tensors)
-        transformer.load_state_dict(tensors, strict=True)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
-    transformer.requires_grad_(False).eval()
-    vae.requires_grad_(False).eval()
+        for name, value in tensors.items():
+            check_numbers(name, value, expected[name])
+        compute_positions_(transformer)
+        transformer.load_state_dict(tensors, strict=True, assign=True)
     checkpoint = Checkpoint(
         name=path.name,
         path=path,
-        transformer=transformer,
+        transformer=transformer.requires_grad_(False).eval(),
         vae=vae,
-        scheduler=read_schedule(path / "scheduler"),
-        class_names=tuple(marker["class_names"]) if captions is None else captions.names,
-        licence=str(marker["licence"]),
+        scheduler=schedule,
+        class_names=names if captions is None else captions.names,
+        licence=marker["licence"],
         captions=captions,
     )
     return checkpoint, recipe
+
+
+@contextmanager
+def wholeness_of(path: Path) -> Iterator[None]:
+    """Whatever a file of the folder makes fail becomes one line that names the folder.
+
+    Raises:
+        CheckpointError: with the reason.
+    """
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
 
 
 def install_layers_(transformer: Transformer, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
@@ -200,7 +258,7 @@ def install_layers_(transformer: Transformer, recipe: Recipe, tensors: dict[str,
         start = 0
         for name in group.layers:
             linear = get_linear(transformer, name)
-            if weight_spec.bits <= 4:
+            if weight_spec.bits <= PACKED_BITS:
                 columns = linear.in_features
                 tensors[f"{name}.codes"] = unpack_nibbles(tensors[f"{name}.codes"], columns)
             quantized = QuantizedLinear(

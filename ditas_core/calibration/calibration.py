@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..smoothing import temporal_aggregate
-from ..specs import CalibrationSpec, SamplingSpec, SpecError
+from ..specs import CalibrationSpec, SamplingSpec, parse_json, read_timesteps
 
 FORMAT = "ditas-calibration-2"
 CONDITIONAL, UNCONDITIONAL = 0, 1
@@ -138,8 +138,9 @@ class Calibration:
                         f"got {metadata.get('format', 'another')}; calibrate again"
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            settings = json.loads(metadata["spec"])
+            settings = parse_json("spec", metadata["spec"])
             spec = CalibrationSpec(**{**settings, "sampling": SamplingSpec(**settings["sampling"])})
+            times = read_timesteps(metadata["timesteps"])
             names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
             groups = {
                 name: GroupStatistics(
@@ -150,13 +151,12 @@ class Calibration:
                 )
                 for name in names
             }
-            times = tuple(int(t) for t in json.loads(metadata["timesteps"]))
             if len(times) != spec.sampling.steps:
                 raise ValueError(f"timesteps: expected {spec.sampling.steps}, got {len(times)}")
             checkpoint = metadata["checkpoint"]
             for name, stats in groups.items():
                 check_statistics(name, stats, len(times))
-        except (SafetensorError, KeyError, TypeError, ValueError, SpecError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, CalibrationError):
                 raise
             raise CalibrationError(

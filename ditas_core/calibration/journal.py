@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..sampling import Position, Step
-from ..specs import CalibrationSpec
+from ..specs import CalibrationSpec, parse_json
 from .recorder import StepStatistics
 
 FORMAT = "ditas-calibration-steps-2"
@@ -98,10 +98,14 @@ class CalibrationJournal:
             whole = metadata.pop("sha256", "") == checksum(tensors, metadata)
             if not whole or metadata.get("index") != str(index):
                 return
+            try:
+                after = Position(index + 1, tensors["latents"], tensors["streams"])
+                statistics = statistics_of(tensors, parse_json("rows", metadata["rows"]))
+                timestep = int(metadata["timestep"])
+            except (KeyError, ValueError):
+                return  # whole, but none of ours
             index += 1
-            after = Position(index, tensors["latents"], tensors["streams"])
-            rows = json.loads(metadata["rows"])
-            yield statistics_of(tensors, rows), int(metadata["timestep"]), after
+            yield statistics, timestep, after
 
     def remove(self) -> None:
         """After the calibration is written."""

@@ -276,10 +276,8 @@ def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration |
 
 
 def run_quantize(args: argparse.Namespace) -> Report:
-    if not args.recipe.is_file():
-        raise SpecError(f"recipe: expected a file, found none at {args.recipe}")
+    recipe = Recipe.load(args.recipe)
     check_new_folder(args.out)
-    recipe = Recipe.from_json(args.recipe.read_text(encoding="utf-8"))
     checkpoint = load(args)
     calibration = find_calibration(args, recipe)
     started = time.perf_counter()

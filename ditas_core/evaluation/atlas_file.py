@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..smoothing import FLOOR
+from ..specs import check_number, parse_json, read_timesteps
 
 FORMAT, FIRST_FORMAT = "ditas-atlas-2", "ditas-atlas-1"
 LEVELS = 255
+LOUDEST = 100  # beyond every logarithm of a number in single precision
 
 
 class AtlasError(ValueError):
@@ -117,7 +119,12 @@ def read_group(file: Any, name: str, entry: list[Any], steps: int) -> StoredGrou
         codes = file.get_tensor(f"{name}.absmax")[:, None]
         if codes.shape != (steps, 1, act.numel()):
             raise ValueError(f"{name}: {tuple(codes.shape)} values for {steps} steps")
-    values = (codes.float() / LEVELS * float(span) + float(low)).exp()
+    check_number(f"{name}: low", low, -LOUDEST, LOUDEST)
+    check_number(f"{name}: span", span, 0, 2 * LOUDEST)
+    values = (codes.float() / LEVELS * span + low).exp()
+    for part, tensor in (("halves", values), ("act", act), ("weight", weight)):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name}.{part}: expected finite numbers")
     return StoredGroup(str(title), values, act, weight)
 
 
@@ -134,8 +141,8 @@ def read_atlas(path: Path) -> tuple[str, tuple[int, ...], dict[str, StoredGroup]
             metadata = file.metadata() or {}
             if metadata.get("format") not in (FORMAT, FIRST_FORMAT):
                 raise AtlasError(f"{path.name}: expected a file of format {FORMAT}")
-            times = tuple(int(t) for t in json.loads(metadata["timesteps"]))
-            entries = json.loads(metadata["groups"]).items()
+            times = read_timesteps(metadata["timesteps"])
+            entries = parse_json("groups", metadata["groups"]).items()
             groups = {name: read_group(file, name, entry, len(times)) for name, entry in entries}
             return metadata["checkpoint"], times, groups
     except AtlasError:
@@ -145,6 +152,7 @@ def read_atlas(path: Path) -> tuple[str, tuple[int, ...], dict[str, StoredGroup]
         AttributeError,
         IndexError,
         KeyError,
+        RuntimeError,
         TypeError,
         ValueError,
         zlib.error,

@@ -1,6 +1,7 @@
 """Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
 
-from .checks import SpecError, check_choice
+from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
+from .document import parse_json, read_text
 from .quantization import (
     ACTIVATION_BITS,
     BIT_PRESETS,
@@ -26,7 +27,7 @@ from .recipe import (
     only,
     summarize,
 )
-from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec
+from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec, read_timesteps
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -52,8 +53,15 @@ __all__ = [
     "SpecError",
     "all_but",
     "check_choice",
+    "check_number",
+    "check_text",
+    "check_whole",
     "default_rank",
     "get_convention",
     "only",
+    "parse_json",
+    "read_text",
+    "read_timesteps",
+    "show",
     "summarize",
 ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
+from .document import parse_json, read_text
 from .quantization import FULL_PRECISION_BITS, BitWidths, get_convention
 
 RECIPE_FORMAT = 2
@@ -119,15 +121,11 @@ class Recipe:
     @staticmethod
     def from_json(text: str) -> Recipe:
         """Inverse of ``to_json``; raises SpecError on anything unexpected."""
-        try:
-            document: dict[str, Any] = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(f"recipe: expected JSON, got text that is not ({error})") from None
-        if not isinstance(document, dict) or document.get("format") != RECIPE_FORMAT:
-            got = document.get("format") if isinstance(document, dict) else None
+        document: dict[str, Any] = parse_json("recipe", text)
+        if document.get("format") != RECIPE_FORMAT:
             raise SpecError(
-                f"recipe: expected a recipe of format {RECIPE_FORMAT}, got {show(got)}; "
-                "search again to make one"
+                f"recipe: expected a recipe of format {RECIPE_FORMAT}, "
+                f"got {show(document.get('format'))}; search again to make one"
             )
         document.pop("format")
         try:
@@ -142,6 +140,11 @@ class Recipe:
             return Recipe(layers=layers, **document)
         except (TypeError, KeyError, AttributeError) as error:
             raise SpecError(f"recipe: a field is missing or unknown ({error})") from None
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        """From a file; raises SpecError where there is none, or it is no recipe."""
+        return Recipe.from_json(read_text(path, "recipe"))
 
 
 def only(recipe: Recipe, groups: Collection[str]) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .checks import SpecError, check_choice, check_number, check_whole, show
+from .document import parse_json
 
 SCHEDULERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "bfloat16")
@@ -62,3 +63,15 @@ class CalibrationSpec:
         check_whole("batch", self.batch, 1, 256)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("token_dtype", self.token_dtype, TOKEN_DTYPES)
+
+
+def read_timesteps(text: str) -> tuple[int, ...]:
+    """The diffusion times that a file names, a JSON list of whole numbers.
+
+    Raises:
+        SpecError: anything else.
+    """
+    times = parse_json("timesteps", text, list)
+    for time in times:
+        check_whole("timesteps", time, 0, 2**31 - 1)
+    return tuple(times)

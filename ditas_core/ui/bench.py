@@ -30,6 +30,7 @@ from ..search import plain_recipe
 from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
 from .cache import Cache, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
+from .copies import INJECTED, make_room
 from .desk import Desk, Desks
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
@@ -156,6 +157,7 @@ class Bench:
 
         def build() -> Checkpoint:
             base = self.checkpoint(Model(model.key))
+            make_room(self.cache, base, INJECTED, "an injected copy")
             changed = inject_outliers(base.transformer, model.strength, INJECTED_CHANNELS)
             return replace(base, transformer=changed, name=model.title)
 

@@ -170,7 +170,7 @@ def load_result(document: dict[str, Any], folder: Path) -> Result:
 
 
 def load_recipe(path: Path) -> Recipe:
-    return Recipe.from_json(path.read_text(encoding="utf-8"))
+    return Recipe.load(path)
 
 
 def layer_from_json(document: dict[str, Any]) -> LayerDone:

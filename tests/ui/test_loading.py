@@ -6,8 +6,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ditas_core.calibration import Calibration  # noqa: E402
 from ditas_core.checkpoints import (  # noqa: E402
     Checkpoint,
     CheckpointError,
+    Machine,
     fingerprint,
     from_original,
     load_checkpoint,
@@ -34,18 +36,24 @@ from ditas_core.checkpoints import (  # noqa: E402
     write_state,
 )
 from ditas_core.checkpoints.pickled_folder import convert_folder  # noqa: E402
+from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
 from ditas_core.conversion import quantize_transformer  # noqa: E402
-from ditas_core.search import SearchSpec, search  # noqa: E402
+from ditas_core.search import SearchSpec, plain_recipe, search  # noqa: E402
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec  # noqa: E402
 from ditas_core.ui import bench as bench_module  # noqa: E402
-from ditas_core.ui import build_app, launch_options, read_options  # noqa: E402
+from ditas_core.ui import build_app, copies, launch_options, read_options  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
+from ditas_core.ui.cache import size_of  # noqa: E402
 from ditas_core.ui.catalogue import find_checkpoints  # noqa: E402
+from ditas_core.ui.copies import INJECTED, QUANTIZED  # noqa: E402
 from ditas_core.ui.desk import Desk  # noqa: E402
+from ditas_core.ui.jobs.breaking import quantizing  # noqa: E402
+from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
+from ditas_core.ui.jobs.injecting import Setting, inject_live  # noqa: E402
 from ditas_core.ui.jobs.loading import load  # noqa: E402
 from ditas_core.ui.parts.running import Progress  # noqa: E402
 from ditas_core.ui.parts.setup import setup_notice  # noqa: E402
-from ditas_core.ui.results import DITAS  # noqa: E402
+from ditas_core.ui.results import DITAS, PLAIN  # noqa: E402
 from ditas_core.ui.takeaway.gather import gather  # noqa: E402
 from ditas_core.ui.takeaway.snippet import load_code  # noqa: E402
 from ditas_core.ui.views.overview import card  # noqa: E402
@@ -382,6 +390,40 @@ def test_models_share_one_bound(hub: Hub, bench: Bench) -> None:
         assert bench.is_loaded(Model(key))
         assert bench.cache.nbytes <= bench.cache.limit
     assert bench.cache.get(("filler", keys[0])) is None, "the oldest has gone"
+
+
+def test_copies_are_weighed_before_they_are_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected and quantized ones are float32: of a model in bfloat16 twice its size."""
+    model = Model("mine (bfloat16)")
+    base = bench.checkpoint(model)
+    bench.cache.put("another", torch.zeros(2_500_000))
+    numbers = sum(parameter.numel() for parameter in base.transformer.parameters())
+    choice = Choice(model, BitWidths(8, 8), "integer")
+    recipe = plain_recipe(base, choice.bits, choice.convention)
+    job = CompareJob(choice, (PLAIN,), base.class_names[:1], 0, SHORT.sampling, SHORT)
+    setting = Setting(choice.bits, choice.convention, sampling=SHORT.sampling)
+    *_, calibration = bench.calibrated(model, SHORT)
+    assert isinstance(calibration, Calibration)
+    asked: list[tuple[int, Callable[[], object]]] = [
+        (INJECTED, lambda: bench.checkpoint(replace(model, strength=8.0))),
+        (QUANTIZED, lambda: list(run_comparison(bench, Desk("x"), job))),
+        (QUANTIZED, lambda: list(quantizing(bench, choice, recipe, calibration, (1, 1)))),
+        (INJECTED + QUANTIZED, lambda: list(inject_live(bench, model, SHORT, setting, 1))),
+    ]
+    for each, ask in asked:
+        others = bench.cache.nbytes - size_of(base)
+        little = Machine(memory=each * numbers + WORKING - others - 100_000)
+        monkeypatch.setattr(copies, "this_machine", lambda _, little=little: little)
+        with pytest.raises(CheckpointError, match=r"cop(y|ies) of mine.* needs .* are free"):
+            ask()
+        assert bench.cache.get("another") is not None, "nobody had to go for it"
+    enough = Machine(memory=4 * numbers + WORKING - 5_000_000)
+    monkeypatch.setattr(copies, "this_machine", lambda _: enough)
+    injected = bench.checkpoint(replace(model, strength=8.0))
+    assert {p.dtype for p in injected.transformer.parameters()} == {torch.float32}
+    assert bench.cache.get("another") is None and bench.checkpoint(model) is base
 
 
 def test_a_model_in_bfloat16_goes_through_everything(bench: Bench) -> None:

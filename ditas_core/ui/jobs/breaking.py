@@ -22,6 +22,7 @@ from ...search.frontier import Allocation
 from ...specs import Recipe, SamplingSpec, SpecError, all_but, only
 from ..bench import Bench, Choice
 from ..catalogue import showcase
+from ..copies import QUANTIZED, make_room
 from ..desk import Desk
 from ..zerogpu import run_trajectory
 
@@ -249,7 +250,9 @@ def quantizing(
     if recipe.needs_calibration:
         recipe = replace(recipe, calibration=calibration.sha256)
     found: nn.Module | None = None
-    events = quantize_transformer(bench.checkpoint(choice.model), recipe, calibration)
+    checkpoint = bench.checkpoint(choice.model)
+    make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
+    events = quantize_transformer(checkpoint, recipe, calibration)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):

@@ -13,6 +13,7 @@ from ...comparison import Comparison, Trajectory, compare
 from ...conversion import quantize_transformer
 from ...specs import CalibrationSpec, Recipe, SamplingSpec
 from ..bench import Bench, Choice
+from ..copies import QUANTIZED, make_room
 from ..desk import Desk
 from ..parts.running import Progress
 from ..results import DITAS, REFERENCE, SEARCHED, Result, make_result
@@ -175,6 +176,7 @@ def sampled(
     first = 0.0
     if recipe is not None:
         first = CONVERTING
+        make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
         with closing(quantize_transformer(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):

@@ -19,6 +19,7 @@ from ...search import LayerDone, SearchSpec, plain_recipe, search
 from ...specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ..bench import INJECTED_CHANNELS, Bench, Model
 from ..catalogue import showcase
+from ..copies import INJECTED, QUANTIZED, make_room
 from ..ladder import Ladder, Rung
 from ..results import DITAS, PLAIN, REFERENCE, SEARCHED
 from ..zerogpu import run_trajectory
@@ -217,6 +218,7 @@ def inject_live(
                 text = f"calibrating: step {event.step} of {event.total}"
                 yield Stage(text, event.step / event.total, 1)
     assert calibration is not None
+    make_room(bench.cache, base, INJECTED + QUANTIZED, "an injected and a quantized copy")
     labels = torch.tensor([base.class_index(name) for name in names])
     key = ("injector", model.key, setting.sampling, setting.seed, names)
     natural: Trajectory | None = bench.cache.get(key)

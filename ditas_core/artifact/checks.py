@@ -1,0 +1,247 @@
+"""What the files of a quantized folder must hold, known from its configuration and recipe alone.
+
+Of each layer of a smoothing group, C_out x C_in with a branch of rank r:
+
+    codes               uint8 (C_out, C_in), two to a byte up to 4 bits; floats from 16 bits on
+    scale, zero_point   as the convention's granularity has them; (1,) from 16 bits on
+    bias, up, down      (C_out,), (C_out, r), (r, C_in); r up to the recipe's rank
+    smoothing           (C_in,), where the layer divides its input itself
+    row_scale           (C_out, 1), where the rows of V were divided and no scale took it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import (
+    Absorber,
+    CheckpointError,
+    Need,
+    SmoothingGroup,
+    Transformer,
+    get_linear,
+    smoothing_groups,
+)
+from ..checkpoints.headers import Headers
+from ..checkpoints.loading import check_inside
+from ..checkpoints.preflight import need_of
+from ..layers.build import ROW_SCALED
+from ..specs import (
+    FULL_PRECISION_BITS,
+    Granularity,
+    QuantizerSpec,
+    Recipe,
+    check_text,
+    get_convention,
+    parse_json,
+    read_text,
+    show,
+)
+
+MAX_NAMES = 100_000
+PACKED_BITS = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of the file.
+
+    bits      of unsigned codes; 0 where it holds floating-point numbers
+    positive  every number is above 0
+    weight    elements of the weight that is derived from it, on top of what is stored
+    """
+
+    shape: tuple[int, ...]
+    bits: int = 0
+    positive: bool = False
+    weight: int = 0
+
+    @property
+    def bytes_loaded(self) -> int:
+        """A byte for each unpacked code, four for every other number and derived weight."""
+        return (self.weight if self.bits else 4 * math.prod(self.shape)) + 4 * self.weight
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of the folder, which no link leads out of it.
+
+    Raises:
+        CheckpointError: there is none, or it lies elsewhere.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{name}: expected this file in {folder.name}, found none")
+    return check_inside(path, folder)
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object from a file of the folder; see ``inside`` and ``parse_json``."""
+    found: dict[str, Any] = parse_json(name, read_text(inside(folder, name), name))
+    return found
+
+
+def check_marker(marker: dict[str, Any]) -> None:
+    """Raise ValueError unless class names and texts are such."""
+    names = marker.get("class_names")
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES:
+        raise CheckpointError(f"ditas.json: expected a list of class_names, got {show(names)}")
+    for name in names:
+        check_text("ditas.json: class_names", name)
+    for key in ("base", "fingerprint", "licence"):
+        check_text(f"ditas.json: {key}", marker.get(key))
+
+
+def check_count(names: tuple[str, ...], transformer: Transformer) -> None:
+    """Raise CheckpointError where there are more names than the transformer has classes."""
+    count = int(transformer.config.num_embeds_ada_norm)
+    if len(names) > count:
+        raise CheckpointError(
+            f"ditas.json: expected at most {count} class_names, as many as the transformer has "
+            f"classes, got {len(names)}"
+        )
+
+
+def expected_tensors(
+    transformer: Transformer, recipe: Recipe, headers: Headers
+) -> dict[str, Stored]:
+    """All tensors of the file; ``headers`` only say the rank of each branch.
+
+    Raises:
+        CheckpointError: the recipe is for other groups, or its groups of weights do not
+            divide the layers.
+    """
+    groups = smoothing_groups(transformer)
+    unlike = set(recipe.layers) ^ {group.name for group in groups}
+    if unlike:
+        raise CheckpointError(
+            f"recipe.json: expected the {len(groups)} groups of the transformer, got "
+            f"{len(recipe.layers)}; {show(min(unlike))} is only in one of them"
+        )
+    found = {key: Stored(tuple(value.shape)) for key, value in transformer.state_dict().items()}
+    divided = {
+        group.absorber_path
+        for group in groups
+        if group.absorber is Absorber.VALUE_ROWS and recipe.layers[group.name].alpha is not None
+    }
+    for group in groups:
+        rows = sum(get_linear(transformer, path).out_features for path in group.layers)
+        for path in group.layers:
+            linear = get_linear(transformer, path)
+            size = (linear.out_features, linear.in_features)
+            parts = layer_tensors(recipe, group, size, rows, path in divided)
+            rank = rank_of(headers, path, recipe, group, rows)
+            parts["up"], parts["down"] = Stored((size[0], rank)), Stored((rank, size[1]))
+            del found[f"{path}.weight"]
+            found |= {f"{path}.{part}": stored for part, stored in parts.items()}
+    return found
+
+
+def layer_tensors(
+    recipe: Recipe, group: SmoothingGroup, size: tuple[int, int], rows: int, divided: bool
+) -> dict[str, Stored]:
+    """Of one layer, without its branch; ``rows`` are those of all the group's layers."""
+    layer, convention = recipe.layers[group.name], get_convention(recipe.convention)
+    spec, _ = convention.quantizers(layer.bits)
+    c_out, c_in = size
+    full = spec.bits >= FULL_PRECISION_BITS
+    scale = (1,) if full else scale_shape(spec, size, rows if convention.fused_qkv else c_out)
+    columns = (c_in + 1) // 2 if spec.bits <= PACKED_BITS else c_in
+    codes = Stored(size) if full else Stored((c_out, columns), spec.bits, weight=c_out * c_in)
+    found = {
+        "codes": codes,
+        "scale": Stored(scale, positive=True),
+        "zero_point": Stored(scale),
+        "bias": Stored((c_out,)),
+    }
+    if group.absorber is Absorber.ON_THE_FLY and layer.alpha is not None:
+        found["smoothing"] = Stored((c_in,), positive=True)
+    if divided and not full and spec.granularity not in ROW_SCALED:
+        found["row_scale"] = Stored((c_out, 1), positive=True)
+    return found
+
+
+def scale_shape(spec: QuantizerSpec, size: tuple[int, int], rows: int) -> tuple[int, ...]:
+    """Of a weight's scales; ``rows`` is the height of what was quantized as one.
+
+    Raises:
+        CheckpointError: strided groups that do not divide the rows.
+    """
+    c_out, c_in = size
+    match spec.granularity:
+        case Granularity.PER_CHANNEL:
+            return c_out, 1
+        case Granularity.PER_INPUT_CHANNEL:
+            return 1, c_in
+        case Granularity.PER_GROUP:
+            return c_out, -(-c_in // spec.group_size), 1
+        case Granularity.PER_STRIDED_GROUP if rows % spec.group_size == 0:
+            return rows // spec.group_size, c_in
+        case other:
+            raise CheckpointError(
+                f"recipe.json: expected weights that its convention divides, got {rows} rows in "
+                f"{other} of {spec.group_size}"
+            )
+
+
+def rank_of(headers: Headers, path: str, recipe: Recipe, group: SmoothingGroup, rows: int) -> int:
+    """Of the stored branch, at most what the recipe allows: one that did not pay was dropped."""
+    layer = recipe.layers[group.name]
+    most = 0 if layer.bits.weight >= FULL_PRECISION_BITS else min(layer.low_rank.rank, rows)
+    up = headers.tensors.get(f"{path}.up")
+    return min(up.shape[1], most) if up is not None and len(up.shape) == 2 else most
+
+
+def check_names(found: Mapping[str, object], wanted: Mapping[str, Stored]) -> None:
+    """Raise CheckpointError unless every tensor is there, and none besides."""
+    for kind, keys in (("missing", wanted.keys() - found), ("unexpected", found.keys() - wanted)):
+        if keys:
+            raise CheckpointError(
+                f"expected the tensors that configuration and recipe say, got {len(keys)} {kind} "
+                f"keys: {min(keys)}"
+            )
+
+
+def check_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype, stored: Stored) -> None:
+    """Raise CheckpointError unless shape and dtype are as expected."""
+    if shape != stored.shape:
+        raise CheckpointError(f"{name}: expected shape {stored.shape}, got {shape}")
+    fits = dtype == torch.uint8 if stored.bits else dtype.is_floating_point
+    if not fits:
+        wanted = "uint8" if stored.bits else "floating point"
+        raise CheckpointError(f"{name}: expected {wanted}, got {dtype}")
+
+
+def check_numbers(name: str, value: Tensor, stored: Stored) -> None:
+    """Raise CheckpointError unless the numbers are finite and as far as they go in range.
+
+    Codes are looked at once they are unpacked.
+    """
+    if value.numel() == 0:
+        return
+    low, high = (float(end) for end in value.aminmax())  # NaN, if there is one, is both
+    if stored.bits:
+        most = 2**stored.bits - 1
+        if high > most:
+            raise CheckpointError(f"{name}: expected codes up to {most}, got {high:.0f}")
+    elif not (low > -float("inf") and high < float("inf")):
+        raise CheckpointError(f"{name}: expected finite numbers, got {low:g} to {high:g}")
+    elif stored.positive and low <= 0:
+        raise CheckpointError(f"{name}: expected numbers above 0, got {low:g}")
+
+
+def need_of_quantized(
+    name: str, file: Headers, vae: Headers, expected: Mapping[str, Stored]
+) -> Need:
+    """What loading takes: codes a byte each, the rest and the weights they stand for in float32."""
+    loaded = sum(stored.bytes_loaded for stored in expected.values())
+    # three copies of a weight stand beside each other while it is derived
+    loaded += 12 * max(stored.weight for stored in expected.values())
+    need = need_of(name, file, vae, -(-loaded // 4), 0)
+    return replace(need, bfloat16=need.float32)
