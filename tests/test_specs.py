@@ -385,3 +385,38 @@ def test_specs_are_frozen() -> None:
     for spec in (BitWidths(4, 8), SamplingSpec(), CalibrationSpec(), LowRankSpec()):
         with pytest.raises(AttributeError):
             spec.anything = 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", ["recipe", "layer", "bits", "low_rank"])
+@pytest.mark.parametrize("strange", ["Z" * 300, "<img src=x>"])
+def test_a_strange_field_is_named_in_few_words(place: str, strange: str) -> None:
+    document = example_document()
+    name, layer = next(iter(document["layers"].items()))
+    {"recipe": document, "layer": layer}.get(place, layer.get(place))[strange] = 1
+    with pytest.raises(SpecError, match="expected the fields") as caught:
+        Recipe.from_json(json.dumps(document))
+    assert len(str(caught.value)) < 250 and "__init__" not in str(caught.value)
+    assert place == "recipe" or name in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["layers", "layer", "bits", "low_rank"])
+@pytest.mark.parametrize("bad", [None, 7, "x", [], True])
+def test_what_is_no_object_is_said(place: str, bad: Any) -> None:
+    document = example_document()
+    name, layer = next(iter(document["layers"].items()))
+    if place == "layers":
+        document["layers"] = bad
+    elif place == "layer":
+        document["layers"][name] = bad
+    else:
+        layer[place] = bad
+    with pytest.raises(SpecError, match="expected"):
+        Recipe.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("field", ["bits", "alpha", "low_rank"])
+def test_a_missing_field_is_named(field: str) -> None:
+    document = example_document()
+    del next(iter(document["layers"].values()))[field]
+    with pytest.raises(SpecError, match=f"expected the field {field}, found none"):
+        Recipe.from_json(json.dumps(document))

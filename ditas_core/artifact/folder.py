@@ -190,7 +190,7 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         inside(path, "vae/config.json")
         inside(path, "scheduler/scheduler_config.json")
         family = family_of_config(config)
-        transformer = build_empty(family.cls, config, "transformer")
+        transformer = build_empty(family.cls, config, "transformer", positions=False)
         weights = inside(path, f"transformer/{WEIGHTS}")
         headers = read_headers(weights, MAX_STORED)
         expected = expected_tensors(transformer, recipe, headers)

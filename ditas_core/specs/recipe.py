@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,23 +128,42 @@ class Recipe:
                 f"got {show(document.get('format'))}; search again to make one"
             )
         document.pop("format")
-        try:
-            layers = {
-                name: LayerRecipe(
-                    bits=BitWidths(**layer["bits"]),
-                    alpha=layer["alpha"],
-                    low_rank=LowRankSpec(**layer["low_rank"]),
-                )
-                for name, layer in document.pop("layers").items()
-            }
-            return Recipe(layers=layers, **document)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise SpecError(f"recipe: a field is missing or unknown ({error})") from None
+        layers = document.pop("layers", None)
+        if not isinstance(layers, dict):
+            raise SpecError(f"recipe: expected an object of layers, got {show(layers)}")
+        found = {name: layer_of(f"recipe: {show(name)}", layer) for name, layer in layers.items()}
+        return Recipe(**checked_fields(Recipe, "recipe", {**document, "layers": found}))
 
     @staticmethod
     def load(path: Path) -> Recipe:
         """From a file; raises SpecError where there is none, or it is no recipe."""
         return Recipe.from_json(read_text(path, "recipe"))
+
+
+def layer_of(where: str, document: Any) -> LayerRecipe:
+    """One layer of a recipe's JSON; raises SpecError."""
+    layer = checked_fields(LayerRecipe, where, document, whole=True)
+    bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
+    low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank))
+
+
+def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
+    """A JSON object whose names are the fields of ``cls``; ``whole``: those with defaults too.
+
+    Raises:
+        SpecError: no object, or a field that is missing or unknown.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(f"{where}: expected an object, got {show(document)}")
+    known = {f.name: whole or (f.default is MISSING) for f in fields(cls)}
+    strange = sorted(set(document) - set(known))
+    if strange:
+        raise SpecError(f"{where}: expected the fields {', '.join(known)}, got {show(strange[0])}")
+    missing = [name for name, needed in known.items() if needed and name not in document]
+    if missing:
+        raise SpecError(f"{where}: expected the field {missing[0]}, found none")
+    return document
 
 
 def only(recipe: Recipe, groups: Collection[str]) -> Recipe:
