@@ -1,4 +1,7 @@
-"""One compute job at a time; the others wait in a line and know their place."""
+"""One compute job at a time; the others wait in a line and know their place.
+
+What a question needs at once (a checkpoint, a copy of one) is made one by one, too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from .limits import PLACES
 
 POLL_S = 0.2
+WAITING = 24
+"""Questions that may wait for a checkpoint: each holds one of the server's 40 threads."""
 
 
 class LineFull(RuntimeError):
@@ -72,3 +77,33 @@ class Line:
     def locked(self) -> bool:
         """Whether anything runs or waits."""
         return bool(self.tickets)
+
+
+class OneByOne:
+    """A lock that only so many wait for; whoever holds it may take it again."""
+
+    def __init__(self, waiting: int = WAITING) -> None:
+        self.most = waiting
+        self.waiting = 0
+        self.counting = threading.Lock()
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> OneByOne:
+        if self.lock.acquire(blocking=False):
+            return self
+        with self.counting:
+            if self.waiting >= self.most:
+                raise LineFull(
+                    f"Busy: {self.waiting} questions wait for a checkpoint already, expected fewer "
+                    f"than {self.most}; nothing was changed. Try again in a minute"
+                )
+            self.waiting += 1
+        try:
+            self.lock.acquire()
+        finally:
+            with self.counting:
+                self.waiting -= 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
