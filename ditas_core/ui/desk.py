@@ -31,6 +31,7 @@ class Desk:
     result    cache key of the last comparison
     notes     what single tabs remember, each under its own name
     left      when the visitor's tab was closed; 0 while it is open
+    closed    how often that was: a job of a closed tab ends, whatever is asked afterwards
     jobs      that run or wait for this visitor: the desk is not cleared meanwhile
     """
 
@@ -42,6 +43,7 @@ class Desk:
     notes: dict[str, Any] = field(default_factory=dict)
     touched: float = 0.0
     left: float = 0.0
+    closed: int = 0
     jobs: set[object] = field(default_factory=set)
 
     @property
@@ -115,6 +117,7 @@ class Desks:
             desk = self.desks.get(key)
             if desk is not None:
                 desk.left = time.monotonic()
+                desk.closed += 1
 
     def sweep(self) -> int:
         """Remove the desks whose time is over; how many there were."""

@@ -85,6 +85,44 @@ def test_a_closed_tab_ends_its_work(page: Served) -> None:
     assert set(found["stopped_s"]) == {"stream", "heartbeat", "both"}
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_connection_that_dies_late_ends_nothing(page: Served, newest_first: bool) -> None:
+    """The page has connected anew before the network tells that the first is dead."""
+    slow = slowed(page)
+    visitor = Visitor(page.url)
+    visitor.open()
+    first = visitor.beats
+    _, messages = begin(page, visitor, visitor.number("compare"), 21 + newest_first)
+    visitor.open()
+    second = visitor.beats
+    assert first is not None and second is not None
+    told = b""
+    while b"data: ALIVE" not in told:
+        told += second.recv(1000)
+    one, other = (second, first) if newest_first else (first, second)
+    one.close()
+    time.sleep(0.5)
+    desk = page.bench.desks.of(visitor.session)
+    assert page.bench.line.locked() and not desk.left
+    other.close()
+    until(lambda: not page.bench.line.locked(), STOPPED_S)
+    assert desk.left
+    slow.remove()
+    messages.close()
+    visitor.close()
+
+
+def test_a_late_question_does_not_keep_the_work_of_a_closed_tab(page: Served) -> None:
+    slow = slowed(page)
+    with closing(Visitor(page.url)) as visitor:
+        _, messages = begin(page, visitor, visitor.number("compare"), 31)
+        page.bench.desks.leave(visitor.session)
+        assert not page.bench.desks.of(visitor.session).left, "who asks is here"
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        messages.close()
+    slow.remove()
+
+
 def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "load", "--only", "cycles", "--cycles", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
