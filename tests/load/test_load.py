@@ -40,6 +40,7 @@ from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
 from ditas_core.ui.desk import Desks  # noqa: E402
 from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
 from ditas_core.ui.limits import Limits  # noqa: E402
+from ditas_core.ui.parts.setup import read_choice  # noqa: E402
 from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
 
 LONGEST_S = 2.0
@@ -392,6 +393,24 @@ def test_housekeeping_goes_on_by_itself_and_ends_with_the_page(page: Served) -> 
     thread = tend(page.bench, page.demo, every_s=0.05)
     until(lambda: "gone for long" not in page.bench.desks.desks, 10)
     assert thread.daemon
+
+
+def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(page: Served) -> None:
+    """Gradio's sessions make room by last use, desks with something on them do not."""
+    with closing(Visitor(page.url)) as visitor:
+        describe, compare = visitor.number("describe"), visitor.number("compare")
+        ask = page.compare()
+        ask[5] = ["mine"]
+        assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
+        desk = page.bench.desks.of(visitor.session)
+        choice = read_choice(page.bench, page.bar())
+        desk.keep("mine", page.bench.recipes(desk, choice)["smoothing α = 0.5"])
+        assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
+        assert visitor.ask(compare, ask)["success"]
+        page.demo.state_holder.session_data.clear()
+        assert visitor.ask(compare, ask)["success"]
+        desk.recipes.clear()
+        assert "recipe yet" in str(visitor.ask(describe, page.bar(recipe="mine"))["output"])
 
 
 def test_sessions_are_small_and_bounded(page: Served) -> None:
