@@ -32,7 +32,7 @@ from ..search import plain_recipe
 from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
 from .cache import Cache, size_of, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
-from .desk import Desk, Desks
+from .desk import KEPT_BYTES, Desk, Desks
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
 from .line import Line, OneByOne
@@ -93,7 +93,7 @@ class Bench:
         self.cache = Cache(min(self.limits.cache_bytes, room))
         self.line = Line(self.limits.places)
         self.fetching = Line(self.limits.places)
-        self.desks = Desks()
+        self.desks = Desks(most_bytes=min(KEPT_BYTES, self.cache.limit // 4))
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
         self.notice = ""

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from .limits import PLACES
 
 POLL_S = 0.2
-WAITING = 24
-"""Questions that may wait for a checkpoint: each holds one of the server's 40 threads."""
+PATIENCE_S = 10.0
+"""So long a question waits for a checkpoint, and holds a thread that others need, too."""
 
 
 class LineFull(RuntimeError):
@@ -80,29 +80,18 @@ class Line:
 
 
 class OneByOne:
-    """A lock that only so many wait for; whoever holds it may take it again."""
+    """A lock that nobody waits for very long; whoever holds it may take it again."""
 
-    def __init__(self, waiting: int = WAITING) -> None:
-        self.most = waiting
-        self.waiting = 0
-        self.counting = threading.Lock()
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
         self.lock = threading.RLock()
 
     def __enter__(self) -> OneByOne:
-        if self.lock.acquire(blocking=False):
-            return self
-        with self.counting:
-            if self.waiting >= self.most:
-                raise LineFull(
-                    f"Busy: {self.waiting} questions wait for a checkpoint already, expected fewer "
-                    f"than {self.most}; nothing was changed. Try again in a minute"
-                )
-            self.waiting += 1
-        try:
-            self.lock.acquire()
-        finally:
-            with self.counting:
-                self.waiting -= 1
+        if not self.lock.acquire(timeout=self.patience_s):
+            raise LineFull(
+                f"Busy: another checkpoint is being read, expected it to take less than "
+                f"{self.patience_s:g} s; nothing was changed. Try again in a minute"
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import gc
+import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 gr = pytest.importorskip("gradio")
 
 from ditas_core.checkpoints import CheckpointError, Machine  # noqa: E402
-from ditas_core.specs import BitWidths  # noqa: E402
+from ditas_core.specs import BitWidths, SpecError  # noqa: E402
 from ditas_core.ui import bench as module  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
+from ditas_core.ui.cache import Cache  # noqa: E402
 from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
+from ditas_core.ui.desk import Desk, Desks  # noqa: E402
+from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally  # noqa: E402
+from ditas_core.ui.jobs.breaking import LayerSweep, notes_of  # noqa: E402
 from ditas_core.ui.line import LineFull, OneByOne  # noqa: E402
 from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
-from ditas_core.ui.results import BUILT_IN, PLAIN  # noqa: E402
+from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result  # noqa: E402
+from ditas_core.ui.views.blind import pair_view  # noqa: E402
 from ditas_core.ui.views.costs import shape_of  # noqa: E402
 from ditas_core.ui.views.overview import card  # noqa: E402
-from tests.pages import SHORT, tiny_folder, until  # noqa: E402
+from tests.pages import SHORT, tiny_folder  # noqa: E402
 
 W4A8 = BitWidths(4, 8)
+Notes = type(notes_of(Desk("")))
 
 
 class Copies:
@@ -134,28 +143,102 @@ def test_strengths_are_those_of_the_slider(bench, told, taken):
     assert read_choice(bench, bar).model.strength == taken
 
 
-def test_only_so_many_wait_for_a_checkpoint():
-    loading, held, ended = OneByOne(waiting=2), threading.Event(), threading.Event()
+def test_nobody_waits_long_for_a_checkpoint():
+    loading, held, ended = OneByOne(patience_s=0.1), threading.Event(), threading.Event()
 
     def hold() -> None:
         with loading, loading:  # who holds it may take it again
             held.set()
             ended.wait(10)
 
-    def wait() -> None:
-        with loading:
-            pass
-
-    threads = [threading.Thread(target=each) for each in (hold, wait, wait)]
-    threads[0].start()
+    thread = threading.Thread(target=hold)
+    thread.start()
     assert held.wait(10)
-    for thread in threads[1:]:
-        thread.start()
-    until(lambda: loading.waiting == 2, 10)
-    with pytest.raises(LineFull, match="2 questions wait for a checkpoint"), loading:
-        raise AssertionError("two wait already")
+    with pytest.raises(LineFull, match="another checkpoint is being read"), loading:
+        raise AssertionError("it is held")
     ended.set()
-    for thread in threads:
-        thread.join(10)
+    thread.join(10)
     with loading:
-        assert loading.waiting == 0
+        pass
+
+
+# what visitors keep
+
+
+def compared(number: int) -> Result:
+    """Two pictures of half a megabyte each."""
+    images = {name: np.full((1, 512, 340, 3), number, np.uint8) for name in (REFERENCE, PLAIN)}
+    return Result(f"result {number}", ("cat",), (0,), images, {PLAIN: {SQNR: [10.0]}}, {})
+
+
+SHOWN = compared(0)
+
+
+def test_a_blind_test_keeps_no_pictures_and_says_so_when_they_are_gone():
+    cache, desks = Cache(3 << 20), Desks()
+    held = []
+    for number in range(6):
+        found = cache.put(number, compared(number))
+        held.append(weakref.ref(found))
+        desk = desks.of(f"v{number}")
+        test = desk.notes["blind"] = BlindTest(str(number), found, PLAIN, random.Random(0))
+        test.answer(LEFT)
+        del found
+    gc.collect()
+    assert sum(each() is not None for each in held) == len(cache.entries) < 6
+    test = desks.of("v0").notes["blind"]
+    with pytest.raises(SpecError, match="press “New test”"):
+        pair_view(test)
+    score = dict(test.tallies)
+    again = compared(0)
+    test.show("0", again, PLAIN)
+    assert "img" in pair_view(test) and test.tallies == score, "made once more under its key"
+    test.pair.guess = ""
+    del again
+    gc.collect()
+    with pytest.raises(SpecError, match="press “New test”"):
+        test.answer(LEFT)
+    assert test.tallies == score and not test.pair.guess, "not counted"
+
+
+def test_what_desks_keep_is_bounded_in_bytes():
+    desks = Desks(most_bytes=3 << 20)
+    for number in range(6):
+        desk = desks.of(f"v{number}")
+        with desk.working():
+            desk.notes["injector"] = [np.zeros(1 << 20, np.uint8)]
+        desk.result = "something"
+    desks.of("v5")
+    kept = [key for key, desk in desks.desks.items() if "injector" in desk.notes]
+    assert kept == ["v4", "v5"] and len(desks.desks) == 6 and desks.desks["v0"].result
+    with desks.of("v4").working():
+        for number in range(3):
+            desk = desks.of(f"more {number}")
+            with desk.working():
+                desk.notes["injector"] = np.zeros(1 << 20, np.uint8)
+        assert "injector" in desks.of("v4").notes, "work under way"
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "empty"),
+    [
+        ("blind", BlindTest("x", SHOWN, PLAIN, random.Random(0)), True),
+        (
+            "blind",
+            BlindTest("x", SHOWN, PLAIN, random.Random(0), tallies={("x", PLAIN): Tally(1, 1)}),
+            False,
+        ),
+        ("breaking", Notes(), True),
+        ("breaking", Notes(layers=LayerSweep("m", "s", ("a",), {"a": 1.0})), False),
+        ("injector", [], True),
+        ("injector", ["a live result"], False),
+        ("asked", {"describe": 1}, True),
+    ],
+)
+def test_who_has_something_to_lose_does_not_make_room_first(name, note, empty):
+    desks = Desks(most=3)
+    desks.of("owner").notes[name] = note
+    assert desks.of("owner").empty == empty
+    for number in range(3):
+        desks.of(f"v{number}")
+    assert ("owner" in desks.desks) != empty

@@ -143,7 +143,7 @@ def wire_job(
                 if end is not None:
                     yield end  # the place in the line is free already
         except GeneratorExit:  # cancelled, or the page has all of it
-            if desk.notes[state] != ENDED:
+            if desk.notes.get(state) != ENDED:
                 desk.notes[state] = STOPPED
             raise
         except BaseException:
