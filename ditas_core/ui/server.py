@@ -20,6 +20,7 @@ from .limits import Limits
 
 API = "/gradio_api"
 HEARTBEAT = f"{API}/heartbeat/"
+INFO = f"{API}/info"
 BODY_S = 20.0
 """Seconds for a request's body to arrive."""
 DRAINED = 16
@@ -188,6 +189,8 @@ class Gate:
             if scope["method"] == "GET" and path.startswith(HEARTBEAT):
                 session = path.removeprefix(HEARTBEAT)
                 await self.heartbeats.answer(session, scope, receive, forwarded)
+            elif path in (INFO, f"{INFO}/"):
+                await self.app(same_for_all(scope), receive, forwarded)
             else:
                 await self.app(scope, receive, forwarded)
         except Exception as error:
@@ -210,6 +213,19 @@ class Gate:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def same_for_all(scope: Scope) -> Scope:
+    """A question for the description of the endpoints, without anything that changes it.
+
+    Gradio writes examples into it with the address by which the first visitor came, which
+    the visitor chooses, and gives all others the same; here it has none.
+    """
+    app = scope.get("app")
+    if app is not None and not app.api_info:
+        app.api_info = app.get_blocks().get_api_info()
+    every = b"all_endpoints=True" if b"all_endpoints" in scope.get("query_string", b"") else b""
+    return {**scope, "query_string": every}
 
 
 def content_length(scope: Scope) -> int:
