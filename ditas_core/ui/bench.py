@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import gradio as gr
 import torch
@@ -28,15 +29,15 @@ from ..conversion import inject_outliers, injected_factors
 from ..evaluation.outliers import OutlierAtlas, outlier_atlas, rescaled_calibration
 from ..search import plain_recipe
 from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
-from .cache import Cache, usual_limit
+from .cache import Cache, size_of, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
 from .copies import INJECTED, make_room
-from .desk import Desk, Desks
+from .desk import KEPT_BYTES, Desk, Desks
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
-from .line import Line
+from .line import Line, OneByOne
 from .parts.messages import without_folders
-from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Shipped, load_shipped
+from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
 from .zerogpu import calibrate
 
 INJECTED_CHANNELS = 3
@@ -89,11 +90,11 @@ class Bench:
         self.entries = find_checkpoints() if entries is None else entries
         self.spec = CalibrationSpec() if spec is None else spec
         room = usual_limit(this_machine(own_cache()).memory)
-        self.loading = threading.RLock()
+        self.loading = OneByOne()
         self.cache = Cache(min(self.limits.cache_bytes, room))
         self.line = Line(self.limits.places)
         self.fetching = Line(self.limits.places)
-        self.desks = Desks()
+        self.desks = Desks(most_bytes=min(KEPT_BYTES, self.cache.limit // 4))
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
         self.notice = ""
@@ -145,23 +146,46 @@ class Bench:
             thread.start()
         return thread
 
+    def alone(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        """What is cached, or built while nothing else that holds a whole model is.
+
+        One at a time, so that each sees what the others take.
+        """
+        found = self.cache.get(key)
+        if found is not None:
+            return found
+        with self.loading:
+            return self.cache.make(key, build)
+
     def checkpoint(self, model: Model) -> Checkpoint:
         """The (immutable) checkpoint, loaded once; injected ones are rescaled copies."""
-        if not model.injected:
-            entry, key = self.entries[model.key], ("checkpoint", model)
-            found: Checkpoint | None = self.cache.get(key)
-            if found is not None:
-                return found
-            with self.loading:  # one at a time, so that each sees what the others take
-                return self.cache.make(key, lambda: self.load(entry))
+        entry = self.entries[model.key]
 
         def build() -> Checkpoint:
-            base = self.checkpoint(Model(model.key))
-            make_room(self.cache, base, INJECTED, "an injected copy")
-            changed = inject_outliers(base.transformer, model.strength, INJECTED_CHANNELS)
-            return replace(base, transformer=changed, name=model.title)
+            return self.injected(model) if model.injected else self.load(entry)
 
-        return self.cache.make(("checkpoint", model), build)
+        found: Checkpoint = self.alone(("checkpoint", model), build)
+        return found
+
+    def injected(self, model: Model) -> Checkpoint:
+        """A copy in float32, whatever its base is in; others leave the cache for it.
+
+        Raises:
+            CheckpointError: too large; said before any of it is made.
+        """
+        base = self.checkpoint(Model(model.key))
+        make_room(self.cache, base, INJECTED, "an injected copy")
+        numbers = sum(parameter.numel() for parameter in base.transformer.parameters())
+        self.cache.make_room(INJECTED * numbers + size_of(base.vae))  # the cache's own limit
+        changed = inject_outliers(base.transformer, model.strength, INJECTED_CHANNELS)
+        return replace(base, transformer=changed, name=model.title)
+
+    def fingerprint(self, model: Model) -> str:
+        """The checkpoint's, without keeping a copy for it."""
+        if not model.injected:
+            return self.checkpoint(model).fingerprint
+        found: str = self.alone(("fingerprint", model), lambda: self.checkpoint(model).fingerprint)
+        return found
 
     def load(self, entry: Entry) -> Checkpoint:
         """From this machine, never from the network; others leave the cache for it.
@@ -189,12 +213,16 @@ class Bench:
         self.cache.make_room(need.memory(entry.dtype))
         return load_checkpoint(entry.source, like=entry.like or None, dtype=entry.dtype)
 
-    def room(self) -> Machine:
-        """What a checkpoint may take: all of the cache, as far as there is memory for it."""
+    def room(self, held: int = 0) -> Machine:
+        """What a checkpoint may take: all of the cache, as far as there is memory for it.
+
+        ``held``: bytes that are in the cache and in use, so that dropping them frees nothing.
+        """
         machine = this_machine(own_cache())
         if machine.memory is None:
             return replace(machine, memory=self.cache.limit)
-        return replace(machine, memory=min(self.cache.limit, machine.memory + self.cache.nbytes))
+        free = max(0, machine.memory + self.cache.nbytes - held)
+        return replace(machine, memory=min(self.cache.limit, free))
 
     def is_loaded(self, model: Model) -> bool:
         """Whether it can be looked at without waiting: local, or in the cache."""
@@ -224,13 +252,18 @@ class Bench:
         if found is None or not model.injected:
             return found
         natural = found
-        return self.cache.make(
+        changed: OutlierAtlas = self.alone(
             ("atlas", model), lambda: natural.rescaled(self.factors(model), self.checkpoint(model))
         )
+        return changed
+
+    def is_measured(self, model: Model) -> bool:
+        """Whether its outliers are known; an injected one's follow from its natural model's."""
+        return self.atlas(Model(model.key)) is not None
 
     def group_names(self, model: Model) -> list[str]:
         """The layers to choose from; of a hub checkpoint only once it is measured."""
-        found = self.atlas(model)
+        found = self.atlas(Model(model.key))
         if found is not None:
             return list(found.groups)
         if not self.entries[model.key].local:
@@ -269,31 +302,51 @@ class Bench:
         measured = natural
         yield self.cache.make(
             ("calibration", model, spec),
-            lambda: rescaled_calibration(
-                measured, self.factors(model), self.checkpoint(model).fingerprint
-            ),
+            lambda: rescaled_calibration(measured, self.factors(model), self.fingerprint(model)),
         )
 
+    def preset(self, choice: Choice) -> Preset | None:
+        """What is shipped at these bits, if it fits the choice."""
+        shipped = self.shipped
+        if shipped is None or choice.model != self.default:
+            return None
+        return (
+            shipped.presets.get(str(choice.bits))
+            if choice.convention == shipped.convention
+            else None
+        )
+
+    def own_recipes(self, desk: Desk, model: Model) -> dict[str, Recipe]:
+        """The visitor's for this checkpoint."""
+        if not desk.recipes:
+            return {}  # an injected model need not be made to see that
+        mine = self.fingerprint(model)
+        return {name: recipe for name, recipe in desk.recipes.items() if recipe.checkpoint == mine}
+
+    def recipe_names(self, desk: Desk, choice: Choice) -> list[str]:
+        """Of everything that can be used at once: built in, shipped, the visitor's own."""
+        shipped = [] if self.preset(choice) is None else [SEARCHED, DITAS]
+        own = self.own_recipes(desk, choice.model)
+        return list(dict.fromkeys([PLAIN, SMOOTHED, *shipped, *own]))
+
     def recipes(self, desk: Desk, choice: Choice) -> dict[str, Recipe]:
-        """Everything that can be used at once, by name: built in, shipped, the visitor's own."""
-        checkpoint = self.checkpoint(choice.model)
-        plain = plain_recipe(checkpoint, choice.bits, choice.convention)
+        """The same with the recipes themselves."""
+        plain = plain_recipe(
+            self.checkpoint(Model(choice.model.key)), choice.bits, choice.convention
+        )
+        if choice.model.injected:
+            plain = replace(plain, checkpoint=self.fingerprint(choice.model))
         smoothed = {name: LayerRecipe(choice.bits, FIXED_ALPHA) for name in plain.layers}
         found = {PLAIN: plain, SMOOTHED: replace(plain, name="smoothing", layers=smoothed)}
-        preset = None if self.shipped is None else self.shipped.presets.get(str(choice.bits))
-        if (
-            preset is not None
-            and self.shipped is not None
-            and choice.model == self.default
-            and choice.convention == self.shipped.convention
-        ):
+        preset = self.preset(choice)
+        if preset is not None:
             found |= {SEARCHED: preset.searched, DITAS: preset.recipe}
-        own = {n: r for n, r in desk.recipes.items() if r.checkpoint == checkpoint.fingerprint}
-        return found | own
+        return found | self.own_recipes(desk, choice.model)
 
     def recipe(self, desk: Desk, choice: Choice) -> tuple[str, Recipe | None]:
         """The chosen recipe and its name; None where it would have to be searched first."""
-        if not self.entries[choice.model.key].local and self.atlas(choice.model) is None:
+        here = self.entries[choice.model.key].local or self.is_measured(choice.model)
+        if not here or choice.recipe not in self.recipe_names(desk, choice):
             return choice.recipe, None
         return choice.recipe, self.recipes(desk, choice).get(choice.recipe)
 
@@ -302,6 +355,6 @@ class Bench:
         name, recipe = self.recipe(desk, choice)
         if recipe is not None:
             return {n: layer.alpha for n, layer in recipe.layers.items()}, name
-        atlas = self.atlas(choice.model)
+        atlas = self.atlas(Model(choice.model.key))
         names = () if atlas is None else atlas.groups
         return dict.fromkeys(names, FIXED_ALPHA), f"{FIXED_ALPHA:g}, not searched yet"

@@ -6,16 +6,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from ..search import LayerDone
 from ..specs import CalibrationSpec, Recipe
+from .cache import size_of
 
 KEPT_RECIPES = 12
 KEPT_SEARCHES = 4
 KEPT_DESKS = 200
+KEPT_BYTES = 512 * 2**20
+LASTING = ("blind", "breaking", "injector")
+"""Notes with answers and results; the others say where the visitor was."""
 EXPIRES_S = 3600.0
 LEFT_S = 120.0
 """A closed tab's desk stays so long: a phone that slept comes back."""
@@ -31,7 +35,9 @@ class Desk:
     result    cache key of the last comparison
     notes     what single tabs remember, each under its own name
     left      when the visitor's tab was closed; 0 while it is open
+    closed    how often that was: a job of a closed tab ends, whatever is asked afterwards
     jobs      that run or wait for this visitor: the desk is not cleared meanwhile
+    nbytes    what the notes held when the last job ended: jobs leave pictures there
     """
 
     key: str
@@ -42,12 +48,15 @@ class Desk:
     notes: dict[str, Any] = field(default_factory=dict)
     touched: float = 0.0
     left: float = 0.0
+    closed: int = 0
     jobs: set[object] = field(default_factory=set)
+    nbytes: int = 0
 
     @property
     def empty(self) -> bool:
         """Nothing on it that its owner would miss."""
-        return not (self.recipes or self.searches or self.result or self.spec)
+        kept = self.recipes or self.searches or self.result or self.spec
+        return not kept and not any(has_content(self.notes.get(name)) for name in LASTING)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -57,6 +66,8 @@ class Desk:
         try:
             yield
         finally:
+            with suppress(RuntimeError):  # noted by another question meanwhile
+                self.nbytes = size_of(self.notes)
             self.touched = time.monotonic()
             self.jobs.discard(job)
 
@@ -76,13 +87,23 @@ class Desk:
         return layers
 
 
+def has_content(note: Any) -> bool:
+    """Whether a note says more than nothing."""
+    return bool(note) and (not is_dataclass(note) or any(vars(note).values()))
+
+
 class Desks:
     """All desks: bounded, and cleared some time after the visitor was last seen."""
 
     def __init__(
-        self, most: int = KEPT_DESKS, expires_s: float = EXPIRES_S, left_s: float = LEFT_S
+        self,
+        most: int = KEPT_DESKS,
+        expires_s: float = EXPIRES_S,
+        left_s: float = LEFT_S,
+        most_bytes: int = KEPT_BYTES,
     ) -> None:
         self.most = most
+        self.most_bytes = most_bytes
         self.expires_s = expires_s
         self.left_s = left_s
         self.lock = threading.Lock()
@@ -96,6 +117,7 @@ class Desks:
             self.desks.move_to_end(key)
             while len(self.desks) > self.most and self.make_room(desk):
                 pass
+            self.make_light(desk)
         self.sweep()
         return desk
 
@@ -109,12 +131,23 @@ class Desks:
             del self.desks[gone.key]
         return gone is not None
 
+    def make_light(self, kept: Desk) -> None:
+        """Who was seen longest ago loses the notes, until all together are small enough."""
+        total = sum(desk.nbytes for desk in self.desks.values())
+        for desk in self.desks.values():
+            if total <= self.most_bytes:
+                return
+            if desk.nbytes and not desk.jobs and desk is not kept:
+                total -= desk.nbytes
+                desk.notes, desk.nbytes = {}, 0
+
     def leave(self, key: str) -> None:
         """The visitor's tab was closed: running work stops, the desk goes if nobody returns."""
         with self.lock:
             desk = self.desks.get(key)
             if desk is not None:
                 desk.left = time.monotonic()
+                desk.closed += 1
 
     def sweep(self) -> int:
         """Remove the desks whose time is over; how many there were."""

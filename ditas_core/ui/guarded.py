@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import logging
 from types import SimpleNamespace
@@ -114,6 +115,44 @@ class SmallSessions(StateHolder):
         return super().__getitem__(session_id)
 
 
+class AsTold:
+    """A session whose choices include the words that were just sent.
+
+    A session that made room has lost the choices it was offered, while the visitor's desk is
+    still there. Whether a word is one of them is checked by whoever answers.
+    """
+
+    def __init__(self, session: Any, blocks: list[Any], values: list[Any]) -> None:
+        self.session = session
+        self.told = {block._id: value for block, value in zip(blocks, values, strict=True)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self.session
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        self.session[key] = value
+
+    def __getitem__(self, key: int) -> Any:
+        return with_words(self.session[key], self.told.get(key))
+
+
+def with_words(block: Any, value: Any) -> Any:
+    """The component, or a copy that has these words among its choices."""
+    if not isinstance(block, gr.Dropdown | gr.Radio | gr.CheckboxGroup):
+        return block
+    known = {choice for _, choice in block.choices}
+    told = value if isinstance(value, list) else [value]
+    words = [word for word in told if isinstance(word, str) and word not in known]
+    if not words:
+        return block
+    found = copy.copy(block)
+    found.choices = [*block.choices, *((word, word) for word in words)]
+    return found
+
+
 class GuardedBlocks(gr.Blocks):
     """``gr.Blocks`` whose answers to wrong input are short and name no path or value.
 
@@ -138,6 +177,7 @@ class GuardedBlocks(gr.Blocks):
         self, block_fn: Any, inputs: Any, state: Any, explicit_call: bool = False
     ) -> Any:
         check_values(block_fn.inputs, inputs)
+        state = None if state is None else AsTold(state, block_fn.inputs, inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 
 from ..evaluation import guessing_probability
+from ..specs import SpecError
 from .results import Result
 
 LEFT, RIGHT, NEITHER = "left", "right", "neither"
@@ -44,7 +46,7 @@ class Pair:
 
 @dataclass
 class BlindTest:
-    """One visitor's test.
+    """One visitor's test. The pictures stay where they are and may make room for others.
 
     source   which result the pictures are from; another one needs a new pair
     deck     samples still to be shown before any of them comes again
@@ -52,15 +54,36 @@ class BlindTest:
     """
 
     source: str
-    result: Result = field(repr=False)
+    first: InitVar[Result]
     variant: str
     chance: random.Random = field(repr=False)
     pair: Pair = field(default_factory=lambda: Pair(-1, LEFT), repr=False)
     deck: list[int] = field(default_factory=list, repr=False)
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    held: weakref.ref[Result] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, first: Result) -> None:
+        self.held = weakref.ref(first)
         self.draw()
+
+    def __bool__(self) -> bool:
+        """Whether its owner would miss it."""
+        return bool(self.tallies)
+
+    @property
+    def result(self) -> Result:
+        """What is on view.
+
+        Raises:
+            SpecError: the cache has let it go.
+        """
+        found = self.held()
+        if found is None:
+            raise SpecError(
+                "blind test: expected its pictures, they have made room for newer ones; press "
+                "“New test”, or compare once more"
+            )
+        return found
 
     def draw(self) -> None:
         """The next question: another sample, its sides by chance."""
@@ -74,11 +97,12 @@ class BlindTest:
 
     def show(self, source: str, result: Result, variant: str) -> None:
         """Pictures of another result or recipe from now on; the score stays."""
+        self.held = weakref.ref(result)
         if (source, variant) == (self.source, self.variant):
             return
         if source != self.source:
             self.deck = []
-        self.source, self.result, self.variant = source, result, variant
+        self.source, self.variant = source, variant
         self.draw()
 
     def answer(self, guess: str) -> None:
@@ -89,8 +113,8 @@ class BlindTest:
         """
         if self.pair.guess:
             raise ValueError("this pair has been answered")
-        self.pair.guess = guess
         key = (self.result.title, self.variant)
+        self.pair.guess = guess
         self.tallies[key] = self.tally.with_answer(guess, self.pair.truth)
 
     @property

@@ -1,4 +1,7 @@
-"""One compute job at a time; the others wait in a line and know their place."""
+"""One compute job at a time; the others wait in a line and know their place.
+
+What a question needs at once (a checkpoint, a copy of one) is made one by one, too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from .limits import PLACES
 
 POLL_S = 0.2
+PATIENCE_S = 10.0
+"""So long a question waits for a checkpoint, and holds a thread that others need, too."""
 
 
 class LineFull(RuntimeError):
@@ -72,3 +77,22 @@ class Line:
     def locked(self) -> bool:
         """Whether anything runs or waits."""
         return bool(self.tickets)
+
+
+class OneByOne:
+    """A lock that nobody waits for very long; whoever holds it may take it again."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> OneByOne:
+        if not self.lock.acquire(timeout=self.patience_s):
+            raise LineFull(
+                f"Busy: another checkpoint is being read, expected it to take less than "
+                f"{self.patience_s:g} s; nothing was changed. Try again in a minute"
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()

@@ -12,19 +12,15 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from .heartbeats import App, Heartbeats, Message, Receive, Scope, Send
 from .limits import Limits
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 API = "/gradio_api"
+HEARTBEAT = f"{API}/heartbeat/"
+INFO = f"{API}/info"
 BODY_S = 20.0
 """Seconds for a request's body to arrive."""
 DRAINED = 16
@@ -41,7 +37,7 @@ GET_EXACT = frozenset(
     }
 )  # fmt: skip
 GET_BELOW = (
-    "/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/", f"{API}/file=",
+    "/assets/", "/static/", "/svelte/", HEARTBEAT, f"{API}/call/", f"{API}/file=",
 )  # fmt: skip
 POST_EXACT = frozenset({f"{API}/{name}" for name in ("queue/join", "cancel", "reset", "reset/")})
 POST_BELOW = (f"{API}/call/", f"{API}/run/", f"{API}/api/")
@@ -96,8 +92,8 @@ def check_session(value: object) -> None:
 def check_address(scope: Scope) -> None:
     """A session in the path or the query is one that a page may have."""
     path = str(scope["path"])
-    if path.startswith(f"{API}/heartbeat/"):
-        check_session(path.removeprefix(f"{API}/heartbeat/"))
+    if path.startswith(HEARTBEAT):
+        check_session(path.removeprefix(HEARTBEAT))
     query = bytes(scope.get("query_string", b""))
     if len(query) > 16_000:
         raise Refused(400)
@@ -126,6 +122,7 @@ class Gate:
     def __init__(self, app: App, limits: Limits | None = None) -> None:
         self.app = app
         self.limits = Limits() if limits is None else limits
+        self.heartbeats = Heartbeats(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -187,11 +184,17 @@ class Gate:
             if not replaced:
                 await send(message)
 
+        path = str(scope["path"])
         try:
-            await self.app(scope, receive, forwarded)
+            if scope["method"] == "GET" and path.startswith(HEARTBEAT):
+                session = path.removeprefix(HEARTBEAT)
+                await self.heartbeats.answer(session, scope, receive, forwarded)
+            elif path in (INFO, f"{INFO}/"):
+                await self.app(same_for_all(scope), receive, forwarded)
+            else:
+                await self.app(scope, receive, forwarded)
         except Exception as error:
-            path, kind = str(scope["path"])[:80], type(error).__name__
-            logger.warning("%s %r: %s", scope["method"], path, kind)
+            logger.warning("%s %r: %s", scope["method"], path[:80], type(error).__name__)
             if started:  # nothing can be taken back: the answer ends here
                 with contextlib.suppress(Exception):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -210,6 +213,19 @@ class Gate:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def same_for_all(scope: Scope) -> Scope:
+    """A question for the description of the endpoints, without anything that changes it.
+
+    Gradio writes examples into it with the address by which the first visitor came, which
+    the visitor chooses, and gives all others the same; here it has none.
+    """
+    app = scope.get("app")
+    if app is not None and not app.api_info:
+        app.api_info = app.get_blocks().get_api_info()
+    every = b"all_endpoints=True" if b"all_endpoints" in scope.get("query_string", b"") else b""
+    return {**scope, "query_string": every}
 
 
 def content_length(scope: Scope) -> int:

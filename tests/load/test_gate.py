@@ -267,6 +267,18 @@ def test_the_page_itself_is_open(page: Served, http: httpx.Client) -> None:
     assert http.head("/").status_code == 200
 
 
+@pytest.mark.parametrize("query", ["", "/", "?page=", "?all_endpoints=True", "?serialize=False"])
+def test_no_visitor_decides_what_others_read(http: httpx.Client, query: str) -> None:
+    """The first to ask comes by an address of its own making."""
+    headers = {"X-Forwarded-Host": "evil.example", "X-Gradio-Server": "http://evil.example"}
+    for told in (headers, {}):
+        found = http.get(f"/gradio_api/info{query}", headers=told)
+        assert found.status_code == 200
+        assert "evil" not in found.text and "/call/v2/" not in found.text
+        endpoints = found.json()["named_endpoints"]
+        assert endpoints["/describe"]["parameters"][0]["label"] == "Checkpoint"
+
+
 def test_nobody_stops_anybody_elses_job(page: Served) -> None:
     """Cancelling needs the session and the job's id, which only its owner has."""
     with closing(Visitor(page.url)) as owner, closing(Visitor(page.url)) as other:

@@ -40,6 +40,7 @@ from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
 from ditas_core.ui.desk import Desks  # noqa: E402
 from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
 from ditas_core.ui.limits import Limits  # noqa: E402
+from ditas_core.ui.parts.setup import read_choice  # noqa: E402
 from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
 
 LONGEST_S = 2.0
@@ -83,6 +84,44 @@ def test_a_closed_tab_ends_its_work(page: Served) -> None:
     found = leaving(page)
     assert kept({"leaving": found}) == {"leaving": True}, found
     assert set(found["stopped_s"]) == {"stream", "heartbeat", "both"}
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_connection_that_dies_late_ends_nothing(page: Served, newest_first: bool) -> None:
+    """The page has connected anew before the network tells that the first is dead."""
+    slow = slowed(page)
+    visitor = Visitor(page.url)
+    visitor.open()
+    first = visitor.beats
+    _, messages = begin(page, visitor, visitor.number("compare"), 21 + newest_first)
+    visitor.open()
+    second = visitor.beats
+    assert first is not None and second is not None
+    told = b""
+    while b"data: ALIVE" not in told:
+        told += second.recv(1000)
+    one, other = (second, first) if newest_first else (first, second)
+    one.close()
+    time.sleep(0.5)
+    desk = page.bench.desks.of(visitor.session)
+    assert page.bench.line.locked() and not desk.left
+    other.close()
+    until(lambda: not page.bench.line.locked(), STOPPED_S)
+    assert desk.left
+    slow.remove()
+    messages.close()
+    visitor.close()
+
+
+def test_a_late_question_does_not_keep_the_work_of_a_closed_tab(page: Served) -> None:
+    slow = slowed(page)
+    with closing(Visitor(page.url)) as visitor:
+        _, messages = begin(page, visitor, visitor.number("compare"), 31)
+        page.bench.desks.leave(visitor.session)
+        assert not page.bench.desks.of(visitor.session).left, "who asks is here"
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        messages.close()
+    slow.remove()
 
 
 def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,6 +393,24 @@ def test_housekeeping_goes_on_by_itself_and_ends_with_the_page(page: Served) -> 
     thread = tend(page.bench, page.demo, every_s=0.05)
     until(lambda: "gone for long" not in page.bench.desks.desks, 10)
     assert thread.daemon
+
+
+def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(page: Served) -> None:
+    """Gradio's sessions make room by last use, desks with something on them do not."""
+    with closing(Visitor(page.url)) as visitor:
+        describe, compare = visitor.number("describe"), visitor.number("compare")
+        ask = page.compare()
+        ask[5] = ["mine"]
+        assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
+        desk = page.bench.desks.of(visitor.session)
+        choice = read_choice(page.bench, page.bar())
+        desk.keep("mine", page.bench.recipes(desk, choice)["smoothing α = 0.5"])
+        assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
+        assert visitor.ask(compare, ask)["success"]
+        page.demo.state_holder.session_data.clear()
+        assert visitor.ask(compare, ask)["success"]
+        desk.recipes.clear()
+        assert "recipe yet" in str(visitor.ask(describe, page.bar(recipe="mine"))["output"])
 
 
 def test_sessions_are_small_and_bounded(page: Served) -> None:

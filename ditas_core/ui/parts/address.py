@@ -204,7 +204,7 @@ class Address:
                 raise ValueError(text)
             return BitWidths(int(match[1]), int(match[2]))
         if name == "inject":
-            return number_from(text, 1, MAX_STRENGTH)
+            return float(round(number_from(text, 1, MAX_STRENGTH)))
         if name == "recipe":
             if not text.isprintable() or not 0 < len(text) <= 80:
                 raise ValueError(text)

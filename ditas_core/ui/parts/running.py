@@ -143,7 +143,7 @@ def wire_job(
                 if end is not None:
                     yield end  # the place in the line is free already
         except GeneratorExit:  # cancelled, or the page has all of it
-            if desk.notes[state] != ENDED:
+            if desk.notes.get(state) != ENDED:
                 desk.notes[state] = STOPPED
             raise
         except BaseException:
@@ -152,8 +152,9 @@ def wire_job(
 
     def steps(desk: Desk, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
         """What the page is told meanwhile; returns the last of it, None after Cancel."""
+        before = desk.closed
         for ahead in ticket.waits():
-            if desk.left:
+            if desk.closed != before:
                 return (status(LOST, "warn"), *idle, *skip)
             if asked in desk.notes:
                 return None
@@ -165,7 +166,7 @@ def wire_job(
         def is_over() -> bool:
             """Also in the middle of a step: a forward pass may take long."""
             late = bool(longest) and time.monotonic() - began > longest
-            return late or bool(desk.left) or asked in desk.notes
+            return late or desk.closed != before or asked in desk.notes
 
         with suppress(Stopped), closing(work(desk, *values)) as events:  # type: ignore[type-var]
             for event in until_stopped(events, is_over):
@@ -187,7 +188,7 @@ def wire_job(
             return None
         # the work has been closed, as after Cancel, and keeps what it has found
         text, left = kept(desk, values)
-        text = f"{LOST} {text}" if desk.left else overdue(text, longest)
+        text = f"{LOST} {text}" if desk.closed != before else overdue(text, longest)
         return (status(text, "warn"), *idle, *left)
 
     def kept(desk: Desk, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:

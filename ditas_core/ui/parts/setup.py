@@ -116,7 +116,8 @@ def read_choice(bench: Bench, values: tuple[Any, ...] | list[Any]) -> Choice:
         bits = BitWidths.parse(preset)
     factor = 1.0
     if flag(inject, "injected outliers"):
-        factor = real(strength, "strength", 1, MAX_STRENGTH)
+        # to the slider's steps: each strength is a copy of the whole model
+        factor = float(round(real(strength, "strength", 1, MAX_STRENGTH)))
     return Choice(Model(key, factor), bits, convention, recipe, flag(dark, "dark"))
 
 
@@ -127,9 +128,9 @@ def first_choice(bench: Bench) -> Choice:
 
 def recipe_names(bench: Bench, desk: Desk, choice: Choice) -> list[str]:
     """The four built-in ones, then the visitor's own for this checkpoint."""
-    if not bench.entries[choice.model.key].local and bench.atlas(choice.model) is None:
+    if not bench.entries[choice.model.key].local and not bench.is_measured(choice.model):
         return list(BUILT_IN)
-    found = bench.recipes(desk, choice)
+    found = bench.recipe_names(desk, choice)
     return [*BUILT_IN, *(name for name in found if name not in BUILT_IN)]
 
 
@@ -137,16 +138,17 @@ def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
     """What is looked at, in one line."""
     entry = bench.entries[choice.model.key]
     notice = bench.notice if choice.model == bench.default else ""
-    if not bench.is_loaded(choice.model) and bench.atlas(choice.model) is None:
+    measured = bench.is_measured(choice.model)
+    if not bench.is_loaded(choice.model) and not measured:
         text = f"{entry.label}: not loaded yet. Press “Load”."
         if not entry.allowed:
             text = f"{entry.label}: not offered by this page."
         return status(notice or text, "warn")
-    if bench.atlas(choice.model) is None:
+    if not measured:
         text = f"{entry.key}: not measured yet. Open Outliers and press “Measure”."
         return status(notice or text, "warn")
-    name, recipe = bench.recipe(desk, choice)
-    if recipe is None:
+    name = choice.recipe
+    if name not in bench.recipe_names(desk, choice):
         text = f"{choice.title}: no {name} recipe yet. Open Search and start one."
         return status(text, "warn")
     if choice.model.injected:

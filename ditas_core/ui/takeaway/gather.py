@@ -9,7 +9,7 @@ from pathlib import Path
 from ...evaluation.outliers import Half, Measure, OutlierAtlas
 from ...search import LayerDone
 from ...specs import CalibrationSpec, Recipe, SamplingSpec
-from ..bench import INJECTED_CHANNELS, Bench, Choice
+from ..bench import INJECTED_CHANNELS, Bench, Choice, Model
 from ..catalogue import ASSETS
 from ..desk import Desk
 from ..results import DITAS, Result
@@ -79,12 +79,18 @@ def source_of(bench: Bench, choice: Choice) -> Source:
         inside = folder.is_relative_to(project)
         place = folder.relative_to(project).as_posix() if inside else folder.name
         note = "" if inside else "where this folder lies on your machine"
-    if not bench.is_loaded(choice.model) and bench.atlas(choice.model) is None:  # not here yet
+    if not bench.is_loaded(choice.model) and not bench.is_measured(choice.model):  # not here yet
         return Source(choice.model.key, place, half=entry.half)
-    checkpoint = bench.checkpoint(choice.model)
+    checkpoint = bench.checkpoint(Model(choice.model.key))
     like = Path(entry.like).name if Path(entry.like).exists() else entry.like
     return Source(
-        choice.model.key, place, checkpoint.licence, checkpoint.fingerprint, note, entry.half, like
+        choice.model.key,
+        place,
+        checkpoint.licence,
+        bench.fingerprint(choice.model),
+        note,
+        entry.half,
+        like,
     )
 
 

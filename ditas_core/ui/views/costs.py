@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...evaluation import Cost, ModelShape, Plan, estimate, measure_speed
 from ...search import SearchSpec
 from ...specs import SamplingSpec
-from ..bench import Bench, Choice
+from ..bench import Bench, Choice, Model
 from ..parts.glossary import explained
 from ..parts.messages import clock
 from ..results import DITAS, PLAIN, SEARCHED, SMOOTHED
@@ -38,7 +38,7 @@ def speed(bench: Bench) -> float:
 def shape_of(bench: Bench, choice: Choice) -> ModelShape | None:
     """Of a checkpoint that is here, or of one that is known and not loaded."""
     if bench.is_loaded(choice.model):
-        return ModelShape.of(bench.checkpoint(choice.model))
+        return ModelShape.of(bench.checkpoint(Model(choice.model.key)))
     return KNOWN.get(bench.entries[choice.model.key].repo)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from statistics import fmean
 
-from ..bench import Bench, Choice
+from ..bench import Bench, Choice, Model
 from ..catalogue import licence_name
 from ..desk import Desk
 from ..parts.glossary import explained
@@ -132,7 +132,7 @@ def card(bench: Bench, choice: Choice) -> str:
     if entry.revision:
         rows["revision"] = entry.revision
     if bench.is_loaded(choice.model):
-        checkpoint = bench.checkpoint(choice.model)
+        checkpoint = bench.checkpoint(Model(choice.model.key))
         parameters = list(checkpoint.transformer.parameters())
         weights, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
         rows |= {
@@ -141,7 +141,7 @@ def card(bench: Bench, choice: Choice) -> str:
             f"{16 if entry.half else 32} bits",
             "pictures": f"{checkpoint.image_size} px, {len(checkpoint.class_names)} classes",
             "blocks": f"{len({g.block for g in checkpoint.groups})}, width {checkpoint.width}",
-            "fingerprint": checkpoint.fingerprint[:12],
+            "fingerprint": bench.fingerprint(choice.model)[:12],
         }
     else:
         size = f"{entry.gigabytes:g} GB to download, once" if entry.gigabytes else "not known yet"
