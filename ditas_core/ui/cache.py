@@ -105,10 +105,12 @@ class Cache:
         """The value, built once; only those who want the same one wait for it."""
         with self.lock:
             own = self.building.setdefault(key, threading.RLock())
-        with own:
-            found = self.get(key)
-            if found is None:
-                found = self.put(key, build())
-        with self.lock:
-            self.building.pop(key, None)
+        try:
+            with own:
+                found = self.get(key)
+                if found is None:
+                    found = self.put(key, build())
+        finally:
+            with self.lock:
+                self.building.pop(key, None)
         return found
