@@ -12,11 +12,12 @@ from .exchange import exchange_steps
 from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
 from .recorder import StepRecorder, StepStatistics, StepTable, assemble, record_inputs
-from .trajectory import CalibrationProgress, Shard, calibrate, shard_of
+from .trajectory import Begun, CalibrationProgress, Shard, calibrate, shard_of
 
 __all__ = [
     "CONDITIONAL",
     "UNCONDITIONAL",
+    "Begun",
     "Calibration",
     "CalibrationError",
     "CalibrationJournal",

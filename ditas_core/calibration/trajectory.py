@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,25 @@ class CalibrationProgress:
     total: int
     done: int
     of: int
+
+
+@dataclass
+class Begun:
+    """What the finished steps of a run that was stopped have left, in memory.
+
+    table       as the Calibration gets it, no copy
+    position    where to go on
+    """
+
+    table: StepTable | None = None
+    timesteps: list[int] = field(default_factory=list)
+    position: Position | None = None
+
+    @property
+    def nbytes(self) -> int:
+        if self.table is None:
+            return 0
+        return sum(tensor.nbytes for group in self.table.groups.values() for tensor in group)
 
 
 @dataclass(frozen=True)
@@ -73,13 +92,15 @@ def calibrate(
     journal: CalibrationJournal | None = None,
     shard: Shard | None = None,
     exchange: Exchange | None = None,
+    begun: Begun | None = None,
 ) -> Iterator[CalibrationProgress | Calibration]:
     """One guided trajectory; yields progress, then the Calibration.
 
     Labels are spread over all classes (or captions); noise and token draws follow ``spec.seed``.
     With a ``journal`` every finished step is kept on disk, and steps found there are
-    not run again. With a ``shard`` only its samples are run; ``exchange`` then joins
-    the steps of all shards (``exchange_steps`` over torch.distributed).
+    not run again; ``begun`` does the same in memory, for one checkpoint and spec and one run
+    at a time. With a ``shard`` only its samples are run; ``exchange`` then joins the steps of
+    all shards (``exchange_steps`` over torch.distributed).
 
     Raises:
         SpecError: more tokens asked for than a step has.
@@ -92,14 +113,15 @@ def calibrate(
         )
     labels = spread_labels(spec.samples, len(checkpoint.class_names))[shard.first : shard.last]
     total = spec.sampling.steps
-    table = StepTable(total, spec.tokens)
-    start: Position | None = None
-    timesteps: list[int] = []
+    begun = Begun() if begun is None else begun
+    if begun.table is None:
+        begun.table = StepTable(total, spec.tokens)
+    table, timesteps, start = begun.table, begun.timesteps, begun.position
     if journal is not None:
         for statistics, timestep, position in journal.steps():
             table.add(statistics)
             timesteps.append(timestep)
-            start = position
+            begun.position = start = position
     per_step = -(-len(labels) // spec.batch)
     if len(table) < total:
         transformer = working_copy(checkpoint.transformer, spec.precision)
@@ -123,6 +145,7 @@ def calibrate(
                     statistics = recorder.finish()
                     table.add(statistics)
                     timesteps.append(event.step.timestep)
+                    begun.position = Position(len(table), event.step.latents, event.step.streams)
                     if journal is not None:
                         journal.add(statistics, event.step)
                     del statistics

@@ -8,7 +8,7 @@ which only this group is quantized, from the same noise and classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..sampling import sample_latents
 from ..search import SensitivityMap, SensitivityProgress
-from ..specs import LEFT_ALONE, Recipe, SamplingSpec, SpecError, only
+from ..specs import LEFT_ALONE, BitWidths, Recipe, SamplingSpec, SpecError, only
 
 
 @torch.no_grad()
@@ -30,8 +30,10 @@ def measured_sensitivity(
     labels: Tensor,
     spec: SamplingSpec,
     seed: int,
+    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell, then the predicted map with the measured errors in it.
+    """Yields every cell that is not ``known`` from an earlier run, then the predicted map with
+    the measured errors in it.
 
     Alphas, branch and sizes are the predicted map's; all samples run at once.
 
@@ -61,8 +63,12 @@ def measured_sensitivity(
     reference = final(checkpoint.transformer)
     energy = float(reference.square().sum())
     error = torch.zeros_like(predicted.error)
+    known = dict(known or {})
     for row, group in enumerate(predicted.groups):
         for column, bits in enumerate(predicted.bits):
+            if (group, bits) in known:
+                error[row, column] = known[group, bits][0]
+                continue
             if bits != LEFT_ALONE.bits:
                 model = converted(checkpoint, only(recipes[column], [group]), calibration)
                 error[row, column] = float((final(model) - reference).square().sum()) / energy

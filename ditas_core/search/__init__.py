@@ -16,7 +16,7 @@ from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
 from .predicted import PredictedError, predicted_error, predicted_errors
-from .sensitivity import SensitivityProgress, sensitivity
+from .sensitivity import Cells, SensitivityProgress, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
     SearchTotals,
@@ -31,6 +31,7 @@ __all__ = [
     "AlphaLab",
     "BudgetError",
     "CandidateDone",
+    "Cells",
     "Fitting",
     "Grid",
     "GroupLoss",

@@ -9,7 +9,7 @@ the group's output that rounding takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +31,9 @@ from .alpha import FIXED_ALPHA, LayerDone, SearchSpec, search_group
 from .predicted import predicted_error, relative
 from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
 
+Cells = dict[tuple[str, BitWidths], tuple[float, float | None]]
+"""Error and alpha by group and bits."""
+
 
 @dataclass(frozen=True)
 class SensitivityProgress:
@@ -51,8 +54,9 @@ def sensitivity(
     bits: Sequence[BitWidths],
     spec: SearchSpec,
     recipe: Recipe | None = None,
+    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell, then the map.
+    """Yields every cell that is not ``known`` from an earlier run, then the map.
 
     Of ``spec`` its bits are not read. With a ``recipe`` each group keeps the recipe's
     alpha at every width; otherwise each cell has the best of the spec's grid and the
@@ -63,12 +67,16 @@ def sensitivity(
             of other groups or another convention.
     """
     check_inputs(checkpoint, calibration, bits, spec, recipe)
+    known = dict(known or {})
     groups = checkpoint.groups
     errors: list[list[float]] = []
     alphas: list[tuple[float | None, ...]] = []
     for row, group in enumerate(groups):
         cells: list[tuple[float, float | None]] = []
         for column, widths in enumerate(bits):
+            if (group.name, widths) in known:
+                cells.append(known[group.name, widths])
+                continue
             fixed = None if recipe is None else (recipe.layers[group.name].alpha,)
             here = replace(spec, bits=widths)
             cells.append(cell(checkpoint, group, calibration, here, fixed))

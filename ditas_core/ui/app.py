@@ -24,6 +24,7 @@ from .views.overview import hero
 
 QUEUE_SIZE = 64
 ANSWERS_AT_ONCE = 4
+"""Of all tabs together: more at a time only keep the page from answering anybody."""
 CACHE_SWEEP = (3600, 86400)
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 OPENED = "() => [%s, String(Date.now())]"
@@ -79,8 +80,16 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
         demo.unload(leaver(bench))
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE, api_open=False)
     bound_queue(demo)
+    share_places(demo)
     tend(bench, demo)
     return demo
+
+
+def share_places(demo: gr.Blocks) -> None:
+    """One bound for all answers that are no jobs: Gradio gives every listener one of its own."""
+    for listener in demo.fns.values():
+        if listener.concurrency_limit == "default":
+            listener.concurrency_id = "answers"
 
 
 def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from ..calibration import Calibration, CalibrationProgress
+from ..calibration import Begun, Calibration, CalibrationProgress
 from ..checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -280,18 +280,27 @@ class Bench:
     def calibrated(
         self, model: Model, spec: CalibrationSpec
     ) -> Iterator[CalibrationProgress | Calibration]:
-        """The model's Calibration, cached or from one trajectory of the natural model."""
+        """The model's Calibration, cached or from one trajectory of the natural model.
+
+        Steps that are finished when it is closed are kept, and not run again by anybody.
+        """
         base = Model(model.key)
         natural: Calibration | None = self.cache.get(("calibration", base, spec))
         if natural is None:
             checkpoint = self.checkpoint(base)
-            events = calibrate(checkpoint, spec)
-            with closing(events):  # type: ignore[type-var]
-                for event in events:
-                    if isinstance(event, Calibration):
-                        natural = event
-                    else:
-                        yield event
+            unfinished = ("begun", base, spec)
+            begun: Begun = self.cache.take(unfinished) or Begun()
+            events = calibrate(checkpoint, spec, begun)
+            try:
+                with closing(events):  # type: ignore[type-var]
+                    for event in events:
+                        if isinstance(event, Calibration):
+                            natural = event
+                        else:
+                            yield event
+            finally:
+                if natural is None and begun.timesteps:  # stopped: the next run goes on there
+                    self.cache.put(unfinished, begun)
             assert natural is not None
             self.cache.put(("calibration", base, spec), natural)
             if spec == self.spec or self.atlas(base) is None:

@@ -93,6 +93,11 @@ class Cache:
                 self.entries[key] = (value, size)
             return value
 
+    def take(self, key: Hashable) -> Any:
+        """The value, which is not held any more, or None."""
+        with self.lock:
+            return self.entries.pop(key, (None, 0))[0]
+
     def make_room(self, size: int) -> None:
         """Let the least recently used go until ``size`` more bytes keep the limit."""
         with self.lock:

@@ -52,12 +52,13 @@ SHORT = {
     408: "the request took too long to arrive",
     413: "the request is too large: expected at most {limit} KiB",
     422: "the request was not understood: expected what this page sends",
+    503: "busy: too many questions wait already; try again in some seconds",
     500: "something went wrong on the server; the request was dropped",
 }
 MISUSES = (KeyError, TypeError, ValueError)
 """What Gradio raises where a request lacks something or has the wrong type."""
-REPLACED = frozenset({403, 404, 405, 422})
-"""Answers of Gradio's that repeat what was sent."""
+REPLACED = frozenset({403, 404, 405, 422, 503})
+"""Answers of Gradio's that repeat what was sent, or speak of its insides."""
 logger = logging.getLogger(__name__)
 
 

@@ -24,7 +24,7 @@ from gradio.context import LocalContext
 from torch import Tensor, nn
 
 from .. import calibration, comparison
-from ..calibration import Calibration, CalibrationProgress
+from ..calibration import Begun, Calibration, CalibrationProgress
 from ..checkpoints import Checkpoint
 from ..comparison import Switching, Trajectory, TrajectoryProgress
 from ..sampling import TransformerAt
@@ -128,16 +128,17 @@ def there_or_here(events: Iterator[Any], here: Callable[[], Iterator[Any]]) -> I
 
 
 def calibrate(
-    checkpoint: Checkpoint, spec: CalibrationSpec
+    checkpoint: Checkpoint, spec: CalibrationSpec, begun: Begun | None = None
 ) -> Iterator[CalibrationProgress | Calibration]:
-    """``calibration.calibrate``, on a borrowed GPU if there is one."""
+    """``calibration.calibrate``, on a borrowed GPU if there is one: within a minute or not at
+    all, so it starts anew where a run here goes on from what was ``begun``."""
     if not can_borrow():
-        yield from calibration.calibrate(checkpoint, spec)
+        yield from calibration.calibrate(checkpoint, spec, begun=begun)
         return
     seconds = declared_seconds(checkpoint, spec.sampling.steps, spec.samples, spec.batch)
     yield from there_or_here(
         calibrate_borrowed(seconds, pack(checkpoint), spec),
-        lambda: calibration.calibrate(checkpoint, spec),
+        lambda: calibration.calibrate(checkpoint, spec, begun=begun),
     )
 
 

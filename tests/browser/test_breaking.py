@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ditas_core.ui.jobs.breaking import notes_of
+from ditas_core.ui.jobs.trials import notes_of
 
 from .conftest import SIZES, drawn, overflow, playwright, set_slider
 

@@ -36,6 +36,7 @@ from benchmarks.writers import WRITERS, kill_all  # noqa: E402
 from pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
 
 from ditas_core.cli import main  # noqa: E402
+from ditas_core.ui.app import ANSWERS_AT_ONCE  # noqa: E402
 from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
 from ditas_core.ui.desk import Desks  # noqa: E402
 from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
@@ -239,6 +240,48 @@ def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served) -> None:
     assert found[0]["success"] and "done" in found[0]["output"]["data"][0]
     first.close()
     second.close()
+
+
+# questions to the page
+
+
+def test_all_tabs_share_the_places_for_questions(page: Served, monkeypatch: Any) -> None:
+    """Twelve questions to three tabs; a job does not wait for them, and they get no more room."""
+    names = ("describe", "draw_overview", "draw_outliers")
+    asked = {f.api_name: (n, f) for n, f in page.demo.fns.items() if f.api_name in names}
+    lock, now, most, go = threading.Lock(), 0, 0, threading.Event()
+
+    def slow(*_: Any) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        go.wait(20)
+        with lock:
+            now -= 1
+        raise gr.Error("enough")
+
+    for _, listener in asked.values():
+        monkeypatch.setattr(listener, "fn", slow)
+    visitors = [Visitor(page.url) for _ in range(12)]
+    for visitor, (number, listener) in zip(visitors, 4 * list(asked.values()), strict=True):
+        values = [getattr(each, "value", None) for each in listener.inputs]
+        assert visitor.join(number, values).status_code == 200
+    until(lambda: now == ANSWERS_AT_ONCE, 10)
+    with closing(Visitor(page.url)) as worker:
+        assert worker.ask(worker.number("compare"), page.compare())["success"]
+    go.set()
+    assert most == ANSWERS_AT_ONCE
+    for visitor in visitors:
+        assert [m for m in visitor.listen() if m["msg"] == "process_completed"]
+        visitor.close()
+
+
+def test_who_is_turned_away_is_told_in_words(page: Served, monkeypatch: Any) -> None:
+    monkeypatch.setattr(page.demo._queue, "max_size", 0)
+    with closing(Visitor(page.url)) as visitor:
+        answer = visitor.join(visitor.number("describe"), page.bar())
+    assert answer.status_code == 503 and answer.json()["detail"].startswith("busy: too many")
 
 
 # what is kept of visitors, and for how long

@@ -29,9 +29,10 @@ from ditas_core.ui import build_app, launch_options  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
 from ditas_core.ui.catalogue import Entry  # noqa: E402
 from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.jobs import breaking, budget  # noqa: E402
-from ditas_core.ui.jobs.breaking import Ask, notes_of, run_part, starts  # noqa: E402
+from ditas_core.ui.jobs import breaking, budget, trials  # noqa: E402
+from ditas_core.ui.jobs.breaking import Ask, run_part, starts  # noqa: E402
 from ditas_core.ui.jobs.budget import known_cells, map_sensitivity, run_mixed  # noqa: E402
+from ditas_core.ui.jobs.trials import notes_of  # noqa: E402
 from ditas_core.ui.results import DITAS, PLAIN  # noqa: E402
 from ditas_core.ui.tabs.budget import budget_range  # noqa: E402
 from ditas_core.ui.views.breaking import bits_table, budget_line, cell_table, percent  # noqa: E402
@@ -103,10 +104,10 @@ def test_from_a_step_on_everything_before_is_identical(bench, desk):
 def test_the_history_is_bounded(bench, desk):
     list(run_part(bench, desk, ask_for(bench), "only", "0.qkv", 0))
     notes = notes_of(desk)
-    for number in range(breaking.MOST_TRIALS + 5):
+    for number in range(trials.MOST_TRIALS + 5):
         notes.add(replace(notes.trials[0], what=str(number)))
     assert [t.what for t in notes.trials[:2]] == ["14", "13"]
-    assert len(notes.trials) == breaking.MOST_TRIALS
+    assert len(notes.trials) == trials.MOST_TRIALS
 
 
 def test_a_sweep_that_is_cancelled_keeps_its_layers(bench, desk):

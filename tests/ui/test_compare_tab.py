@@ -349,7 +349,7 @@ def test_picking_a_picture_chooses_sample_and_recipe(page, bench):
     value, slider = listeners["on_pick"](told, request, *bar(bench))
     assert value["sample"].startswith("6 · ") and value["b"] == SMOOTHED and value["pending"]
     assert SMOOTHED in slider["label"]
-    full = listeners["on_frames"](gr.EventData(None, {}), request, *bar(bench))
+    *_, full = listeners["on_frames"](gr.EventData(None, {}), request, *bar(bench))
     assert len(full["frames"]) == 11 and not full["pending"]
     told = gr.EventData(None, {"variant": PLAIN, "left": "a"})
     assert PLAIN in listeners["on_ab"](told, request, *bar(bench))["label"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,22 +13,20 @@ from ...calibration import Calibration
 from ...checkpoints import Checkpoint
 from ...comparison import Trajectory, compare, switching
 from ...conversion import quantize_transformer
-from ...evaluation import Interval, interval
+from ...evaluation import interval
 from ...figures import to_uint8
 from ...sampling import TransformerAt
-from ...search.frontier import Allocation
 from ...specs import Recipe, SamplingSpec, SpecError, all_but, only
 from ..bench import Bench, Choice
 from ..catalogue import showcase
 from ..copies import QUANTIZED, make_room
 from ..desk import Desk
 from ..zerogpu import run_trajectory
+from .trials import LayerSweep, StepSweep, Trial, notes_of
 
-NOTE = "breaking"
 GUIDANCE = 2.5
 QUICK_STEPS, QUICK_SAMPLES = 8, 2
 """Of sweeps, which run the model many times."""
-MOST_TRIALS = 10
 STARTS = 6
 
 
@@ -42,97 +38,6 @@ class Step:
     fraction: float = 0.0
     part: tuple[int, int] = (1, 1)
     shown: bool = False
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One partly quantized run against full precision.
-
-    first_step   quantized from this loop index on; 0 = the whole run
-    images       (N, H, W, 3) bytes, as the reference's
-    each         latent SQNR of every sample in dB
-    divergence   mean latent SQNR in dB after every step
-    """
-
-    what: str
-    about: str
-    settings: str
-    labels: tuple[str, ...]
-    timesteps: tuple[int, ...]
-    first_step: int
-    reference: np.ndarray = field(repr=False)
-    images: np.ndarray = field(repr=False)
-    sqnr: Interval
-    psnr: Interval
-    each: tuple[float, ...] = field(repr=False)
-    divergence: list[float] = field(repr=False)
-
-
-@dataclass
-class LayerSweep:
-    """Every layer alone: mean SQNR of the final latents in dB, by layer, as far as it got."""
-
-    about: str
-    settings: str
-    layers: tuple[str, ...]
-    sqnr: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def worst(self) -> str:
-        return min(self.sqnr, key=self.sqnr.__getitem__)
-
-
-@dataclass
-class StepSweep:
-    """Quantized from step k on, for several k."""
-
-    steps: int
-    trials: dict[int, Trial] = field(default_factory=dict)
-
-
-class Mixed(NamedTuple):
-    """One width against mixed bits of at least its size.
-
-    gain         of latent SQNR in dB, paired sample by sample
-    own_output   the map knew of each layer's own output only, not of the latents
-    """
-
-    uniform: Trial
-    uniform_cost: Allocation
-    mixed: Trial
-    mixed_cost: Allocation
-    gain: Interval
-    own_output: bool
-
-
-@dataclass
-class Notes:
-    """What this tab remembers of one visitor.
-
-    shown      which figure the first half shows: "trial", "layers" or "steps"
-    cells      error by group and weight bits of the map that was last asked for
-    cells_of   that map's key
-    budget_of  what the budget on view was chosen for
-    """
-
-    trials: list[Trial] = field(default_factory=list)
-    shown: str = ""
-    layers: LayerSweep | None = None
-    steps: StepSweep | None = None
-    cells: dict[tuple[str, int], float] = field(default_factory=dict)
-    cells_of: Hashable = None
-    budget_of: Hashable = None
-    mixed: Mixed | None = None
-
-    def add(self, trial: Trial) -> None:
-        """Newest first; only the newest keeps its pictures, so that a desk stays small."""
-        small = [replace(t, reference=t.reference[:0], images=t.images[:0]) for t in self.trials]
-        self.trials = [trial, *small][:MOST_TRIALS]
-
-
-def notes_of(desk: Desk) -> Notes:
-    found: Notes = desk.notes.setdefault(NOTE, Notes())
-    return found
 
 
 @dataclass(frozen=True)
@@ -311,18 +216,28 @@ def run_part(
     yield Step(title, 1.0, (4, 4), shown=True)
 
 
+def run_key(bench: Bench, desk: Desk, ask: Ask, *recipes: Recipe) -> Hashable:
+    """What a run's outcome depends on."""
+    texts = tuple(recipe.to_json() for recipe in recipes)
+    sampled = (ask.choice.model, ask.samples, ask.steps, ask.seed)
+    return (*sampled, desk.spec or bench.spec, texts)
+
+
 def sweep_layers(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
-    """Every layer alone, with short runs; what is done stays in the notes."""
+    """Every layer alone, with short runs; what is done stays and is not done again."""
     ask = ask.quick
     name, recipe = recipe_of(bench, desk, ask.choice)
     calibration = yield from measuring(bench, desk, ask.choice, (1, 3))
     reference = yield from reference_of(bench, ask, (2, 3))
     layers = tuple(group.name for group in bench.checkpoint(ask.choice.model).groups)
-    notes = notes_of(desk)
-    sweep = LayerSweep(f"{ask.choice.title} · {name}", ask.settings, layers)
-    notes.layers, notes.shown = sweep, "layers"
-    worst: Trial | None = None
+    notes, key = notes_of(desk), ("layers", run_key(bench, desk, ask, recipe))
+    about = f"{ask.choice.title} · {name}"
+    sweep = notes.go_on(key, lambda: LayerSweep(about, ask.settings, layers))
+    notes.layers = notes.sweeping = sweep
+    notes.shown = "layers"
     for index, layer in enumerate(layers):
+        if layer in sweep.sqnr:
+            continue
         share = (index / len(layers), (index + 1) / len(layers))
         part = only(recipe, [layer])
         text = f"only {layer} ({index + 1} of {len(layers)})"
@@ -331,11 +246,14 @@ def sweep_layers(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
         model = yield from quietly(for_one, text, share[0])
         run = yield from sampling(bench, ask, model, text, (3, 3), share)
         trial = make_trial(bench, ask, f"only {layer}", sweep.about, (reference, run), 0)
+        if sweep.breaking is None or trial.sqnr.mean < sweep.breaking.sqnr.mean:
+            sweep.breaking = trial
         sweep.sqnr[layer] = trial.sqnr.mean
-        if worst is None or trial.sqnr.mean < worst.sqnr.mean:
-            worst = trial
         yield Step(text, share[1], (3, 3), shown=True)
+    worst = sweep.breaking
     assert worst is not None
+    notes.begun.pop(key, None)
+    notes.sweeping = None
     notes.add(replace(worst, what=f"{worst.what}, the worst of {len(layers)}"))
     yield Step("all layers", 1.0, (3, 3), shown=True)
 
@@ -359,21 +277,27 @@ def starts(steps: int) -> list[int]:
 
 
 def sweep_steps(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
-    """Quantized from step k on, for several k; what is done stays in the notes."""
+    """Quantized from step k on, for several k; what is done stays and is not done again."""
     ask = replace(ask, samples=min(ask.samples, QUICK_SAMPLES))
     name, recipe = recipe_of(bench, desk, ask.choice)
     calibration = yield from measuring(bench, desk, ask.choice, (1, 4))
     reference = yield from reference_of(bench, ask, (2, 4))
     model = yield from quantizing(bench, ask.choice, recipe, calibration, (3, 4))
     full = bench.checkpoint(ask.choice.model).transformer
-    notes = notes_of(desk)
-    sweep = StepSweep(ask.steps)
-    notes.steps, notes.shown = sweep, "steps"
+    notes, key = notes_of(desk), ("steps", run_key(bench, desk, ask, recipe))
+    sweep = notes.go_on(key, lambda: StepSweep(ask.steps))
+    notes.steps = notes.sweeping = sweep
+    notes.shown = "steps"
     firsts = starts(ask.steps)
     for index, first in enumerate(firsts):
+        if first in sweep.trials:
+            continue
         text = f"from step {first + 1} on"
         span = (index / len(firsts), (index + 1) / len(firsts))
         run = yield from sampling(bench, ask, switching(full, model, first), text, (4, 4), span)
         about = f"{ask.choice.title} · {name}"
         sweep.trials[first] = make_trial(bench, ask, text, about, (reference, run), first)
+        if first == firsts[-1]:
+            notes.begun.pop(key, None)
+            notes.sweeping = None
         yield Step(text, span[1], (4, 4), shown=True)

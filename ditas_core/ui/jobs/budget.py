@@ -9,7 +9,7 @@ import torch
 
 from ...comparison import measured_sensitivity
 from ...evaluation import interval
-from ...search import SearchSpec, SensitivityMap, SensitivityProgress, sensitivity
+from ...search import Cells, SearchSpec, SensitivityMap, SensitivityProgress, sensitivity
 from ...search.frontier import Allocation, frontier, largest_uniform, priced
 from ...search.predicted import relative
 from ...search.weighed import at_width, weighed
@@ -19,17 +19,17 @@ from ..desk import Desk
 from ..results import DITAS
 from .breaking import (
     Ask,
-    Mixed,
     Step,
     check_measured,
     make_trial,
     measuring,
-    notes_of,
     quantizing,
     recipe_of,
     reference_of,
+    run_key,
     sampling,
 )
+from .trials import Mixed, Trial, notes_of
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 PREDICTED, WEIGHED, SEARCHED_ANEW, MEASURED = "predicted", "weighed", "searched", "measured"
@@ -98,9 +98,13 @@ def known_cells(bench: Bench, desk: Desk, ask: Ask, kind: str) -> dict[tuple[str
             for column, bits in enumerate(found.bits)
             if bits != LEFT_ALONE.bits
         }
-    notes = notes_of(desk)
-    if notes.cells and notes.cells_of == map_key(bench, desk, ask, kind):
-        return notes.cells
+    cells: Cells = notes_of(desk).begun.get(map_key(bench, desk, ask, kind), {})
+    if cells:
+        return {
+            (name, bits.weight): error
+            for (name, bits), (error, _) in cells.items()
+            if bits != LEFT_ALONE.bits
+        }
     choice, shipped = ask.choice, bench.shipped
     known = (
         shipped is not None
@@ -120,7 +124,7 @@ def known_cells(bench: Bench, desk: Desk, ask: Ask, kind: str) -> dict[tuple[str
 
 
 def map_sensitivity(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Iterator[Step]:
-    """Cell by cell into the notes; the finished map into the cache."""
+    """Cell by cell into the notes, none of them twice; the finished map into the cache."""
     parts = 3 if kind in SAMPLED else 2
     check_measured(bench, ask.choice)
     recipe = None if kind == SEARCHED_ANEW else recipe_of(bench, desk, ask.choice)[1]
@@ -130,35 +134,38 @@ def map_sensitivity(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Iterator[S
         return
     calibration = yield from measuring(bench, desk, ask.choice, (1, parts))
     checkpoint = bench.checkpoint(ask.choice.model)
-    notes = notes_of(desk)
-    notes.cells, notes.cells_of = {}, key
+    begun = notes_of(desk)
     bits, spec = widths_of(ask.choice), search_spec(ask.choice, recipe)
     first = PREDICTED if kind in SAMPLED else kind
     first_key = map_key(bench, desk, ask, first)
     predicted: SensitivityMap | None = bench.cache.get(first_key)
     if predicted is None:
-        events = sensitivity(checkpoint, calibration, bits, spec, recipe)
-        predicted = yield from streamed(events, notes.cells, (2, parts), len(bits))
+        cells: Cells = begun.go_on(first_key, dict)
+        events = sensitivity(checkpoint, calibration, bits, spec, recipe, cells)
+        predicted = yield from streamed(events, cells, (2, parts), len(bits), kind == first)
         bench.cache.put(first_key, predicted)
+        begun.begun.pop(first_key, None)
     if kind in SAMPLED:
-        notes.cells.clear()  # now in shares of the latents
         quick = ask.quick
         labels = torch.tensor([checkpoint.class_index(n) for n in quick.labels(checkpoint)])
         one = kind == WEIGHED
         asked = at_width(predicted, width_of(ask.choice)) if one else predicted
+        cells = begun.go_on(key, dict)
         events = measured_sensitivity(
-            checkpoint, calibration, asked, labels, quick.sampling, quick.seed
+            checkpoint, calibration, asked, labels, quick.sampling, quick.seed, cells
         )
-        measured = yield from streamed(events, notes.cells, (3, parts), 1)
+        measured = yield from streamed(events, cells, (3, parts), 1)
         bench.cache.put(key, weighed(predicted, measured) if one else measured)
+        begun.begun.pop(key, None)
     yield Step("all layers", 1.0, (parts, parts), shown=True)
 
 
 def streamed(
     events: Iterator[SensitivityProgress | SensitivityMap],
-    cells: dict[tuple[str, int], float],
+    cells: Cells,
     part: tuple[int, int],
     every: int,
+    draw: bool = True,
 ) -> Generator[Step, None, SensitivityMap]:
     """Fill ``cells`` as they come; drawn after every so many."""
     found: SensitivityMap | None = None
@@ -167,10 +174,9 @@ def streamed(
             if isinstance(event, SensitivityMap):
                 found = event
                 continue
-            if event.bits != LEFT_ALONE.bits:
-                cells[event.group, event.bits.weight] = event.error
+            cells[event.group, event.bits] = (event.error, event.alpha)
             text = f"layer {event.group} in {event.bits.weight} bits"
-            shown = event.done % every == 0
+            shown = draw and event.done % every == 0
             yield Step(text, event.done / event.total, part, shown)
     assert found is not None
     return found
@@ -185,24 +191,32 @@ def frontier_of(bench: Bench, key: Hashable, sensitivities: SensitivityMap) -> l
 def run_mixed(
     bench: Bench, desk: Desk, ask: Ask, sensitivities: SensitivityMap, chosen: Allocation
 ) -> Iterator[Step]:
-    """One width and the mixed bits, from the noise of the full-precision run."""
+    """One width and the mixed bits, from the noise of the full-precision run.
+
+    Each of the two is kept once it is done.
+    """
     bits = largest_uniform(sensitivities, chosen.bits_per_weight)
     plain = priced(sensitivities, sensitivities.uniform(bits))
     calibration = yield from measuring(bench, desk, ask.choice, (1, 6))
     reference = yield from reference_of(bench, ask, (2, 6))
-    trials = []
     titles = (f"{bits} everywhere", f"mixed, {chosen.bits_per_weight:.2f} bits per weight")
-    for index, (each, title) in enumerate(zip((plain, chosen), titles, strict=True)):
-        recipe = sensitivities.recipe(each.bits, title)
+    recipes = [
+        sensitivities.recipe(each.bits, title)
+        for each, title in zip((plain, chosen), titles, strict=True)
+    ]
+    notes, key = notes_of(desk), ("mixed", run_key(bench, desk, ask, *recipes))
+    trials: dict[str, Trial] = notes.go_on(key, dict)
+    for index, (recipe, title) in enumerate(zip(recipes, titles, strict=True)):
+        if title in trials:
+            continue
         part = 3 + 2 * index
         model = yield from quantizing(bench, ask.choice, recipe, calibration, (part, 6))
         run = yield from sampling(bench, ask, model, title, (part + 1, 6))
         about = f"{ask.choice.model.title} · {sensitivities.convention}"
-        trials.append(make_trial(bench, ask, title, about, (reference, run), 0))
-    notes = notes_of(desk)
-    for trial in trials:
-        notes.add(trial)
-    one, other = trials
+        trials[title] = make_trial(bench, ask, title, about, (reference, run), 0)
+        notes.add(trials[title])
+    notes.begun.pop(key, None)
+    one, other = (trials[title] for title in titles)
     gain = interval(torch.tensor(other.each) - torch.tensor(one.each))
     notes.mixed = Mixed(one, plain, other, chosen, gain, not sensitivities.measured)
     notes.shown = "trial"

@@ -12,13 +12,13 @@ from ..desk import Desk
 from ..jobs.breaking import (
     QUICK_SAMPLES,
     QUICK_STEPS,
-    Notes,
-    notes_of,
     recipe_of,
     run_part,
+    starts,
     sweep_layers,
     sweep_steps,
 )
+from ..jobs.trials import LayerSweep, Notes, notes_of
 from ..parts.glossary import lead
 from ..parts.messages import refuse
 from ..parts.picking import picker, read_pick
@@ -49,6 +49,7 @@ PARTS = (
     ("every layer in turn", "layers"),
     ("from step k on, six values of k", "steps"),
 )
+GOES_ON = "“Quantize it” goes on there."
 SWEEPS = {"layers": sweep_layers, "steps": sweep_steps}
 
 
@@ -149,6 +150,7 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
         return trial_pictures(notes), part_figure(notes, dark), history_table(notes.trials)
 
     def work(desk: Desk, what: Any, layer: Any, first: Any, *rest: Any) -> Iterator[Any]:
+        notes_of(desk).sweeping = None
         one_of(what, "what", [value for _, value in PARTS])
         ask = read_ask(bench, rest[:3], rest[3:])
         recipe_of(bench, desk, ask.choice)
@@ -168,10 +170,13 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
 
     def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
         notes = notes_of(desk)
+        sweep, notes.sweeping = notes.sweeping, None
         text = "Cancelled. What was done stays on view."
-        sweep = notes.layers
-        if notes.shown == "layers" and sweep is not None and len(sweep.sqnr) < len(sweep.layers):
-            text = f"Cancelled after {len(sweep.sqnr)} of {len(sweep.layers)} layers."
+        if isinstance(sweep, LayerSweep):
+            text = f"Cancelled after {len(sweep.sqnr)} of {len(sweep.layers)} layers. {GOES_ON}"
+        elif sweep is not None:
+            found, total = len(sweep.trials), len(starts(sweep.steps))
+            text = f"Cancelled after {found} of {total} values of k. {GOES_ON}"
         return text, drawn(desk, read_choice(bench, values[6:]).dark)
 
     def refresh(desk: Desk, layer: Any, *bar: Any) -> tuple[Any, ...]:

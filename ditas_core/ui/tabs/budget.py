@@ -13,7 +13,7 @@ from ...search import SensitivityMap, allocate
 from ...search.frontier import Allocation, largest_uniform, priced, uniform_allocations
 from ..bench import Bench
 from ..desk import Desk
-from ..jobs.breaking import Ask, notes_of
+from ..jobs.breaking import Ask
 from ..jobs.budget import (
     MEASURED,
     PREDICTED,
@@ -28,6 +28,7 @@ from ..jobs.budget import (
     map_sensitivity,
     run_mixed,
 )
+from ..jobs.trials import notes_of
 from ..parts.messages import refuse, status
 from ..parts.picking import picker, read_pick
 from ..parts.running import QUIET, Finished, Progress, answer, build_controls, wire_job
@@ -226,7 +227,10 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
     def map_stopped(desk: Desk, layer: Any, *values: Any) -> tuple[str, tuple[Any, ...]]:
         kind, budget, ask = read(*values)
         done = len(known_cells(bench, desk, ask, kind))
-        text = f"Cancelled. The {done} cells on view stay; a budget needs the whole map."
+        text = (
+            f"Cancelled. The {done} cells on view stay, and “Map the layers” goes on from what is "
+            "done; a budget needs the whole map."
+        )
         return text, drawn(desk, ask, kind, layer, budget)
 
     def mixed_work(desk: Desk, *values: Any) -> Iterator[Any]:
@@ -239,6 +243,12 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
         one, other = mixed.uniform, mixed.mixed
         text = f"{one.what}: {decibels(one.sqnr)}; {other.what}: {decibels(other.sqnr)}."
         yield Finished(f"Latent SQNR, n = {one.sqnr.n}. {text}", (mixed_pictures(mixed),))
+
+    def mixed_stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
+        return (
+            "Cancelled. What was on view stays; “Show the result” goes on from what is done.",
+            (gr.skip(),),
+        )
 
     def on_budget(desk: Desk, *values: Any) -> tuple[Any, ...]:
         kind, budget, ask = read(*values)
@@ -286,7 +296,7 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
         api_name="sensitivity",
         stopped=map_stopped,
     )
-    wire_job(bench, showing, mixed_work, inputs, [result], api_name="mixed")
+    wire_job(bench, showing, mixed_work, inputs, [result], api_name="mixed", stopped=mixed_stopped)
     budget.input(answer(bench, on_budget), inputs, moved, api_name="budget", **QUIET)
     kind.input(answer(bench, on_kind), [layer, *inputs], outputs, **private)
     layer.input(answer(bench, on_layer), [layer, *inputs], cell, **private)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import cycle, islice
 from typing import Any
 
 import gradio as gr
 
+from ...sampling import Stopped, until_stopped
 from ...specs import SamplingSpec
 from ..bench import Bench
 from ..catalogue import showcase
@@ -22,13 +23,15 @@ from ..parts.setup import Page, View, read_choice, recipe_names
 from ..parts.validate import one_of, real, some_of, whole
 from ..results import BUILT_IN, REFERENCE
 from ..theme import STATIC
-from ..views.compared import class_names, draw, look_at, shown, strip, viewer
+from ..views.compared import class_names, decoding, draw, look_at, shown, viewer
 from ..views.compared import slider as against
 from ..views.studio import EMPTY_SHEET, headline, kept
 
 MOST_SAMPLES, MOST_RECIPES, LARGEST_SEED = 8, 5, 2**31 - 1
 SAMPLES, SEED, STEPS, GUIDANCE = 4, 7, 25, 2.5
 SLIDER_HEIGHT = 400
+DECODING_AT_ONCE = 2
+"""Places in the line that the viewer takes at most; the rest of its questions wait before it."""
 TABLE_CSS = "th, td { padding: 6px; } @media (max-width: 640px) { table { font-size: 13px; } }"
 LEAD = (
     "Does it matter in the picture? [[full precision|Full precision]] and every [[recipe]] start "
@@ -216,20 +219,31 @@ def build_compare(bench: Bench, page: Page) -> View:
             look.want(name)
             return against(view, look)
 
-    def on_frames(event: gr.EventData, request: gr.Request, *values: Any) -> Any:
-        """Decode the steps of the sample on view; the visitor may have gone on meanwhile."""
+    def on_frames(event: gr.EventData, request: gr.Request, *values: Any) -> Iterator[Any]:
+        """Decode the steps of the sample on view, in the line with all that compute.
+
+        Ends as soon as the visitor looks at something else, or has gone.
+        """
         with reported():
             desk, choice, _ = bench.desk(request), read_choice(bench, values), said(event)
             view = shown(bench, desk, choice)
             if view is None:
-                return gr.skip()
+                yield gr.skip()
+                return
             look = look_at(desk, view, choice.recipe)
             sample, key = look.sample, look.key
-            for name in view.result.images:
-                strip(bench, view, choice.model, name, sample)
-                if (look.sample, look.key) != (sample, key):
-                    return gr.skip()
-            return viewer(bench, desk, view, choice)
+
+            def is_over() -> bool:
+                return bool(desk.left) or (look.sample, look.key) != (sample, key)
+
+            with suppress(Stopped), desk.working():
+                events = decoding(bench, view, choice.model, sample)
+                with closing(events):  # type: ignore[type-var]
+                    for _ in until_stopped(events, is_over):
+                        yield gr.skip()  # the page may close it here
+                        if is_over():
+                            return
+                yield viewer(bench, desk, view, choice)
 
     def refresh(desk: Desk, chosen: Any, asked: Any, *values: Any) -> tuple[Any, ...]:
         choice = read_choice(bench, values)
@@ -256,7 +270,14 @@ def build_compare(bench: Bench, page: Page) -> View:
     private: dict[str, Any] = {**QUIET, "api_visibility": "private"}
     sheet.pick(on_pick, bar.inputs, [studio, slider], **private)
     studio.ab(on_ab, bar.inputs, slider, **private)
-    studio.frames(on_frames, bar.inputs, studio, **{**private, "trigger_mode": "multiple"})
+    studio.frames(
+        on_frames,
+        bar.inputs,
+        studio,
+        concurrency_limit=DECODING_AT_ONCE,
+        concurrency_id="frames",
+        **{**private, "trigger_mode": "multiple"},
+    )
     page.fields |= {"seed": seed, "steps": steps, "guidance": guidance}
     page.deeds |= {
         "compare": [running.success],

@@ -14,8 +14,8 @@ from ...figures.breaking import layer_bars, parting_curves, step_curve
 from ...search import SensitivityMap
 from ...search.frontier import Allocation, largest_uniform, uniform_allocations
 from ...specs import FULL_PRECISION_BITS, BitWidths
-from ..jobs.breaking import LayerSweep, Mixed, Notes, StepSweep, Trial
 from ..jobs.budget import WIDTHS
+from ..jobs.trials import LayerSweep, Mixed, Notes, StepSweep, Trial
 from .pictures import picture, picture_rows
 
 OVERLAID = 3

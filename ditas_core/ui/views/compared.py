@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,7 @@ import gradio as gr
 from ...figures import divergence_curves, empty_figure, metric_bars
 from ..bench import Bench, Choice, Model
 from ..desk import Desk
+from ..line import POLL_S, LineFull, Ticket
 from ..results import Result
 from .studio import (
     EMPTY_SHEET,
@@ -100,6 +103,29 @@ def strip(bench: Bench, view: OnView, model: Model, name: str, sample: int) -> s
     key = ("strip", view.key.partition("-")[0], name, sample)
     found: str = bench.cache.make(key, lambda: decoded_strip(vae, view.result, name, sample))
     return found
+
+
+def decoding(bench: Bench, view: OnView, model: Model, sample: int) -> Iterator[None]:
+    """All strips of one sample, with a pause after each; waits for its turn first.
+
+    Nobody is refused because the line is full: the page itself asks for the steps.
+    """
+    keys = (("strip", view.key.partition("-")[0], name, sample) for name in view.result.images)
+    if all(bench.cache.get(key) is not None for key in keys):
+        return
+    ticket: Ticket | None = None
+    while ticket is None:
+        try:
+            ticket = bench.line.join()
+        except LineFull:
+            yield
+            time.sleep(POLL_S)
+    with ticket:
+        for _ in ticket.waits():
+            yield
+        for name in view.result.images:
+            strip(bench, view, model, name, sample)
+            yield
 
 
 def viewer(bench: Bench, desk: Desk, view: OnView, choice: Choice) -> dict[str, Any]:
