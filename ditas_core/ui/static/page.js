@@ -63,7 +63,7 @@
     (window.requestIdleCallback ?? setTimeout)(early);
   }, 300);
 
-  // Code that scrolls can be scrolled with the keyboard.
+  // Code that scrolls can be scrolled with the keyboard: from the moment it is there.
   const reach = () => {
     for (const code of document.querySelectorAll(".cm-scroller[tabindex='-1']")) {
       code.tabIndex = 0;
@@ -71,7 +71,12 @@
       code.setAttribute("aria-label", "Program, scrolls");
     }
   };
-  setInterval(reach, 150);
+  new MutationObserver(reach).observe(document.documentElement, {
+    childList: true,
+    subtree: true,
+    attributes: true,
+    attributeFilter: ["tabindex"],
+  });
 
   // The address changes while the page is open. plotly.js refers to its clips and gradients by
   // the whole address where the page has a <base> with an address, and would lose them; without
