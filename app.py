@@ -9,10 +9,18 @@ import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from ditas_core.checkpoints import CheckpointError
 from ditas_core.ui import Bench, build_app, launch_options, read_options
+from ditas_core.ui.limits import LimitError
 
-bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
-demo = build_app(bench)
+try:
+    bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
+    demo = build_app(bench)
+except (LimitError, CheckpointError) as error:  # the operator's to mend: no traceback
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"app.py: {error}\n")
+    sys.exit(2)
 
 if __name__ == "__main__":
     bench.warm()
