@@ -33,6 +33,7 @@ from ..specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
 from .cache import Cache, size_of, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
 from .desk import KEPT_BYTES, Desk, Desks
+from .heap import give_back
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
 from .line import Line, OneByOne
@@ -180,6 +181,7 @@ class Bench:
             address_space=room.address_space,
         )
         self.cache.make_room(size)
+        give_back()
         changed = inject_outliers(base.transformer, model.strength, INJECTED_CHANNELS)
         return replace(base, transformer=changed, name=model.title)
 
