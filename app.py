@@ -9,14 +9,12 @@ import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from ditas_core.checkpoints import CheckpointError
-from ditas_core.ui import Bench, build_app, launch_options, read_options
-from ditas_core.ui.limits import LimitError
+from ditas_core.ui import UNUSABLE, Bench, build_app, launch_options, read_options
 
 try:
     bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
     demo = build_app(bench)
-except (LimitError, CheckpointError) as error:  # the operator's to mend: no traceback
+except UNUSABLE as error:
     if __name__ != "__main__":
         raise
     sys.stderr.write(f"app.py: {error}\n")
