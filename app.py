@@ -9,10 +9,16 @@ import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from ditas_core.ui import Bench, build_app, launch_options, read_options
+from ditas_core.ui import UNUSABLE, Bench, build_app, launch_options, read_options
 
-bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
-demo = build_app(bench)
+try:
+    bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
+    demo = build_app(bench)
+except UNUSABLE as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"app.py: {error}\n")
+    sys.exit(2)
 
 if __name__ == "__main__":
     bench.warm()

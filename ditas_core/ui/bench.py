@@ -33,6 +33,7 @@ from .cache import Cache, size_of, usual_limit
 from .catalogue import Entry, find_checkpoints, precomputed_folder
 from .copies import INJECTED, make_room
 from .desk import KEPT_BYTES, Desk, Desks
+from .heap import give_back
 from .ladder import Ladder, load_ladder
 from .limits import Limits, read_limits
 from .line import Line, OneByOne
@@ -176,7 +177,11 @@ class Bench:
         base = self.checkpoint(Model(model.key))
         make_room(self.cache, base, INJECTED, "an injected copy")
         numbers = sum(parameter.numel() for parameter in base.transformer.parameters())
-        self.cache.make_room(INJECTED * numbers + size_of(base.vae))  # the cache's own limit
+        size = INJECTED * numbers + size_of(base.vae)
+        need = Need(f"an injected copy of {base.name}", 0, numbers, size, size)
+        check_fits(need, self.cache.limit, None)  # else every question would make it anew
+        self.cache.make_room(size)
+        give_back()
         changed = inject_outliers(base.transformer, model.strength, INJECTED_CHANNELS)
         return replace(base, transformer=changed, name=model.title)
 
@@ -213,16 +218,12 @@ class Bench:
         self.cache.make_room(need.memory(entry.dtype))
         return load_checkpoint(entry.source, like=entry.like or None, dtype=entry.dtype)
 
-    def room(self, held: int = 0) -> Machine:
-        """What a checkpoint may take: all of the cache, as far as there is memory for it.
-
-        ``held``: bytes that are in the cache and in use, so that dropping them frees nothing.
-        """
+    def room(self) -> Machine:
+        """What a checkpoint may take: all of the cache, as far as there is memory for it."""
         machine = this_machine(own_cache())
         if machine.memory is None:
             return replace(machine, memory=self.cache.limit)
-        free = max(0, machine.memory + self.cache.nbytes - held)
-        return replace(machine, memory=min(self.cache.limit, free))
+        return replace(machine, memory=min(self.cache.limit, machine.memory + self.cache.nbytes))
 
     def is_loaded(self, model: Model) -> bool:
         """Whether it can be looked at without waiting: local, or in the cache."""

@@ -13,6 +13,7 @@ import gradio as gr
 
 from .bench import Bench
 from .guarded import forget_unread
+from .heap import give_back
 
 EVERY_S = 30.0
 FRESH_S = 600.0
@@ -49,6 +50,7 @@ def tend_once(bench: Bench, demo: gr.Blocks) -> None:
     bench.desks.sweep()
     sweep_files(files_of(demo), bench.limits.disk_bytes)
     forget_unread(demo)
+    give_back()
 
 
 def tend(bench: Bench, demo: gr.Blocks, every_s: float = EVERY_S) -> threading.Thread:

@@ -6,7 +6,9 @@ import asyncio
 import html
 import json
 import re
+import runpy
 import socket
+import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +24,16 @@ gr = pytest.importorskip("gradio")
 
 from pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
 
-from ditas_core.ui.limits import Limits, read_limits  # noqa: E402
+from ditas_core.checkpoints import Machine, weigh  # noqa: E402
+from ditas_core.ui import bench as bench_module  # noqa: E402
+from ditas_core.ui.limits import LEAST_CACHE_MB, Limits, read_limits  # noqa: E402
 from ditas_core.ui.server import Gate, is_open  # noqa: E402
 
 ALERT = "<script>alert('class')</script>"
 QUOTES = '"\' onload="alert(1)" x=\''
 NAMES = (ALERT, QUOTES, "<img src=x onerror=alert(2)>", "a & b", "owl")
 KIB = 1024
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +336,31 @@ def test_limits_are_read_and_checked() -> None:
     for text in ("x", "nan", "inf", "-1"):
         with pytest.raises(ValueError, match="DITAS_JOB_SECONDS"):
             read_limits({"DITAS_JOB_SECONDS": text})
+    least = read_limits({"DITAS_CACHE_MB": str(LEAST_CACHE_MB)}).cache_bytes
+    assert weigh(str(ROOT / "assets" / "fluent-emoji-dit")).float32 <= least, "the demo starts"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("DITAS_PLACES", "abc", "DITAS_PLACES: expected a number of at least 1, got 'abc'"),
+        ("DITAS_CACHE_MB", "64", "DITAS_CACHE_MB: expected a number of at least 320, got '64'"),
+        ("DITAS_CACHE_MB", "320", "of memory"),
+    ],
+)
+def test_what_the_operator_has_to_mend_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str,
+    said: str,
+) -> None:  # fmt: skip
+    """The last one is on a machine that has too little memory for any checkpoint."""
+    monkeypatch.setenv(name, text)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr(bench_module, "this_machine", lambda _: Machine(2**27, None, None))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("app.py: ") and told.count("\n") == 1
+    assert said in told
 
 
 def test_hostile_links_change_nothing(http: httpx.Client) -> None:

@@ -19,7 +19,7 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from pages import SHORT, tiny_folder  # noqa: E402
+from pages import SHORT, rss_mb, tiny_folder  # noqa: E402
 
 from ditas_core.checkpoints import CheckpointError, Machine  # noqa: E402
 from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
@@ -31,6 +31,7 @@ from ditas_core.ui.cache import Cache  # noqa: E402
 from ditas_core.ui.catalogue import Entry  # noqa: E402
 from ditas_core.ui.desk import Desk, Desks  # noqa: E402
 from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally  # noqa: E402
+from ditas_core.ui.heap import give_back, trimmer  # noqa: E402
 from ditas_core.ui.jobs.breaking import LayerSweep, notes_of  # noqa: E402
 from ditas_core.ui.line import LineFull, OneByOne  # noqa: E402
 from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
@@ -245,3 +246,13 @@ def test_who_has_something_to_lose_does_not_make_room_first(name, note, empty):
     for number in range(3):
         desks.of(f"v{number}")
     assert ("owner" in desks.desks) != empty
+
+
+@pytest.mark.skipif(trimmer() is None, reason="no glibc")
+def test_freed_memory_goes_back_to_the_system():
+    pieces = [bytes([1]) * 65_000 for _ in range(1000)]
+    last = bytes([1]) * 65_000  # above them all: the heap does not shrink by itself
+    pieces.clear()
+    before = rss_mb()
+    give_back()
+    assert rss_mb() < before - 30 and last

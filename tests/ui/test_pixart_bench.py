@@ -93,5 +93,5 @@ def test_captions_are_the_classes_to_compare(client: Client) -> None:
     settings = ([NAMES[1], NAMES[2]], 2, 5, 4, 4.5, [SMOOTHED, PLAIN])
     line, sheet, *_ = client.predict(*settings, *bar(), api_name="/compare")
     assert "done" in line and sheet.count("<img") == 6 and NAMES[1] in sheet
-    with pytest.raises(AppError, match="such as this page sends"):
+    with pytest.raises(AppError, match="classes: expected one of"):
         client.predict(["a prompt of my own"], *settings[1:], *bar(), api_name="/compare")
