@@ -5,6 +5,7 @@
 """
 
 import os
+import signal
 import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -15,5 +16,6 @@ bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
 demo = build_app(bench)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: tidied up
     bench.warm()
     demo.launch(**launch_options())
