@@ -11,6 +11,8 @@ import math
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
+from pages import until  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from ditas_core.evaluation import interval  # noqa: E402
@@ -406,6 +409,29 @@ def test_the_next_process_removes_what_a_killed_one_left(tmp_path):
     assert not killed.folder.exists() and not old.exists()
     assert (running.place("one") / "a.csv").is_file(), "its owner is there"
     assert making.is_dir() and other.is_dir() and store.folder.is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_page_that_is_told_to_end_leaves_no_files(tmp_path, number):
+    with socket.socket() as link:
+        link.bind(("127.0.0.1", 0))
+        port = link.getsockname()[1]
+    given = {"GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_SERVER_PORT": str(port)}
+    page = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env={**os.environ, **given})
+    until(lambda: page.poll() is not None or is_served(port), 120)
+    (folder,) = tmp_path.glob("ditas-takeaway-*")
+    page.send_signal(number)
+    killed = number == signal.SIGKILL
+    assert page.wait(30) == (-number if killed else 0)
+    assert folder.exists() is killed
+    Store(tmp_path)
+    assert not folder.exists()
+
+
+def is_served(port: int) -> bool:
+    with socket.socket() as link:
+        return link.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_files_are_gone_with_the_desk_of_their_visitor(tmp_path):
