@@ -4,12 +4,27 @@
 ``--help`` tells how to offer other checkpoints.
 """
 
+import atexit
+import contextlib
 import os
+import signal
 import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+served = False
 
-from ditas_core.ui import UNUSABLE, Bench, build_app, launch_options, read_options
+
+def end_quietly() -> None:
+    """A thread in the middle of a computation would else abort the process as it ends."""
+    if served:
+        sys.stdout.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    atexit.register(end_quietly)  # the first one is the last to run: all is tidied up by then
+
+from ditas_core.ui import UNUSABLE, Bench, build_app, launch_options, read_options  # noqa: E402
 
 try:
     bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
@@ -21,5 +36,8 @@ except UNUSABLE as error:
     sys.exit(2)
 
 if __name__ == "__main__":
-    bench.warm()
-    demo.launch(**launch_options())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
+    with contextlib.suppress(KeyboardInterrupt):
+        bench.warm()
+        demo.launch(**launch_options())
+    served = True

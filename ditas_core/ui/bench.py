@@ -17,6 +17,7 @@ from ..checkpoints import (
     Checkpoint,
     CheckpointError,
     Machine,
+    Need,
     check_fits,
     converted,
     find_source,

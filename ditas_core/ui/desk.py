@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
@@ -108,6 +108,8 @@ class Desks:
         self.left_s = left_s
         self.lock = threading.Lock()
         self.desks: OrderedDict[str, Desk] = OrderedDict()
+        self.watchers: list[Callable[[Container[str]], None]] = []
+        """Are told who is still here, to let go of the others' things."""
 
     def of(self, key: str) -> Desk:
         """The visitor's desk, a new one on the first visit."""
@@ -164,6 +166,9 @@ class Desks:
             ]
             for key in old:
                 del self.desks[key]
+            here = set(self.desks)
+        for watch in self.watchers:
+            watch(here)
         return len(old)
 
     def clear(self, key: str) -> None:

@@ -21,7 +21,7 @@ from ditas_core.sampling import Stopped, until_stopped  # noqa: E402
 from ditas_core.search import Cells, SearchSpec, SensitivityMap, sensitivity  # noqa: E402
 from ditas_core.specs import BitWidths, LowRankSpec  # noqa: E402
 from ditas_core.ui import build_app  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice  # noqa: E402
+from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
 from ditas_core.ui.catalogue import Entry  # noqa: E402
 from ditas_core.ui.desk import Desk  # noqa: E402
 from ditas_core.ui.jobs import budget  # noqa: E402
@@ -38,9 +38,10 @@ from ditas_core.ui.jobs.budget import (  # noqa: E402
     map_sensitivity,
     run_mixed,
 )
+from ditas_core.ui.jobs.injecting import Live, Setting, inject_live  # noqa: E402
 from ditas_core.ui.jobs.trials import MOST_BEGUN, Notes, Trial, notes_of  # noqa: E402
 from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.results import PLAIN  # noqa: E402
+from ditas_core.ui.results import PLAIN, SEARCHED  # noqa: E402
 
 GROUPS = 8
 Events = Callable[[], Iterator[Any]]
@@ -181,6 +182,36 @@ def test_the_mixed_bits_go_on_from_the_run_that_is_done(folder, monkeypatch) -> 
     one, two = notes_of(mine).mixed, notes_of(other).mixed
     assert one is not None and two is not None and one.gain == two.gain
     assert one.uniform.images.shape[0] == one.mixed.images.shape[0] == 1, "both have their pictures"
+
+
+def test_a_strength_goes_on_from_its_runs_and_layers(folder, monkeypatch) -> None:
+    bench, whole = bench_of(folder), bench_of(folder)
+    setting = Setting(BitWidths(4, 8), "integer", 1, SEARCHED, SHORT.sampling)
+    loud = Model(bench.default.key, 40)
+    *_, expected = inject_live(whole, loud, SHORT, setting, 1)
+    layers = counted(monkeypatch, "search.alpha", "search_group")
+    runs = counted(monkeypatch, "ui.jobs.injecting", "run_trajectory")
+    reached: list[Any] = []
+
+    def go_on() -> Live | None:
+        """Until another layer or another row of pictures is done; the end, if it comes first."""
+        last = None
+        with closing(inject_live(bench, loud, SHORT, setting, 1)) as events:  # type: ignore[type-var]
+            for last in events:
+                said = len(last.rung.images) if isinstance(last, Live) else last.text
+                if ("layers done" in str(said) or said == 2) and said not in reached:
+                    reached.append(said)
+                    return None
+        assert isinstance(last, Live)
+        return last
+
+    found = next(end for _ in range(50) if (end := go_on()) is not None)
+    assert len(reached) == GROUPS + 2
+    assert len(layers) == GROUPS + 1, "the first stop was in the middle of a layer"
+    assert len(runs) == 4, "as trained, injected, plain, repaired"
+    assert isinstance(expected, Live) and found.rung.sqnr == expected.rung.sqnr
+    assert found.rung.recipe == expected.rung.recipe and found.rung.recipe is not None
+    assert not [key for key in bench.cache.entries if "begun" in str(key)]
 
 
 def test_a_calibration_goes_on_after_its_last_whole_step(folder) -> None:

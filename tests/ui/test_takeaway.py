@@ -11,8 +11,11 @@ import math
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +29,7 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
+from pages import until  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from ditas_core.evaluation import interval  # noqa: E402
@@ -42,7 +46,7 @@ from ditas_core.specs import (  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
 from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
+from ditas_core.ui.desk import Desk, Desks  # noqa: E402
 from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
 from ditas_core.ui.jobs.searching import job_of, run_search  # noqa: E402
 from ditas_core.ui.results import PLAIN, SEARCHED, SMOOTHED, Result  # noqa: E402
@@ -388,6 +392,75 @@ def test_the_store_is_bounded_and_goes_with_its_owner(tmp_path):
     place = store.folder
     del store
     assert not place.exists()
+
+
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path):
+    """The system takes the lock of a process that has ended; closing the file does the same."""
+    killed, running = Store(tmp_path), Store(tmp_path)
+    for store in (killed, running):
+        store.write(store.place("one") / "a.csv", "x")
+    names = ("ditas-takeaway-new", "ditas-takeaway-old", "mine")
+    making, old, other = (tmp_path / name for name in names)
+    for each in (making, old, other):
+        each.mkdir()
+    os.utime(old, (1, 1))
+    killed.owner.close()
+    store = Store(tmp_path)
+    assert not killed.folder.exists() and not old.exists()
+    assert (running.place("one") / "a.csv").is_file(), "its owner is there"
+    assert making.is_dir() and other.is_dir() and store.folder.is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_page_that_is_told_to_end_leaves_no_files(tmp_path, number):
+    with socket.socket() as link:
+        link.bind(("127.0.0.1", 0))
+        port = link.getsockname()[1]
+    given = {"GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_SERVER_PORT": str(port)}
+    page = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env={**os.environ, **given})
+    until(lambda: page.poll() is not None or is_served(port), 120)
+    (folder,) = tmp_path.glob("ditas-takeaway-*")
+    page.send_signal(number)
+    killed = number == signal.SIGKILL
+    assert page.wait(30) == (-number if killed else 0)
+    assert folder.exists() is killed
+    Store(tmp_path)
+    assert not folder.exists()
+
+
+def is_served(port: int) -> bool:
+    with socket.socket() as link:
+        return link.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_files_are_gone_with_the_desk_of_their_visitor(tmp_path):
+    desks = Desks(left_s=0.0)
+    store = Store(tmp_path)
+    desks.watchers.append(store.keep_only)
+    for name in ("gone", "here"):
+        desks.of(name)
+    paths = {}
+    for name in ("gone", "here", ""):
+        paths[name] = store.place("the same content", name, owner=name) / "a.csv"
+        store.write(paths[name], "x")
+    assert all(path.is_file() for path in paths.values())
+    desks.leave("gone")
+    time.sleep(0.01)
+    assert desks.sweep() == 1
+    assert not paths["gone"].parent.exists() and paths["here"].is_file() and paths[""].is_file()
+
+
+def test_the_files_of_the_page_belong_to_its_visitors(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    demo = build_app(bench)
+    draw = next(fn for fn in demo.fns.values() if fn.api_name == "draw_takeaway")
+    values = [getattr(each, "value", None) for each in draw.inputs]
+    draw.fn(gr.Request(session_hash="visitor"), *values)
+    assert list(tmp_path.rglob("*-layers.csv"))
+    bench.desks.clear("visitor")
+    bench.desks.sweep()
+    assert not list(tmp_path.rglob("*-layers.csv")), "the page's store was told"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -91,6 +91,14 @@ def injected(
     return changed, rescaled_calibration(calibration, factors, changed.fingerprint)
 
 
+@dataclass
+class Begun:
+    """What of one strength is done, for going on after Cancel."""
+
+    runs: dict[str, Trajectory] = field(default_factory=dict)
+    layers: dict[str, LayerDone] = field(default_factory=dict)
+
+
 def climb(
     base: Checkpoint,
     calibration: Calibration,
@@ -98,18 +106,23 @@ def climb(
     labels: torch.Tensor,
     strength: float,
     setting: Setting,
+    begun: Begun | None = None,
 ) -> Iterator[Stage | Rung]:
-    """One strength: the rung grows with every part, the last event is the whole one."""
+    """One strength: the rung grows with every part, the last event is the whole one.
+
+    Runs and layers in ``begun`` are not computed again; this run's are added to it.
+    """
+    begun = Begun() if begun is None else begun
     checkpoint, measured = injected(base, calibration, strength, setting)
-    full: Trajectory | None = None
-    for event in sampled(
-        checkpoint, checkpoint.transformer, labels, setting, "full precision, injected", 3
-    ):
-        if isinstance(event, Trajectory):
-            full = event
-        else:
-            yield event
-    assert full is not None
+    if REFERENCE not in begun.runs:
+        for event in sampled(
+            checkpoint, checkpoint.transformer, labels, setting, "full precision, injected", 3
+        ):
+            if isinstance(event, Trajectory):
+                begun.runs[REFERENCE] = event
+            else:
+                yield event
+    full = begun.runs[REFERENCE]
     rung = Rung(
         strength,
         preserved(natural, full),
@@ -120,28 +133,33 @@ def climb(
     recipe: Recipe | None = None
     spec = SearchSpec(setting.bits, setting.convention, METHODS[setting.repair])
     layers, done = len(checkpoint.groups), 0
-    events = search(checkpoint, measured, spec)
+    events = search(checkpoint, measured, spec, finished=dict(begun.layers))
     with closing(events):  # type: ignore[type-var]
         for found in events:
             if isinstance(found, Recipe):
                 recipe = found
                 continue
-            done += isinstance(found, LayerDone)
+            if isinstance(found, LayerDone):
+                begun.layers[found.group] = found
+                done += 1
             yield Stage(f"searching: {done} of {layers} layers done", done / layers, 4)
     assert recipe is not None
     plain = plain_recipe(checkpoint, setting.bits, setting.convention)
     for part, (name, each) in enumerate({PLAIN: plain, setting.repair: recipe}.items(), start=5):
-        *_, quantized = quantize_transformer(checkpoint, each, measured)
-        assert isinstance(quantized, torch.nn.Module)
-        for event in sampled(checkpoint, quantized, labels, setting, name, part):
-            if isinstance(event, Trajectory):
-                rung = replace(
-                    rung,
-                    images={**rung.images, name: to_uint8(event.images)},
-                    sqnr={**rung.sqnr, name: compare(natural, event).latent_sqnr.tolist()},
-                )
-            else:
-                yield event
+        if name not in begun.runs:
+            *_, quantized = quantize_transformer(checkpoint, each, measured)
+            assert isinstance(quantized, torch.nn.Module)
+            for event in sampled(checkpoint, quantized, labels, setting, name, part):
+                if isinstance(event, Trajectory):
+                    begun.runs[name] = event
+                else:
+                    yield event
+        run = begun.runs[name]
+        rung = replace(
+            rung,
+            images={**rung.images, name: to_uint8(run.images)},
+            sqnr={**rung.sqnr, name: compare(natural, run).latent_sqnr.tolist()},
+        )
         if name == PLAIN:
             yield rung
     yield replace(rung, recipe=recipe)
@@ -230,7 +248,14 @@ def inject_live(
                 yield step
     assert natural is not None
     shown = to_uint8(natural.images)
-    parts = climb(base, calibration, natural, labels, model.strength, setting)
-    with closing(parts):  # type: ignore[type-var]
-        for part in parts:
-            yield part if isinstance(part, Stage) else Live(model, names, shown, part, setting)
+    unfinished = ("injector begun", model, spec, setting, names)
+    begun, ended = bench.cache.take(unfinished) or Begun(), False
+    try:
+        parts = climb(base, calibration, natural, labels, model.strength, setting, begun)
+        with closing(parts):  # type: ignore[type-var]
+            for part in parts:
+                yield part if isinstance(part, Stage) else Live(model, names, shown, part, setting)
+        ended = True
+    finally:
+        if not ended:  # stopped: the next start goes on there
+            bench.cache.put(unfinished, begun)

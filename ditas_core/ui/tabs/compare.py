@@ -231,10 +231,10 @@ def build_compare(bench: Bench, page: Page) -> View:
                 yield gr.skip()
                 return
             look = look_at(desk, view, choice.recipe)
-            sample, key = look.sample, look.key
+            sample, key, before = look.sample, look.key, desk.closed
 
             def is_over() -> bool:
-                return bool(desk.left) or (look.sample, look.key) != (sample, key)
+                return desk.closed != before or (look.sample, look.key) != (sample, key)
 
             with suppress(Stopped), desk.working():
                 events = decoding(bench, view, choice.model, sample)

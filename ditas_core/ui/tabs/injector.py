@@ -269,7 +269,8 @@ def build_injector(bench: Bench, page: Page) -> View:
         return gr.update(choices=recipe_names(bench, desk, choice), value=name)
 
     def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        return "Cancelled. The pictures that were done stay.", (gr.skip(), gr.skip(), gr.skip())
+        text = "Cancelled. The pictures that were done stay, and the next start goes on from there."
+        return text, (gr.skip(), gr.skip(), gr.skip())
 
     bar = page.bar.inputs
     fast = [line, proved, rows, plot]

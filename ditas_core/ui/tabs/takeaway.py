@@ -140,6 +140,7 @@ def build_takeaway(bench: Bench, page: Page) -> View | None:
         elem_id="snippet",
     )
     store = Store(Path(code.GRADIO_CACHE))
+    bench.desks.watchers.append(store.keep_only)
     fields = {name: page.fields[name] for name in READ if name in page.fields}
     inputs = [*fields.values(), *page.bar.inputs]
     small, large = [buttons[name] for name in SMALL], [buttons[name] for name in LARGE]

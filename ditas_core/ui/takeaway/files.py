@@ -52,7 +52,8 @@ def preview(image: Image.Image) -> bytes:
 class Files:
     """The files of what is on view, in one folder of the store; made once per content.
 
-    ``owner`` keeps visitors apart: a report holds the link of whoever made it.
+    ``owner`` keeps visitors apart: a report holds the link of whoever made it, and is gone
+    with them.
     """
 
     def __init__(self, store: Store, taken: Taken, owner: str = "") -> None:
@@ -68,7 +69,7 @@ class Files:
         title = "" if taken.result is None else taken.result.title
         labels = [] if taken.result is None else list(taken.result.labels)
         about = [owner, *self.names.values(), title, taken.alphas_of, json.dumps(labels)]
-        self.folder = store.place(*about, *self.texts.values())
+        self.folder = store.place(*about, *self.texts.values(), owner=owner)
 
     def path(self, name: str) -> Path | None:
         """The file if it has been made."""
