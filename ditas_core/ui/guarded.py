@@ -11,6 +11,8 @@ from typing import Any, get_type_hints
 import gradio as gr
 from gradio.state_holder import SessionState, StateHolder
 
+from .parts.validate import is_plain
+
 LONGEST_TEXT, LONGEST_VALUE = 4000, 20_000
 LONGEST_ERROR = 400
 SESSIONS = 200
@@ -145,7 +147,7 @@ def with_words(block: Any, value: Any) -> Any:
         return block
     known = {choice for _, choice in block.choices}
     told = value if isinstance(value, list) else [value]
-    words = [word for word in told if isinstance(word, str) and word not in known]
+    words = [word for word in told if is_plain(word) and word not in known]
     if not words:
         return block
     found = copy.copy(block)

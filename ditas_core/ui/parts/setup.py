@@ -15,7 +15,7 @@ from ..results import BUILT_IN, DITAS
 from .fetching import Shelf, build_shelf, wire_shelf
 from .messages import refuse, status
 from .running import QUIET, answer
-from .validate import flag, one_of, real, whole
+from .validate import flag, is_plain, one_of, real, whole
 
 CUSTOM = "custom"
 MAX_STRENGTH = 200
@@ -106,7 +106,7 @@ def read_choice(bench: Bench, values: tuple[Any, ...] | list[Any]) -> Choice:
     one_of(key, "checkpoint", list(bench.entries))
     one_of(preset, "bits", [*BIT_PRESETS, CUSTOM])
     one_of(convention, "convention", list(CONVENTIONS))
-    if not isinstance(recipe, str) or not 0 < len(recipe) <= 80:
+    if not is_plain(recipe) or not 0 < len(recipe) <= 80:
         raise refuse("recipe: expected the name of a recipe")
     if preset == CUSTOM:
         bits = BitWidths(
@@ -149,7 +149,7 @@ def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
         return status(notice or text, "warn")
     name = choice.recipe
     if name not in bench.recipe_names(desk, choice):
-        text = f"{choice.title}: no {name} recipe yet. Open Search and start one."
+        text = f"{choice.title}: no {name[:60]} recipe yet. Open Search and start one."
         return status(text, "warn")
     if choice.model.injected:
         text = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import sys
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from .messages import refuse
 
@@ -16,6 +17,11 @@ SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 3
 def shown(value: object) -> str:
     """What came, cut short."""
     return SHORT.repr(value)[:60]
+
+
+def is_plain(word: object) -> TypeGuard[str]:
+    """Whether a name that a visitor gave may look so."""
+    return isinstance(word, str) and word.isprintable() and not set(word) & set("<>&")
 
 
 def real(value: object, name: str, low: float, high: float) -> float:

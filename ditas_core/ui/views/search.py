@@ -27,7 +27,7 @@ from ...search import (
 from ...specs import LayerRecipe, Recipe
 from ..jobs.predicting import Predictions
 from ..parts.messages import refuse
-from ..parts.validate import shown
+from ..parts.validate import is_plain, shown
 from ..results import BUILT_IN, REFERENCE
 
 SEARCH_HEADERS = ["layer", "best α", "gain, dB", "error, % of output"]
@@ -215,7 +215,7 @@ def read_name(value: object, taken: Sequence[str] = ()) -> str:
         gr.Error: too long, unprintable, of a built-in recipe, or one of ``taken``.
     """
     text = " ".join(value.split()) if isinstance(value, str) and len(value) < 1000 else ""
-    if not 1 <= len(text) <= LONGEST_NAME or not text.isprintable() or set(text) & set("<>&"):
+    if not 1 <= len(text) <= LONGEST_NAME or not is_plain(text):
         raise refuse(
             f"name: expected 1 to {LONGEST_NAME} printable characters without < > &, "
             f"got {shown(value)}"
