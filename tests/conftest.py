@@ -105,3 +105,13 @@ def demo_checkpoint() -> Checkpoint:
     if not path:
         pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
     return load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny repository for a hub on loopback, one for each file of tests."""
+    from hub_server import build_repository  # builds on this module
+
+    folder = tmp_path_factory.mktemp("hub") / "repository"
+    build_repository(folder)
+    return folder

@@ -21,7 +21,7 @@ import huggingface_hub.constants as constants
 import pytest
 import torch
 from children import exit_code, in_child
-from hub_server import REVISION, Hub, build_repository, point_to, serve_hub
+from hub_server import REVISION, Hub, point_to, serve_hub
 
 from ditas_core.checkpoints import (
     HUB_SOURCES,
@@ -45,13 +45,6 @@ from ditas_core.checkpoints.pickled_folder import convert_folder
 
 SOURCE = HubSource("facebook/DiT-tiny", "cc-by-nc-4.0", 0.001, REVISION)
 HEAVY, LIGHT = "transformer/diffusion_pytorch_model.bin", "transformer/config.json"
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hub") / "repository"
-    build_repository(folder)
-    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import huggingface_hub.constants as constants
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
-from hub_server import REVISION, Hub, build_repository, serve_hub
+from hub_server import REVISION, Hub, serve_hub
 from test_hub import Waits, hub_cache
 from tiny_pixart import save_tiny_pixart
 
@@ -34,13 +34,6 @@ from ditas_core.checkpoints.transfer import ask, look_up
 
 NAME = f"facebook/DiT-tiny@{REVISION}"
 WEIGHTS = ("transformer/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin")
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hub") / "repository"
-    build_repository(folder)
-    return folder
 
 
 @pytest.fixture

@@ -321,11 +321,8 @@ class Bench:
         shipped = self.shipped
         if shipped is None or choice.model != self.default:
             return None
-        return (
-            shipped.presets.get(str(choice.bits))
-            if choice.convention == shipped.convention
-            else None
-        )
+        here = choice.convention == shipped.convention
+        return shipped.presets.get(str(choice.bits)) if here else None
 
     def own_recipes(self, desk: Desk, model: Model) -> dict[str, Recipe]:
         """The visitor's for this checkpoint."""

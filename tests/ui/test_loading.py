@@ -20,7 +20,7 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from hub_server import REVISION, Hub, build_repository, point_to, serve_hub  # noqa: E402
+from hub_server import REVISION, Hub, point_to, serve_hub  # noqa: E402
 from test_original_sizes import random_state, tiny  # noqa: E402
 
 from ditas_core.calibration import Calibration  # noqa: E402
@@ -66,13 +66,6 @@ SHORT = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
 def bar(key: str) -> tuple[Any, ...]:
     """The bar's nine values."""
     return (key, "W4A8", 4, 8, "integer", DITAS, False, 60, False)
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hub") / "repository"
-    build_repository(folder)
-    return folder
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ UNTOUCHED = (
         ("/srv/models/dit: expected a folder", "dit: expected a folder"),
         ("got '/srv/my models/dit', none", "got 'dit', none"),
         ("in /srv/my models/a.safetensors found none", "in a.safetensors found none"),
-        ("(/tmp/x/y.json)", "(y.json)"),
+        ("(/srv/x/y.json)", "(y.json)"),
         (
             "[Errno 2] No such file: '/srv/a b/c d/config.json'",
             "[Errno 2] No such file: 'config.json'",

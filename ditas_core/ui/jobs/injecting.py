@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -99,6 +99,18 @@ class Begun:
     layers: dict[str, LayerDone] = field(default_factory=dict)
 
 
+def run_of(events: Iterator[Stage | Trajectory]) -> Generator[Stage, None, Trajectory]:
+    """Pass the stages on; returns the run."""
+    run: Trajectory | None = None
+    for event in events:
+        if isinstance(event, Trajectory):
+            run = event
+        else:
+            yield event
+    assert run is not None
+    return run
+
+
 def climb(
     base: Checkpoint,
     calibration: Calibration,
@@ -115,13 +127,10 @@ def climb(
     begun = Begun() if begun is None else begun
     checkpoint, measured = injected(base, calibration, strength, setting)
     if REFERENCE not in begun.runs:
-        for event in sampled(
+        events = sampled(
             checkpoint, checkpoint.transformer, labels, setting, "full precision, injected", 3
-        ):
-            if isinstance(event, Trajectory):
-                begun.runs[REFERENCE] = event
-            else:
-                yield event
+        )
+        begun.runs[REFERENCE] = yield from run_of(events)
     full = begun.runs[REFERENCE]
     rung = Rung(
         strength,
@@ -133,9 +142,9 @@ def climb(
     recipe: Recipe | None = None
     spec = SearchSpec(setting.bits, setting.convention, METHODS[setting.repair])
     layers, done = len(checkpoint.groups), 0
-    events = search(checkpoint, measured, spec, finished=dict(begun.layers))
-    with closing(events):  # type: ignore[type-var]
-        for found in events:
+    searching = search(checkpoint, measured, spec, finished=dict(begun.layers))
+    with closing(searching):  # type: ignore[type-var]
+        for found in searching:
             if isinstance(found, Recipe):
                 recipe = found
                 continue
@@ -149,11 +158,8 @@ def climb(
         if name not in begun.runs:
             *_, quantized = quantize_transformer(checkpoint, each, measured)
             assert isinstance(quantized, torch.nn.Module)
-            for event in sampled(checkpoint, quantized, labels, setting, name, part):
-                if isinstance(event, Trajectory):
-                    begun.runs[name] = event
-                else:
-                    yield event
+            events = sampled(checkpoint, quantized, labels, setting, name, part)
+            begun.runs[name] = yield from run_of(events)
         run = begun.runs[name]
         rung = replace(
             rung,
@@ -241,11 +247,8 @@ def inject_live(
     key = ("injector", model.key, setting.sampling, setting.seed, names)
     natural: Trajectory | None = bench.cache.get(key)
     if natural is None:
-        for step in sampled(base, base.transformer, labels, setting, "full precision", 2):
-            if isinstance(step, Trajectory):
-                natural = bench.cache.put(key, step)
-            else:
-                yield step
+        drawing = sampled(base, base.transformer, labels, setting, "full precision", 2)
+        natural = bench.cache.put(key, (yield from run_of(drawing)))
     assert natural is not None
     shown = to_uint8(natural.images)
     unfinished = ("injector begun", model, spec, setting, names)
