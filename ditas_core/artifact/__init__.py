@@ -6,6 +6,7 @@ from .folder import (
     is_quantized,
     load_quantized,
     save_quantized,
+    stored_bytes,
     whole_folder,
     write_text,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "is_quantized",
     "load_quantized",
     "save_quantized",
+    "stored_bytes",
     "whole_folder",
     "write_text",
 ]

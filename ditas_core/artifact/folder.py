@@ -36,12 +36,8 @@ from ..checkpoints import (
     this_machine,
 )
 from ..checkpoints.checkpoint import captions_for, check_captions
-from ..checkpoints.loading import (
-    build_empty,
-    compute_positions_,
-    load_whole,
-    weight_file,
-)
+from ..checkpoints.folders import joined_headers, weight_files
+from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
 from ..checkpoints.weights import iterate_weights
 from ..layers import QuantizedLinear
@@ -121,13 +117,13 @@ def save_quantized(
         marker = {
             "format": FORMAT,
             "base": checkpoint.name,
-            "fingerprint": checkpoint.fingerprint,
+            "fingerprint": recipe.checkpoint,
             "class_names": checkpoint.class_names,
             "licence": checkpoint.licence,
         }
         (work / "ditas.json").write_text(json.dumps(marker, indent=1), encoding="utf-8")
         (work / "recipe.json").write_text(recipe.to_json(), encoding="utf-8")
-        checkpoint.transformer.save_config(work / "transformer")
+        transformer.save_config(work / "transformer")
         if checkpoint.path.is_dir():
             for part in ("vae", "scheduler"):
                 shutil.copytree(checkpoint.path / part, work / part)
@@ -144,6 +140,11 @@ def save_quantized(
 
 
 def compact(transformer: Transformer) -> dict[str, Tensor]:
+    """The state dict as it is stored."""
+    return {key: value.contiguous().clone() for key, value in compacted(transformer)}
+
+
+def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The state dict, small: codes of at most 4 bits two to a byte, floats in half
     precision where that is exact."""
     small = {
@@ -151,14 +152,17 @@ def compact(transformer: Transformer) -> dict[str, Tensor]:
         for name, module in transformer.named_modules()
         if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= PACKED_BITS
     }
-    tensors = {}
     for key, value in transformer.state_dict().items():
         if key in small:
             value = pack_nibbles(value)
         elif value.is_floating_point() and bool((value.half().to(value.dtype) == value).all()):
             value = value.half()
-        tensors[key] = value.contiguous().clone()
-    return tensors
+        yield key, value
+
+
+def stored_bytes(transformer: Transformer) -> int:
+    """What ``save_quantized`` writes of its tensors; one of them is alive at a time."""
+    return sum(value.nbytes for _, value in compacted(transformer))
 
 
 def is_quantized(path: Path) -> bool:
@@ -197,7 +201,7 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         check_names(headers.tensors, expected)
         for name, header in headers.tensors.items():
             check_tensor(name, header.shape, header.dtype, expected[name])
-        vae_headers = read_headers(weight_file(path / "vae", path))
+        vae_headers = joined_headers(weight_files(path / "vae", path))
         schedule = read_schedule(path / "scheduler")
     room = this_machine(path.parent) if machine is None else machine
     check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)

@@ -69,7 +69,19 @@ def check_statistics(name: str, stats: GroupStatistics, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of every smoothing group, with the settings that gave them."""
+    """Statistics of every smoothing group, with the settings that gave them.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import ditas_core as ditas
+    >>> calibration = ditas.calibrate("assets/fluent-emoji-dit", samples=1, steps=1,
+    ...                               progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     calibration.save(Path(folder, "calibration.safetensors"))
+    ...     again = ditas.Calibration.load(Path(folder, "calibration.safetensors"))
+    >>> again.sha256 == calibration.sha256, again.spec.sampling.steps
+    (True, 1)
+    """
 
     checkpoint: str
     spec: CalibrationSpec

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, settle_patches_
 from ..sampling import Position, batches_of, iterate_forwards, spread_labels
 from ..specs import CalibrationSpec, SpecError
 from .calibration import Calibration
@@ -83,7 +83,7 @@ def working_copy(transformer: nn.Module, precision: str) -> nn.Module:
     for buffer in transformer.buffers():
         if buffer.is_floating_point():
             replaced[id(buffer)] = buffer.to(torch.bfloat16)
-    return copy.deepcopy(transformer, replaced)
+    return settle_patches_(copy.deepcopy(transformer, replaced))
 
 
 def calibrate(

@@ -28,6 +28,7 @@ from .original_files import (
     recognise_with,
 )
 from .original_layout import Architecture, recognise
+from .patches import settle_patches_
 from .preflight import Need, check_fits, check_machine, preflight
 from .sources import find_parts, load_checkpoint, weigh
 from .state_files import compact_state, half_is_exact, read_state, write_state
@@ -80,6 +81,7 @@ __all__ = [
     "recognise",
     "recognise_file",
     "recognise_with",
+    "settle_patches_",
     "smoothing_groups",
     "this_machine",
     "to_original",

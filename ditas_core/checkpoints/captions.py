@@ -45,6 +45,13 @@ class Captions:
     Raises:
         CheckpointError: tensors that do not fit together, are not finite, or a caption
             without a token.
+
+    >>> import torch
+    >>> import ditas_core as ditas
+    >>> embeds, mask = torch.randn(2, 5, 8), torch.ones(2, 5)  # as a text encoder gives them
+    >>> captions = ditas.Captions(("a fox", "an owl"), embeds, mask, embeds[0], mask[0])
+    >>> captions.tokens, captions.width
+    (5, 8)
     """
 
     names: tuple[str, ...]

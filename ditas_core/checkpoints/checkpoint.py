@@ -16,8 +16,11 @@ from .captions import ADVICE, FILE, LONGEST_NAME, Captions, TextConditions
 from .configurations import read_configurations
 from .errors import CheckpointError, shown
 from .families import Family, Transformer, family_of, smoothing_groups
+from .folders import check_inside, read_json, weight_files
 from .layers import SmoothingGroup
-from .loading import check_inside, fill_, read_json, weight_file
+from .loading import fill_
+from .patches import NOTE as PATCHES_NOTE
+from .patches import has_exact_patches, settle_patches_
 
 __all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
 MAX_CARD = 65_536
@@ -32,6 +35,11 @@ class Checkpoint:
     scheduler    the scheduler's configuration as stored
     class_names  of a text-conditioned model its captions' names
     captions     what such a model is conditioned on; None of a class-conditioned one
+
+    >>> import ditas_core as ditas
+    >>> checkpoint = ditas.load("assets/fluent-emoji-dit")
+    >>> isinstance(checkpoint, ditas.Checkpoint), checkpoint.family.name, checkpoint.latent_shape
+    (True, 'DiT', (4, 16, 16))
     """
 
     name: str
@@ -50,6 +58,14 @@ class Checkpoint:
     @property
     def groups(self) -> tuple[SmoothingGroup, ...]:
         return smoothing_groups(self.transformer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before it is used, a line each."""
+        sampler = str(self.scheduler.get("_class_name") or "DDIMScheduler")
+        other = f"sampled with DDIM: the checkpoint's own sampler is {sampler}"
+        notes = () if sampler == "DDIMScheduler" else (other,)
+        return (*notes, PATCHES_NOTE) if has_exact_patches(self.transformer) else notes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,8 +182,9 @@ def load_folder(
     """
     said = read_configurations(path)
     captions = captions_for(said.family, path, captions)
-    weights = [weight_file(path / part, path) for part in ("transformer", "vae")]
+    weights = [weight_files(path / part, path) for part in ("transformer", "vae")]
     transformer = fill_(said.transformer, weights[0], "transformer", dtype)
+    settle_patches_(transformer)
     vae = fill_(said.vae, weights[1], "vae")
     if captions is None:
         count = int(transformer.config.num_embeds_ada_norm)

@@ -208,10 +208,6 @@ def check_config(family: Family, config: dict[str, Any]) -> None:
     if norm != family.norm_type:
         kind = "adaLN-single" if family.text else "adaLN-Zero"
         raise CheckpointError(f"transformer: expected {kind} blocks, got norm_type {shown(norm)}")
-    if not config.get("attention_bias", True):
-        raise CheckpointError(
-            "transformer: expected attention layers with biases, got attention_bias false"
-        )
     check_grid(config)
     if not family.text:
         return

@@ -22,9 +22,9 @@ import torch
 
 from .captions import FILE
 from .errors import CheckpointError
+from .folders import WEIGHTS, check_inside
 from .hub_checks import check_kind, check_remote, need_of_parts
 from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
-from .loading import WEIGHTS, check_inside
 from .machine import Machine
 from .pickled_folder import PARTS, PICKLE, convert_folder
 from .preflight import check_machine

@@ -10,8 +10,8 @@ from .captions import FILE
 from .configurations import read_configurations
 from .errors import CheckpointError
 from .families import Family, family_of_index
+from .folders import WEIGHTS, read_json
 from .hub_sources import HubSource
-from .loading import WEIGHTS, read_json
 from .machine import figure
 from .pickled_folder import PICKLE
 from .preflight import WORKING, Need

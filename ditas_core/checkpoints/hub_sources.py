@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import CheckpointError
-from .loading import WEIGHTS
+from .folders import WEIGHTS
 from .pickled_folder import PICKLE
 from .preflight import WORKING, Need
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 from dataclasses import replace
@@ -15,11 +14,9 @@ from diffusers import AutoencoderKL
 from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
 from .errors import CheckpointError, shown
-from .headers import MAX_TENSORS, Headers
-from .weights import iterate_weights, read_headers
+from .folders import Weights, joined_headers, joined_weights, read_json, weight_files
+from .headers import Headers
 
-STEM = "diffusion_pytorch_model"
-WEIGHTS = f"{STEM}.safetensors"
 MAX_NUMBER = 2**20
 MAX_LIST = 64
 MIN_SCALING = 1e-4
@@ -31,92 +28,9 @@ SEVERAL = ("block_out_channels", "sample_size")
 NOT_NEGATIVE = ("norm_eps", "dropout")
 # buffers that older files hold and no model takes: a fixed table, and what only training used
 DEAD = frozenset({"pos_embed.pos_embed", "caption_projection.y_embedding"})
-REVISION = re.compile("[0-9a-f]{40}")
 # diffusers renamed the attention of the autoencoder; older files keep the old names
 OLD_ATTENTION = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
-    """A JSON object from a file of at most 1 MB.
-
-    root  the checkpoint's folder, which no link may lead out of; None: the file's own
-
-    Raises:
-        CheckpointError: there is no such file, it lies elsewhere, or holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path.name}: expected this file in {path.parent.resolve().name}, found none"
-        )
-    check_inside(path, path.parent if root is None else root)
-    if path.stat().st_size > 1_000_000:
-        raise CheckpointError(f"{path.name}: expected at most 1 MB, got {path.stat().st_size} B")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name}: expected JSON ({error})") from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name}: expected a file that can be read ({error.strerror})"
-        ) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def check_inside(path: Path, folder: Path) -> Path:
-    """``path``, if no symbolic link leads it out of its folder (or out of the hub cache's).
-
-    The hub's cache links each file, models--*/snapshots/COMMIT/**, to models--*/blobs/*.
-
-    Raises:
-        CheckpointError: it lies elsewhere.
-    """
-    home, real = folder.resolve(), path.resolve()
-    places = [home, home.parent]  # a snapshot's folder, or that of a part in it
-    if path.parent.resolve().is_relative_to(home):  # or the snapshot is itself the part
-        places.append(path.parent.resolve())
-    blobs = [place.parents[1] / "blobs" for place in places if is_snapshot(place)]
-    if not real.is_relative_to(home) and real.parent not in blobs:
-        raise CheckpointError(
-            f"{path.name}: expected a file in {folder.name}, got a link to a place outside it; "
-            "copy the file there"
-        )
-    return path
-
-
-def is_snapshot(place: Path) -> bool:
-    """Whether a folder lies where huggingface_hub keeps one revision of a model."""
-    return (
-        bool(REVISION.fullmatch(place.name))
-        and place.parent.name == "snapshots"
-        and place.parents[1].name.startswith("models--")
-    )
-
-
-def weight_file(folder: Path, root: Path | None = None) -> Path:
-    """The safetensors file of a model's folder.
-
-    Raises:
-        CheckpointError: there is none, or another kind; says what to do.
-    """
-    path = folder / WEIGHTS
-    if path.is_file():
-        return check_inside(path, folder if root is None else root)
-    if any((folder / f"{STEM}.{kind}.index.json").is_file() for kind in ("safetensors", "bin")):
-        raise CheckpointError(
-            f"{folder.name}: expected {WEIGHTS}, got one in several parts; save it in one: "
-            'save_pretrained(..., max_shard_size="100GB")'
-        )
-    if (folder / f"{STEM}.bin").is_file():
-        raise CheckpointError(
-            f"{folder.name}: expected {WEIGHTS} (safetensors), got a pickle, {STEM}.bin; convert "
-            "it once: save_pretrained(..., safe_serialization=True)"
-        )
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    found = f"got {others[0][:80]}: rename it, if it holds the weights" if others else "found none"
-    raise CheckpointError(f"{folder.name}: expected {WEIGHTS} (safetensors weights), {found}")
 
 
 def build_empty(cls: Any, config: dict[str, Any], what: str, *, positions: bool = True) -> Any:
@@ -270,15 +184,15 @@ def load_whole(cls: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         CheckpointError: a file is missing, damaged, or holds another model.
     """
-    weights = weight_file(path, path.parent)
+    weights = weight_files(path, path.parent)
     config = read_json(path / "config.json", path.parent)
     return fill_(build_empty(cls, config, path.name, positions=False), weights, path.name, dtype)
 
 
-def fill_(model: Any, weights: Path, what: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A model without memory, with the weights of a file; see ``load_whole``."""
-    check_against(model, live(read_headers(weights, MAX_TENSORS)), what)
-    tensors = {key: value for key, value in iterate_weights(weights, dtype) if key not in DEAD}
+def fill_(model: Any, weights: Weights, what: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A model without memory, with the weights of its files; see ``load_whole``."""
+    check_against(model, live(joined_headers(weights)), what)
+    tensors = {key: value for key, value in joined_weights(weights, dtype) if key not in DEAD}
     wanted = set(model.state_dict())
     model.load_state_dict(modern_names(tensors, wanted), strict=True, assign=True)
     compute_positions_(model)

@@ -17,12 +17,14 @@ from diffusers import AutoencoderKL
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
 from .configurations import check_latents
 from .errors import CheckpointError, shown
+from .folders import joined_headers, read_json, weight_files
 from .foreign import not_original
 from .headers import Headers
-from .loading import MAX_NUMBER, load_whole, read_json, weight_file
+from .loading import MAX_NUMBER, load_whole
 from .machine import Machine
 from .original import from_original
 from .original_layout import Architecture, recognise
+from .patches import settle_patches_
 from .preflight import Need, check_machine, diffusers_parameters, looks_original, need_of
 from .schedule import read_schedule
 from .weights import read_headers, read_weights, unwrap
@@ -57,7 +59,7 @@ class Parts:
     heads: int = 0
 
     def headers(self) -> Headers:
-        return read_headers(weight_file(self.folder))
+        return joined_headers(weight_files(self.folder))
 
     def load_vae(self) -> AutoencoderKL:
         model: AutoencoderKL = load_whole(AutoencoderKL, self.folder)
@@ -192,7 +194,7 @@ def load_original(
     vae = parts.load_vae()
     state = read_weights(path, dtype)
     try:
-        transformer = from_original(state, found.heads, parts.norm_eps, dtype)
+        transformer = settle_patches_(from_original(state, found.heads, parts.norm_eps, dtype))
     except CheckpointError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
     names = parts.class_names

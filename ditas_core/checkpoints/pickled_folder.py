@@ -16,8 +16,9 @@ import torch
 from .captions import FILE
 from .configurations import read_configurations
 from .errors import CheckpointError
+from .folders import STEM, WEIGHTS, check_inside
 from .headers import DTYPES, Headers
-from .loading import STEM, WEIGHTS, check_against, check_inside, live, modern_names
+from .loading import check_against, live, modern_names
 from .machine import figure
 from .weights import iterate_weights, read_headers
 

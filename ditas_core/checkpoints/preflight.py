@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
+from .folders import joined_headers, weight_files
 from .headers import Headers
-from .loading import live, weight_file
+from .loading import live
 from .machine import Machine, dtype_name, figure
 from .original_layout import EMBEDDERS, Architecture, recognise
 from .weights import read_headers, unwrap
@@ -84,8 +85,8 @@ def preflight(source: Path | Headers, vae: Headers | None = None, name: str = ""
     """
     if isinstance(source, Path):
         if source.is_dir():
-            transformer = live(read_headers(weight_file(source / "transformer", source)))
-            vae = read_headers(weight_file(source / "vae", source))
+            transformer = live(joined_headers(weight_files(source / "transformer", source)))
+            vae = joined_headers(weight_files(source / "vae", source))
             return need_of(name or source.name, transformer, vae, transformer.parameters, 0)
         source = read_headers(source)
     found = original_in(source)

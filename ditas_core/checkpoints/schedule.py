@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from .errors import CheckpointError, shown
-from .loading import read_json
+from .folders import read_json
 
 FILE = "scheduler_config.json"
 MAX_TIMES = 100_000
@@ -83,6 +83,13 @@ def check_steps(cls: Any, config: dict[str, Any], times: int) -> None:
         scheduler = cls(**options)
         betas = scheduler.betas  # (T,)
         whole = bool(torch.isfinite(betas).all() and (betas >= 0).all() and (betas <= 1).all())
+        blind = scheduler.config.prediction_type == "epsilon"
+        if whole and blind and not bool((scheduler.alphas_cumprod > 0).all()):
+            # x_0 = (x - noise) / 0
+            raise ValueError(
+                "its last time has a signal-to-noise ratio of zero, where a noise prediction says "
+                "nothing of the image: expected prediction_type v_prediction or sample"
+            )
         for steps in {min(steps, times): 0 for steps in TRIED_STEPS} if whole else ():
             scheduler.set_timesteps(steps)
             places = scheduler.timesteps.tolist()

@@ -106,6 +106,8 @@ def describe_checkpoint(args: argparse.Namespace) -> Report:
         "groups": [group.name for group in checkpoint.groups] if recipe is None else [],
         "quantized": recipe is not None,
     }
+    if checkpoint.notes:
+        report["notes"] = list(checkpoint.notes)
     if recipe is not None:
         report["recipe"] = summarize(recipe)
         report["effective_bits"] = round(effective_bits(transformer), 3)

@@ -18,16 +18,19 @@ from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 
 def get_affine(transformer: nn.Module, path: str) -> Affine:
-    """Detached weight and bias of the linear layer at ``path``, in float32."""
+    """Detached weight and bias of the linear layer at ``path``, in float32; no bias is zeros."""
     linear = get_linear(transformer, path)
-    return Affine(linear.weight.detach().float(), linear.bias.detach().float())
+    weight = linear.weight.detach().float()
+    bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().float()
+    return Affine(weight, bias)
 
 
 def set_affine_(transformer: nn.Module, path: str, value: Affine) -> None:
     """Replace weight and bias of the linear layer at ``path`` by new parameters."""
     linear = get_linear(transformer, path)
     linear.weight = nn.Parameter(value.weight, requires_grad=False)
-    linear.bias = nn.Parameter(value.bias, requires_grad=False)
+    if linear.bias is not None:  # none stays zero, whatever it is scaled by
+        linear.bias = nn.Parameter(value.bias, requires_grad=False)
 
 
 def fold_producer_(transformer: nn.Module, group: SmoothingGroup, s: Tensor) -> None:

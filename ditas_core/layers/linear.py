@@ -8,6 +8,8 @@ whole layer; the dequantized weight is derived and not stored.
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,8 +119,21 @@ class QuantizedLinear(nn.Module):
             weight = dequantize(codes, QParams(self.scale, self.zero_point), spec)
         return weight if self.row_scale is None else weight * self.row_scale
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves to a device, never to another precision: codes and scales are single-precision
+        arithmetic, also in a network that runs in half precision around them."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found: Tensor = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        return super()._apply(moved, recurse)
+
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., C_in) -> (..., C_out)."""
+        """x (..., C_in) -> (..., C_out) in x's precision, computed in single precision."""
+        return self.computed(x.to(self.bias.dtype)).to(x.dtype)
+
+    def computed(self, x: Tensor) -> Tensor:
         if self.smoothing is not None:
             x = x / self.smoothing
         rounded = fake_quantize(x, self.activation_spec)  # (..., C_in)

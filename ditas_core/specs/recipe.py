@@ -84,6 +84,13 @@ class Recipe:
     ``calibration`` is the sha256 of the Calibration that smoothing factors and
     the weighted branch are taken from ("" when none is needed);
     ``calibration_file`` is only a hint where to find it and is not compared.
+
+    >>> import ditas_core as ditas
+    >>> _, report = ditas.quantize("assets/fluent-emoji-dit", "W4A8", method="plain",
+    ...                            progress=False)
+    >>> text = report.recipe.to_json()
+    >>> ditas.Recipe.from_json(text) == report.recipe, report.recipe.needs_calibration
+    (True, False)
     """
 
     name: str
