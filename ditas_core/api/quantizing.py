@@ -1,0 +1,113 @@
+"""One call: calibrate, search, convert."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..calibration import Calibration
+from ..checkpoints import Checkpoint
+from ..search import plain_recipe, relative_error
+from ..specs import BitWidths, LowRankSpec, Recipe, SpecError
+from .checks import is_pipeline
+from .drawing import check_drawable, pipeline_with
+from .models import Model, Prompts, full_checkpoint
+from .progress import Progress, check_progress
+from .report import Report, make_report
+from .settings import Trajectory, check_calibration, check_is_recipe, what_to_search
+from .steps import calibrated, converted, predicted, searched
+
+
+def quantize(
+    model: Model,
+    bits: str | BitWidths = "W4A8",
+    *,
+    method: str = "ditas",
+    convention: str = "integer",
+    alpha: float | Sequence[float] | None = None,
+    rank: int | LowRankSpec | None = None,
+    samples: int = 8,
+    steps: int = 20,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    captions: Prompts = None,
+    calibration: Calibration | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress = True,
+) -> tuple[Any, Report]:
+    """Quantize a DiT or PixArt: a new pipeline that is ready to draw, and a table of its layers.
+
+    model        a diffusers pipeline, which is not changed; a Checkpoint; a path; REPO@COMMIT
+    calibration  reused instead of a new one; ``samples``, ``steps``, ``guidance_scale`` and
+                 ``seed`` are then not looked at
+    recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``
+                 and ``rank`` are then not looked at
+    The others are those of ``calibrate`` and ``search``. The pipeline has the class, device and
+    precision of the one that was given, and shares all but transformer and scheduler with it.
+
+    Raises:
+        CheckpointError: a model that is not understood, or captions that are missing.
+        SpecError, RecipeError: a setting out of its range, or parts that do not belong together.
+
+    >>> from diffusers import DiTPipeline
+    >>> import ditas_core as ditas
+    >>> pipeline = DiTPipeline.from_pretrained("assets/fluent-emoji-dit")
+    >>> quantized, report = ditas.quantize(pipeline, "W4A8", samples=1, steps=2, alpha=(0.5,),
+    ...                                    rank=0, progress=False)
+    >>> type(quantized).__name__, len(report.rows)
+    ('DiTPipeline', 32)
+    """
+    check_progress(progress)
+    wanted = what_to_search(bits, method, convention, alpha, rank)
+    trajectory = Trajectory(samples, steps, guidance_scale, seed)
+    if calibration is not None:
+        check_calibration(calibration)
+    if recipe is not None:
+        check_is_recipe(recipe)
+        if recipe.needs_calibration and calibration is None:
+            raise SpecError("calibration: expected the one the recipe was searched with, got none")
+    checkpoint = full_checkpoint(model, captions, progress)
+    check_drawable(model, checkpoint)
+    seconds: dict[str, float] = {}
+    if recipe is None and wanted.spec.method == "plain":
+        recipe = plain_recipe(checkpoint, wanted.spec.bits, wanted.spec.convention)
+    if recipe is None and calibration is None:
+        with clock(seconds, "calibration"):
+            calibration = calibrated(model, checkpoint, trajectory, progress)
+    errors: dict[str, float] = {}
+    if recipe is None:
+        assert calibration is not None
+        with clock(seconds, "search"):
+            recipe, layers = searched(checkpoint, calibration, wanted, progress)
+        errors = {layer.group: relative_error(layer) for layer in layers}
+    elif calibration is not None:
+        errors = predicted(checkpoint, calibration, recipe, progress)
+    with clock(seconds, "conversion"):
+        quantized = converted(checkpoint, recipe, calibration, progress)
+    source = model.transformer if is_pipeline(model) else checkpoint.transformer
+    made = pipeline_with(model, checkpoint, quantized)
+    notes = notes_of(model, checkpoint, made)
+    return made, make_report(checkpoint, source, quantized, recipe, errors, seconds, notes)
+
+
+@contextmanager
+def clock(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - started
+
+
+def notes_of(model: Model, checkpoint: Checkpoint, made: Any) -> tuple[str, ...]:
+    """What a reader of the report should know besides its figures."""
+    notes = ["simulated: operands are rounded and multiplied in float32; no speed is claimed"]
+    notes += replace(checkpoint, transformer=made.transformer).notes
+    dtype = made.transformer.dtype
+    if is_pipeline(model) and dtype != torch.float32:
+        kind = str(dtype).removeprefix("torch.")
+        notes.append(f"worked on a copy in float32; the pipeline draws in {kind}, as the given one")
+    return tuple(f"{note[0].upper()}{note[1:]}." for note in notes)

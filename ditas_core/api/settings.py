@@ -1,0 +1,115 @@
+"""What is asked for, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..calibration import Calibration
+from ..checkpoints import Checkpoint
+from ..search import SearchSpec
+from ..specs import (
+    RELEASED_BRANCH,
+    BitWidths,
+    CalibrationSpec,
+    LowRankSpec,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+    check_choice,
+    check_number,
+    show,
+)
+
+GUIDANCE, TEXT_GUIDANCE = 1.5, 4.5
+"""Of classes as the paper samples them; of captions as the stock pipelines do."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How to calibrate, before it is known what; ``guidance_scale`` None: the family's own."""
+
+    samples: int
+    steps: int
+    guidance_scale: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.spec(GUIDANCE, CalibrationSpec.tokens)
+
+    def of(self, checkpoint: Checkpoint) -> CalibrationSpec:
+        usual = TEXT_GUIDANCE if checkpoint.family.text else GUIDANCE
+        available = self.samples * 2 * checkpoint.fewest_tokens
+        return self.spec(usual, min(CalibrationSpec.tokens, available))
+
+    def spec(self, usual: float, tokens: int) -> CalibrationSpec:
+        scale = usual if self.guidance_scale is None else self.guidance_scale
+        sampling = SamplingSpec(steps=self.steps, guidance_scale=scale)
+        return CalibrationSpec(sampling, self.samples, self.seed, tokens)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to search; ``fixed`` is every layer's alpha where it is given and not searched."""
+
+    spec: SearchSpec
+    fixed: float | None = None
+
+
+def what_to_search(
+    bits: str | BitWidths,
+    method: str,
+    convention: str,
+    alpha: float | Sequence[float] | None,
+    rank: int | LowRankSpec | None,
+) -> Wanted:
+    """Checked before anything is loaded.
+
+    Raises:
+        SpecError: what cannot be searched.
+    """
+    widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
+    branch = branch_of(rank, convention)
+    spec = SearchSpec(widths, convention, method, branch)  # checks all but the grid
+    if rank is not None and method != "ditas":
+        raise SpecError(f"rank: expected none of the method {method}, which has no branch")
+    if alpha is None:
+        return Wanted(spec)
+    if method == "plain":
+        raise SpecError(f"alpha: expected none of the method plain, got {show(alpha)}")
+    if isinstance(alpha, tuple | list):
+        if method == "smoothing":
+            raise SpecError(f"alpha: expected one number of the method {method}, got {show(alpha)}")
+        for one in alpha:
+            check_number("alpha", one, 0, 1)
+        return Wanted(replace(spec, grid=tuple(alpha)))
+    check_number("alpha", alpha, 0, 1)
+    assert isinstance(alpha, int | float)
+    # the method "smoothing" has a constant of its own for alpha; the search of one does the same
+    method = "search" if method == "smoothing" else method
+    return Wanted(replace(spec, method=method, grid=(float(alpha),)), float(alpha))
+
+
+def branch_of(rank: int | LowRankSpec | None, convention: str) -> LowRankSpec | None:
+    """The branch of a rank as the convention has it; None: the search's own choice."""
+    if rank is None or isinstance(rank, LowRankSpec):
+        return rank
+    check_choice("rank", type(rank).__name__, ("int", "LowRankSpec"))
+    return replace(RELEASED_BRANCH, rank=rank) if convention == "released" else LowRankSpec(rank)
+
+
+def check_calibration(calibration: object) -> None:
+    """Raise SpecError unless it is one."""
+    if not isinstance(calibration, Calibration):
+        raise SpecError(
+            f"calibration: expected a Calibration, got {type(calibration).__name__}; "
+            "Calibration.load(PATH) reads one"
+        )
+
+
+def check_is_recipe(recipe: object) -> None:
+    """Raise SpecError unless it is one."""
+    if not isinstance(recipe, Recipe):
+        raise SpecError(
+            f"recipe: expected a Recipe, got {type(recipe).__name__}; Recipe.load(PATH) reads one"
+        )

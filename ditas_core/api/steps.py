@@ -1,0 +1,206 @@
+"""The steps of ``quantize``, apart: calibrate, search, convert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..calibration import Calibration, CalibrationProgress
+from ..calibration import calibrate as calibration_events
+from ..checkpoints import Checkpoint
+from ..conversion import ConversionProgress, check_recipe, quantize_transformer
+from ..search import CandidateDone, LayerDone, partial_recipe
+from ..search import predicted_errors as error_events
+from ..search import search as search_events
+from ..specs import BitWidths, LowRankSpec, Recipe
+from .checks import is_pipeline
+from .drawing import pipeline_with
+from .models import Model, Prompts, full_checkpoint, placed
+from .origin import remember_
+from .progress import Progress, check_progress, ended, told
+from .settings import Trajectory, Wanted, check_calibration, check_is_recipe, what_to_search
+
+
+def calibrate(
+    model: Model,
+    *,
+    samples: int = 8,
+    steps: int = 20,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    captions: Prompts = None,
+    progress: Progress = True,
+) -> Calibration:
+    """Statistics of every layer's input over one guided full-precision trajectory.
+
+    samples         images, spread over all classes or captions
+    steps           of DDIM, on the model's own betas
+    guidance_scale  of classifier-free guidance; None: 1.5 of classes, 4.5 of captions
+    seed            image i starts from the noise of seed + i
+    captions        of a text-conditioned model: see ``load``
+    progress        a bar; a function of (what, done, total), which may raise to stop; or False
+
+    Raises:
+        CheckpointError: a model that is not understood.
+        SpecError: a setting out of its range.
+
+    >>> import ditas_core as ditas
+    >>> calibration = ditas.calibrate("assets/fluent-emoji-dit", samples=1, steps=2,
+    ...                               progress=False)
+    >>> calibration.groups["0.qkv"].absmax.shape  # steps, halves of guidance, channels
+    torch.Size([2, 2, 256])
+    """
+    check_progress(progress)
+    wanted = Trajectory(samples, steps, guidance_scale, seed)
+    return calibrated(model, full_checkpoint(model, captions, progress), wanted, progress)
+
+
+def calibrated(
+    model: Model, checkpoint: Checkpoint, wanted: Trajectory, progress: Progress
+) -> Calibration:
+    spec = wanted.of(checkpoint)
+    total = spec.sampling.steps * -(-spec.samples // spec.batch)
+    with (
+        told(progress, "calibrating", total) as tell,
+        ended(calibration_events(placed(model, checkpoint), spec)) as events,
+    ):
+        for event in events:
+            if not isinstance(event, CalibrationProgress):
+                return event
+            tell(event.done)
+    raise RuntimeError("calibration ended without a result")
+
+
+def search(
+    model: Model,
+    calibration: Calibration,
+    bits: str | BitWidths = "W4A8",
+    *,
+    method: str = "ditas",
+    convention: str = "integer",
+    alpha: float | Sequence[float] | None = None,
+    rank: int | LowRankSpec | None = None,
+    captions: Prompts = None,
+    progress: Progress = True,
+) -> Recipe:
+    """Every layer's strength of smoothing, by grid search on a calibration; nothing is sampled.
+
+    bits        of weights and activations: "W8A8", "W4A8", "W4A6", "W4A4" ...
+    method      "plain", "smoothing" (alpha 0.5), "search" (the grid) or "ditas" (and the branch)
+    convention  "integer", "integer-gN" (N weights a scale), "paper" or "released"
+    alpha       None: the grid 0, 0.05, ... 1; a sequence: that grid; a number: fixed everywhere
+    rank        of the low-rank branch; None: 32 in proportion to the width, as the paper's; or
+                a whole LowRankSpec
+
+    Raises:
+        SpecError: a setting out of its range, or a calibration of another checkpoint.
+
+    >>> import ditas_core as ditas
+    >>> model = ditas.load("assets/fluent-emoji-dit")
+    >>> calibration = ditas.calibrate(model, samples=1, steps=2, progress=False)
+    >>> recipe = ditas.search(model, calibration, "W4A8", method="search", alpha=(0.4, 0.6),
+    ...                       progress=False)
+    >>> str(recipe.layers["0.qkv"].bits)
+    'W4A8'
+    """
+    check_progress(progress)
+    wanted = what_to_search(bits, method, convention, alpha, rank)
+    check_calibration(calibration)
+    return searched(full_checkpoint(model, captions, progress), calibration, wanted, progress)[0]
+
+
+def searched(
+    checkpoint: Checkpoint, calibration: Calibration, wanted: Wanted, progress: Progress
+) -> tuple[Recipe, list[LayerDone]]:
+    """The recipe, and every layer's curve; none of the method "plain"."""
+    spec, layers = wanted.spec, list[LayerDone]()
+    candidates = 2 if spec.method == "smoothing" else len(spec.grid) + 1
+    total = 0 if spec.method == "plain" else len(checkpoint.groups) * candidates
+    recipe: Recipe | None = None
+    done = 0
+    with (
+        told(progress, f"searching {spec.bits}", total) as tell,
+        ended(search_events(checkpoint, calibration, spec)) as events,
+    ):
+        for event in events:
+            if isinstance(event, CandidateDone):
+                done += 1
+                tell(done)
+            elif isinstance(event, LayerDone):
+                layers.append(event)
+            elif isinstance(event, Recipe):
+                recipe = event
+    assert recipe is not None, "the last event of a search"
+    if wanted.fixed is not None:  # whatever the identity would have been
+        layers = [replace(layer, alpha=wanted.fixed) for layer in layers]
+        recipe = partial_recipe(checkpoint, calibration, spec, layers, recipe.name)
+    return recipe, layers
+
+
+def predicted(
+    checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe, progress: Progress
+) -> dict[str, float]:
+    """The relative errors of a recipe that was not searched just now, by group."""
+    found: dict[str, float] = {}
+    with (
+        told(progress, "measuring", len(checkpoint.groups)) as tell,
+        ended(error_events(checkpoint, calibration, recipe)) as events,
+    ):
+        for event in events:
+            found[event.group] = event.error
+            tell(event.done)
+    return found
+
+
+def convert(
+    model: Model,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    captions: Prompts = None,
+    progress: Progress = True,
+) -> Any:
+    """A copy of the model whose transformer is quantized as the recipe says.
+
+    Of a pipeline it is a pipeline, of anything else a Checkpoint, which ``pipeline`` draws with;
+    ``model`` stays as it is.
+
+    calibration  that the recipe was searched with; None where it needs none
+
+    Raises:
+        RecipeError: the three do not belong together.
+
+    >>> import ditas_core as ditas
+    >>> model = ditas.load("assets/fluent-emoji-dit")
+    >>> calibration = ditas.calibrate(model, samples=1, steps=2, progress=False)
+    >>> recipe = ditas.search(model, calibration, "W8A8", method="plain", progress=False)
+    >>> quantized = ditas.convert(model, recipe, progress=False)
+    >>> type(quantized).__name__, quantized.fingerprint == model.fingerprint
+    ('Checkpoint', False)
+    """
+    check_progress(progress)
+    check_is_recipe(recipe)
+    if calibration is not None:
+        check_calibration(calibration)
+    checkpoint = full_checkpoint(model, captions, progress)
+    quantized = converted(checkpoint, recipe, calibration, progress)
+    if is_pipeline(model):
+        return pipeline_with(model, checkpoint, quantized)
+    return replace(checkpoint, transformer=quantized)
+
+
+def converted(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, progress: Progress
+) -> Any:
+    """The quantized transformer, which remembers its origin."""
+    check_recipe(recipe, checkpoint, calibration)
+    with (
+        told(progress, "quantizing", len(checkpoint.groups)) as tell,
+        ended(quantize_transformer(checkpoint, recipe, calibration)) as events,
+    ):
+        for event in events:
+            if not isinstance(event, ConversionProgress):
+                return remember_(event, checkpoint, recipe)
+            tell(event.index)
+    raise RuntimeError("conversion ended without a transformer")
