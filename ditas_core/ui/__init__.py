@@ -1,10 +1,14 @@
 """The Gradio interface; thin, every number comes from the rooms below."""
 
-from ..checkpoints import CheckpointError
-from .app import build_app, launch_options
-from .bench import Bench
-from .catalogue import read_options
-from .limits import LimitError
+from ..threads import share_cores
+
+share_cores()  # before torch is loaded: this package is a program, not a library
+
+from ..checkpoints import CheckpointError  # noqa: E402
+from .app import build_app, launch_options  # noqa: E402
+from .bench import Bench  # noqa: E402
+from .catalogue import read_options  # noqa: E402
+from .limits import LimitError  # noqa: E402
 
 UNUSABLE = (LimitError, CheckpointError)
 """What the operator has to mend before the page can start."""

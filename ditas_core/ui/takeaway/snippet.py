@@ -18,6 +18,7 @@ from .gather import Taken
 METHOD_OF = {PLAIN: "plain", SMOOTHED: "smoothing", SEARCHED: "search"}
 SHOWN = {"sampling", "samples", "seed", "steps", "guidance_scale", "scheduler", "rank", "weighting"}
 WIDTH = 96
+OPENING = ("from ditas_core.threads import share_cores", "", "share_cores()  # before torch", "")
 
 
 def quoted(text: object) -> str:
@@ -231,4 +232,5 @@ def snippet(taken: Taken) -> str:
     docstring = "\n".join(line for part in head for line in textwrap.wrap(part, WIDTH))
     docstring = docstring.replace("\\", "/").replace('"""', "'''")
     body = "\n".join([*load_code(taken), "", *recipe_code(taken), "", *compare_code(taken)])
-    return "\n".join([f'"""{docstring}"""', "", *import_lines(body), "", body, ""])
+    opening = [f'"""{docstring}"""', "", *OPENING, *import_lines(body)]
+    return "\n".join([*opening, "", body, ""])

@@ -143,6 +143,8 @@ def card(bench: Bench, choice: Choice) -> str:
             "blocks": f"{len({g.block for g in checkpoint.groups})}, width {checkpoint.width}",
             "fingerprint": bench.fingerprint(choice.model)[:12],
         }
+        if checkpoint.notes:
+            rows["note"] = "; ".join(checkpoint.notes)
     else:
         size = f"{entry.gigabytes:g} GB to download, once" if entry.gigabytes else "not known yet"
         rows |= {"licence": licence_name(entry.licence) or "see its page", "size": size}
