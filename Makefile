@@ -1,8 +1,10 @@
 # make app    the explorer on http://127.0.0.1:7860
-# make test   lint, types and every test that runs in minutes on a CPU
+# make test   lint, types and the tests of the core, one walk through the page: five minutes
+# make thorough  make test, then every other test that runs in minutes on a CPU
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
+# make processors  every numeric test under each set of instructions that the processor has
 # make audit  the pinned versions against the advisories of the package index (needs the network)
 # make hosting  the page as a Space hosts it: offline, read-only, 16 GB and 2 threads, ZeroGPU
 # make pins   the lowest and the newest versions in two new environments (9 GB of disk each)
@@ -15,8 +17,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constraint constraints.txt
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
+PROCESSORS_ARGS ?=
 
-.PHONY: help app test browser slow stock hosting pins audit lint format chromium axe clean
+.PHONY: help app test thorough rest browser slow stock processors hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,7 +28,14 @@ app: $(VENV)/.installed-app
 	$(PY) app.py
 
 test: $(VENV)/.installed-dev lint chromium axe
-	$(PY) -m pytest -m "not slow and not gpu and not journey" $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile \
+	  -m "not thorough and not slow and not gpu and not journey" $(PYTEST_ARGS)
+
+thorough: test rest
+
+rest: $(VENV)/.installed-dev chromium axe
+	$(PY) -m pytest -m "thorough and not slow and not gpu" $(PYTEST_ARGS)
+	$(PY) tests/processors.py --two
 
 browser: $(VENV)/.installed-dev chromium axe
 	$(PY) -m pytest -m "journey and not slow" $(PYTEST_ARGS)
@@ -35,7 +45,10 @@ slow: $(VENV)/.installed-dev
 
 # beside the environment, so that everything else goes on without the library
 stock: $(VENV)/stock
-	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_pixart.py tests/test_captions.py -m slow $(PYTEST_ARGS)
+	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_api.py tests/test_pixart.py tests/test_captions.py -m slow $(PYTEST_ARGS)
+
+processors: $(VENV)/.installed-dev
+	$(PY) tests/processors.py $(PROCESSORS_ARGS)
 
 # --strict: a package that cannot be looked up is a failure, not a clean result
 audit: $(VENV)-audit/.installed
@@ -84,9 +97,9 @@ $(VENV)/.installed-app: $(VENV)/.python requirements.txt constraints.txt
 	@$(PIP) --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt ditas_core/training/requirements.txt
 	@echo "installing the test tools"
-	@$(PIP) --requirement requirements-dev.txt
+	@$(PIP) --requirement requirements-dev.txt --requirement ditas_core/training/requirements.txt
 	@touch $@
 
 $(VENV)/stock: $(VENV)/.installed-dev tests/requirements-stock.txt

@@ -1,9 +1,17 @@
 """Checkpoints that the tests share."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from ditas_core.threads import share_cores
+
+share_cores()  # before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores out
 
 import pytest
 import torch
@@ -25,6 +33,34 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("default")
+
+THOROUGH = {
+    # the page: its parts, its server, as a Space
+    "ui",
+    "load",
+    "hosting",
+    # what takes tens of seconds and looks at results, not at the core
+    "test_bench",
+    # files, downloads and processes that are killed, each many times over
+    "test_distributed",
+    "test_hostile_files",
+    "test_hub",
+    "test_hub_pixart",
+    "test_hub_refused",
+    "test_memory",
+    "test_preflight",
+    "test_resume",
+    "test_wrong_folders",
+    "test_training",
+}
+"""Folders and files that `make thorough` adds to `make test`; a new file is in both."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        where = Path(item.path).relative_to(Path(__file__).parent).with_suffix("")
+        if THOROUGH & set(where.parts):
+            item.add_marker(pytest.mark.thorough)
 
 
 def randomize_(module: torch.nn.Module, seed: int) -> None:

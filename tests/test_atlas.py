@@ -12,6 +12,8 @@ from ditas_core.figures import channel_maps, column_width, overview_pair
 from ditas_core.quantizer import fake_quantize, fake_quantize_in_range
 from ditas_core.specs import BitWidths, get_convention
 
+pytestmark = pytest.mark.numeric
+
 LAYER, CHANNEL = "0.fc2", 5
 
 

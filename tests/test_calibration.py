@@ -28,6 +28,8 @@ from ditas_core.checkpoints import Checkpoint, fingerprint
 from ditas_core.sampling import sample_latents, spread_labels
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 SPEC = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
 DRAW = TokenDraw(seed=0, samples=1, kept=2)
 

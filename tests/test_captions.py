@@ -17,6 +17,8 @@ from tiny_pixart import LENGTHS, NAMES, SCHEDULE, TOKENS, tiny_captions, tiny_pi
 from ditas_core.checkpoints import Captions, CheckpointError, TextConditions
 from ditas_core.checkpoints.captions import FORMAT, repeated
 
+pytestmark = pytest.mark.numeric
+
 Tensors = dict[str, torch.Tensor]
 
 

@@ -175,6 +175,7 @@ def call(x: torch.Tensor) -> torch.Tensor:
 cuts = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 
 
+@pytest.mark.numeric
 @given(sizes=cuts, at=st.integers(0, 6), tokens=st.integers(1, 9), seed=st.integers(0, 2**31 - 1))
 def test_statistics_joined_over_any_cut_are_the_whole(
     sizes: list[int], at: int, tokens: int, seed: int
@@ -208,6 +209,7 @@ def test_statistics_joined_over_any_cut_are_the_whole(
     assert torch.allclose(whole.squares, exact, rtol=1e-6)
 
 
+@pytest.mark.numeric
 def test_zeros_of_either_sign_join_in_any_order() -> None:
     draw = TokenDraw(0, 2, 1)
     plus, minus = torch.zeros(2, 3, 4), -torch.zeros(2, 3, 4)
@@ -217,6 +219,7 @@ def test_zeros_of_either_sign_join_in_any_order() -> None:
             assert not torch.signbit(tensor).any()
 
 
+@pytest.mark.numeric
 @given(sizes=cuts, tokens=st.integers(1, 9), kept=st.integers(1, 40), seed=st.integers(0, 2**31))
 def test_a_draw_picks_the_same_rows_from_any_batches(
     sizes: list[int], tokens: int, kept: int, seed: int

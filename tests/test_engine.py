@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.released_reference import ReleasedResult, released_search
+from marks import thorough
 from torch import Tensor, nn
 
 from ditas_core.artifact import load_quantized, save_quantized
@@ -29,6 +30,8 @@ from ditas_core.specs import (
     SpecError,
     get_convention,
 )
+
+pytestmark = pytest.mark.numeric
 
 RELEASED = get_convention("released")
 SAMPLING = SamplingSpec(steps=4, guidance_scale=1.5, guided_channels=3, scheduler="ddpm")
@@ -99,7 +102,7 @@ def check_against_reference(
         assert done.alpha == with_identity
 
 
-@pytest.mark.parametrize("bits", ["W4A8", "W8A8", "W4A4"])
+@pytest.mark.parametrize("bits", ["W4A8", *thorough("W8A8", "W4A4")])
 def test_the_released_procedure_number_by_number(demo_checkpoint: Checkpoint, bits: str) -> None:
     """One layer of each kind; the slow test does all of them."""
     check_against_reference(demo_checkpoint, BitWidths.parse(bits), SOME)
@@ -147,7 +150,7 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
         assert torch.allclose(layer.up @ layer.down, up @ (qkv.R * s), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("convention", ["integer", "integer-g16", "paper", "released"])
+@pytest.mark.parametrize("convention", ["released", *thorough("integer", "integer-g16", "paper")])
 def test_every_convention_survives_a_quantized_folder(
     demo_checkpoint: Checkpoint, convention: str, tmp_path: Path
 ) -> None:

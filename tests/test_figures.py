@@ -32,6 +32,8 @@ from ditas_core.figures import (
 )
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture()
 def atlas(random_checkpoint: Checkpoint, random_calibration: Calibration) -> OutlierAtlas:

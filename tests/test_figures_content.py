@@ -13,6 +13,8 @@ from ditas_core.figures.encoding import LogRange, pool_steps, shared_range
 from ditas_core.figures.grids import levels_used
 from ditas_core.figures.style import ROLES, TITLE_WIDTH
 
+pytestmark = pytest.mark.numeric
+
 RNG = np.random.default_rng(0)
 LAYERS = [f"{block}.{kind}" for block in range(3) for kind in ("qkv", "proj", "fc1", "fc2")]
 STEPS = tuple(range(950, -1, -50))

@@ -20,6 +20,8 @@ from ditas_core.search.frontier import (
 from ditas_core.search.weighed import at_width, weighed
 from ditas_core.specs import BitWidths, LowRankSpec, SpecError
 
+pytestmark = pytest.mark.numeric
+
 GROUPS = ("0.qkv", "0.fc1", "0.fc2")
 WEIGHTS = (100, 400, 400)
 BITS = (BitWidths(2, 8), BitWidths(4, 8), BitWidths(8, 8), BitWidths(16, 16))

@@ -15,6 +15,8 @@ from ditas_core.sampling import decode_latents, sample_latents, spread_labels
 from ditas_core.search import SearchSpec, search
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, Recipe, SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 SAMPLING = SamplingSpec(steps=20)
 SAMPLES = 4
 SEED = 100

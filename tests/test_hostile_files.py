@@ -169,10 +169,10 @@ def test_no_pickle_costs_more_than_its_bytes(tmp_path: Path, raw: bytes) -> None
     """Unchecked, some of these end the process and others never end."""
     path = tmp_path / "model.pt"
     path.write_bytes(zipped(raw))
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(CheckpointError, match="nothing in it was run"):
         read_headers(path)
-    assert time.process_time() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -321,9 +321,9 @@ def refused_bomb(path: Path) -> str:
             else:
                 raise AssertionError("it loaded")
 
-    started = time.process_time()
+    started = time.thread_time()
     grown = growth_of(attempt)
-    return f"{grown} {time.process_time() - started}"
+    return f"{grown} {time.thread_time() - started}"
 
 
 def test_bombs_do_not_go_off(tmp_path: Path) -> None:
@@ -365,10 +365,10 @@ def test_hostile_configurations_are_refused(
     folder = Path(shutil.copytree(stock, tmp_path / "folder"))
     file = folder / part / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(CheckpointError, match="expected"):
         load_checkpoint(folder)
-    assert time.process_time() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_links_out_of_a_folder_are_refused(stock: Path, tmp_path: Path) -> None:
@@ -435,14 +435,14 @@ def test_strange_names_are_refused_without_a_socket(
 
     monkeypatch.setattr("socket.socket.connect", never)
     monkeypatch.setattr("socket.getaddrinfo", never)
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(CheckpointError, match="expected"):
         load_checkpoint(source)
     with pytest.raises(CheckpointError, match="expected"):
         load_checkpoint(DEMO.parent / "none.pt", like=source)
     assert main(["info", source]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    assert time.process_time() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize("name", ["pt", "safetensors"])

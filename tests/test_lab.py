@@ -16,6 +16,8 @@ from ditas_core.search.lab import BINS, FLOOR_DB
 from ditas_core.smoothing import smoothing_factor
 from ditas_core.specs import CONVENTIONS, METHODS, BitWidths, LowRankSpec
 
+pytestmark = pytest.mark.numeric
+
 W4A6 = BitWidths(4, 6)
 GRID = (0.0, 0.5, 1.0)
 RANK = LowRankSpec(rank=4, iterations=1)

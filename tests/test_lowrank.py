@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import thorough
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,6 +26,8 @@ from ditas_core.lowrank import (
 )
 from ditas_core.quantizer import fake_quantize
 from ditas_core.specs import CalibrationSpec, Granularity, QuantizerSpec, SamplingSpec
+
+pytestmark = pytest.mark.numeric
 
 W4 = QuantizerSpec(4, False, Granularity.PER_CHANNEL)
 W3_INPUT = QuantizerSpec(3, False, Granularity.PER_INPUT_CHANNEL)
@@ -313,7 +316,7 @@ def worst_excess(error: Tensor, inputs: Inputs, rank: int, iterations: int) -> f
     return max(left) / optimum(error, slow_root(matrix), rank) - 1
 
 
-@pytest.mark.parametrize("shape", [(192, 256), (384, 192), (192, 512)])
+@pytest.mark.parametrize("shape", [(192, 256), *thorough((384, 192), (192, 512))])
 @pytest.mark.parametrize("count", [120, 1200])
 @pytest.mark.parametrize(("decay", "outlier"), [(0, 1), (0.25, 30), (0.5, 1), (0.5, 30), (1, 30)])
 def test_the_probe_costs_no_more_than_stated(

@@ -200,6 +200,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert not out.exists() and leftovers(out) == []
 
 
+@pytest.mark.numeric
 def test_as_many_tokens_as_a_step_has(random_checkpoint: Checkpoint) -> None:
     available = 4 * 2 * random_checkpoint.image_tokens
     *_, calibration = calibrate(random_checkpoint, spec_of(tokens=available))
@@ -211,6 +212,7 @@ def test_as_many_tokens_as_a_step_has(random_checkpoint: Checkpoint) -> None:
         next(calibrate(random_checkpoint, spec_of(tokens=available + 1)))
 
 
+@pytest.mark.numeric
 def test_bfloat16_is_close_and_leaves_the_checkpoint_alone(random_checkpoint: Checkpoint) -> None:
     transformer = random_checkpoint.transformer
     before = fingerprint(transformer)
@@ -228,7 +230,9 @@ def test_bfloat16_is_close_and_leaves_the_checkpoint_alone(random_checkpoint: Ch
         assert stats.low.dtype == stats.high.dtype == torch.float32
         assert float((stats.low - expected.low).abs().max() / scale) < 0.05
         assert float((stats.high - expected.high).abs().max() / scale) < 0.05
-        assert torch.allclose(stats.energy, expected.energy, rtol=0.1, atol=1e-3)
+        # the root of the second moment is a norm: it differs by no more than the inputs do
+        rms, expected_rms = stats.energy.sqrt(), expected.energy.sqrt()
+        assert float((rms - expected_rms).abs().max() / expected_rms.amax()) < 0.05
     assert fingerprint(transformer) == before
     assert {p.dtype for p in transformer.parameters()} == {torch.float32}
 

@@ -33,6 +33,8 @@ from ditas_core.cli import main
 from ditas_core.sampling import sample_latents
 from ditas_core.specs import SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 State = dict[str, Any]
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 TIMES = torch.tensor([0, 1, 20, 100, 300, 500, 800, 999])
@@ -163,13 +165,16 @@ def test_half_precision_stays_and_returns_as_single(
 
 # The same function
 
+ROUNDED = 1e-5
+"""Relative: some 80 products, norms and functions in a row, each one unit (1.2e-7) off."""
+
 
 def test_the_original_architecture_computes_the_same(demo_checkpoint: Checkpoint) -> None:
     models = [tie_(tiny_transformer(seed, out)) for seed, out in ((0, 4), (3, 8))]
     for transformer in [*models, demo_checkpoint.transformer]:
         expected = predict(transformer)
         found = predict_original(transformer, divisor=127, mlp_eps=1e-5)
-        assert (found - expected).abs().max() <= 1e-5
+        assert (found - expected).abs().max() <= ROUNDED * expected.abs().max()
 
 
 def test_what_the_published_constants_change(demo_checkpoint: Checkpoint) -> None:
@@ -180,7 +185,7 @@ def test_what_the_published_constants_change(demo_checkpoint: Checkpoint) -> Non
     epsilon = predict_original(demo_checkpoint.transformer, divisor=127, mlp_eps=1e-6)
     assert 0.001 < (divisor - expected).norm() / expected.norm() < 0.05
     assert 0.01 < (divisor - expected).abs().max() < 0.5
-    assert (divisor - expected)[0].abs().max() <= 1e-5
+    assert (divisor - expected)[0].abs().max() <= ROUNDED * expected[0].abs().max()
     assert 1e-7 < (epsilon - expected).norm() / expected.norm() < 1e-5
 
 
@@ -200,7 +205,9 @@ def test_the_same_latents_are_sampled(demo_checkpoint: Checkpoint) -> None:
         for model in (transformer, from_original(state), AsDiffusers(network))
     )
     assert torch.equal(again, expected)
-    assert (original - expected).abs().max() <= 1e-5
+    # four steps, each of two predictions that guidance takes apart
+    spread = 4 * (2 * SamplingSpec().guidance_scale - 1)
+    assert (original - expected).abs().max() <= spread * ROUNDED * expected.abs().max()
 
 
 # What shapes tell

@@ -33,6 +33,8 @@ from ditas_core.cli import main
 from ditas_core.sampling import sample_latents
 from ditas_core.specs import SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 WIDTHS = {"S": (384, 6), "B": (768, 12), "L": (1024, 16), "XL": (1152, 16)}
 TABLE = "y_embedder.embedding_table.weight"
 

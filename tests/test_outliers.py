@@ -23,6 +23,8 @@ from ditas_core.evaluation.outliers import (
 from ditas_core.evaluation.strength import loudest_channels, step_factors
 from ditas_core.smoothing import smoothing_factor
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture()
 def atlas(random_checkpoint: Checkpoint, random_calibration: Calibration) -> OutlierAtlas:

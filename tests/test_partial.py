@@ -28,6 +28,8 @@ from ditas_core.specs import (
     only,
 )
 
+pytestmark = pytest.mark.numeric
+
 W3A6 = BitWidths(3, 6)
 FULL = BitWidths(16, 16)
 LABELS = torch.tensor([0, 1, 2])

@@ -72,6 +72,8 @@ from ditas_core.specs import (
     get_convention,
 )
 
+pytestmark = pytest.mark.numeric
+
 KINDS = ["qkv", "proj", "q2", "kv2", "proj2", "fc1", "fc2"]
 SAMPLING = SamplingSpec(steps=3, guidance_scale=4.5)
 SPEC = CalibrationSpec(SAMPLING, samples=3, tokens=16, batch=2)
@@ -252,11 +254,13 @@ def test_padding_reaches_no_statistics(
         own = torch.cat([project(captions.embeds[i][:n]) for i, n in enumerate(LENGTHS)])
         null = project(captions.null_embeds[:1])
     stats = calibration.groups["1.kv2"]
-    assert torch.allclose(stats.high[0, 0], own.amax(0), rtol=1e-5)
-    assert torch.allclose(stats.low[2, 0], own.amin(0), rtol=1e-5)
-    assert torch.allclose(stats.high[1, 1], null[0], rtol=1e-5)
-    assert torch.allclose(stats.low[1, 1], null[0], rtol=1e-5)
     rows = torch.cat([own, null])
+    # a sum's rounding grows with its terms, not with what is left where they cancel
+    atol = 1e-5 * float(rows.abs().max())
+    assert torch.allclose(stats.high[0, 0], own.amax(0), rtol=1e-5, atol=atol)
+    assert torch.allclose(stats.low[2, 0], own.amin(0), rtol=1e-5, atol=atol)
+    assert torch.allclose(stats.high[1, 1], null[0], rtol=1e-5, atol=atol)
+    assert torch.allclose(stats.low[1, 1], null[0], rtol=1e-5, atol=atol)
     for token in stats.tokens.flatten(0, 1).float():
         assert float((rows - token).abs().amax(1).min()) < 2e-3 * float(rows.abs().max())
 
@@ -549,7 +553,6 @@ def edit(path: Path, **changes: Any) -> None:
         ({"attention_type": "gated"}, "additional attention"),
         ({"cross_attention_dim": None}, "cross-attention"),
         ({"only_cross_attention": True}, "only_cross_attention"),
-        ({"attention_bias": False}, "biases"),
         ({"caption_channels": 24}, "shape|expected"),
     ],
     ids=str,
@@ -607,6 +610,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_the_whole_walk(
     folders: dict[bool, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

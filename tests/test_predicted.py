@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 from conftest import build_random_checkpoint
+from marks import thorough
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
@@ -34,6 +36,8 @@ from ditas_core.specs import (
     all_but,
 )
 
+pytestmark = pytest.mark.numeric
+
 W4A6 = BitWidths(4, 6)
 GRID = (0.25, 0.5, 0.75)
 SETTINGS = ("integer", "integer-g8", "paper", "released")
@@ -54,7 +58,7 @@ def searched(
 
 
 @pytest.mark.parametrize("convention", SETTINGS)
-@pytest.mark.parametrize("method", ["smoothing", "search", "ditas"])
+@pytest.mark.parametrize("method", ["ditas", *thorough("smoothing", "search")])
 def test_a_searched_recipe_predicts_the_searchs_own_choice(
     random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
 ) -> None:
@@ -185,7 +189,8 @@ def test_known_layers_get_their_place_in_this_search(
     assert [e for e in events if isinstance(e, LayerDone)] == layers
     first = events[0]
     assert first == layers[0], "at once, without a candidate"
-    monkeypatch.setattr("ditas_core.search.alpha.search_group", None)  # would raise if called
+    alpha = sys.modules["ditas_core.search.alpha"]
+    monkeypatch.setattr(alpha, "search_group", None)  # would raise if called
     everything = {layer.group: layer for layer in layers}
     assert list(search(random_checkpoint, random_calibration, spec, finished=everything)) == [
         *layers,

@@ -24,6 +24,8 @@ from ditas_core.quantizer import (
 )
 from ditas_core.specs import Granularity, QuantizerSpec
 
+pytestmark = pytest.mark.numeric
+
 GROUP = 8
 SPECS = [
     QuantizerSpec(bits, symmetric, granularity, GROUP)

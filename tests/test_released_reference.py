@@ -29,6 +29,8 @@ from ditas_core.checkpoints import Checkpoint
 from ditas_core.sampling import sample_latents
 from ditas_core.specs import SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 F32 = np.float32
 SPEC = SamplingSpec(steps=3, guidance_scale=1.5, guided_channels=3)
 LABELS = torch.tensor([0, 3])

@@ -22,6 +22,8 @@ from ditas_core.sampling import (
 )
 from ditas_core.specs import NULL_CLASS, SamplingSpec, SpecError
 
+pytestmark = pytest.mark.numeric
+
 LABELS = torch.tensor([3, 0, 4])
 
 
@@ -91,7 +93,8 @@ def test_guidance_of_one_is_the_conditional_model(random_checkpoint: Checkpoint)
             ).sample
         latents = scheduler.step(eps, t, latents).prev_sample
     ours = sample(random_checkpoint, SamplingSpec(steps=3, guidance_scale=1.0))
-    assert torch.allclose(ours, latents, atol=1e-5)
+    # three predictions, some 20 operations in a row each, one unit (1.2e-7) off
+    assert (ours - latents).abs().max() <= 1e-5 * latents.abs().max()
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])

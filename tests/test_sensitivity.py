@@ -12,6 +12,7 @@ import torch
 from conftest import build_random_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import thorough
 from torch import nn
 
 from ditas_core.calibration import Calibration, calibrate
@@ -45,6 +46,8 @@ from ditas_core.specs import (
     get_convention,
     only,
 )
+
+pytestmark = pytest.mark.numeric
 
 FULL = BitWidths(16, 16)
 BITS = (BitWidths(3, 8), BitWidths(4, 8), BitWidths(8, 8), FULL)
@@ -105,7 +108,7 @@ def demo_map(demo_checkpoint: Checkpoint, demo_calibration: Calibration) -> Sens
     return map_of(demo_checkpoint, demo_calibration, spec)
 
 
-@pytest.mark.parametrize("method", ["search", "ditas"])
+@pytest.mark.parametrize("method", ["search", *thorough("ditas")])
 def test_cells_are_the_best_of_the_search(
     random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
 ) -> None:
@@ -204,8 +207,8 @@ def test_json_round_trip_to_the_bit(tiny_map: SensitivityMap) -> None:
 
 
 @pytest.mark.parametrize("convention", [*CONVENTIONS, "integer-g6", "integer-g32"])
-@pytest.mark.parametrize("method", ["plain", "smoothing", "ditas"])
-@pytest.mark.parametrize("weights", ["random", "half"])
+@pytest.mark.parametrize("method", ["plain", "smoothing", *thorough("ditas")])
+@pytest.mark.parametrize("weights", ["random", *thorough("half")])
 def test_sizes_are_those_of_the_layers_that_conversion_builds(
     request: pytest.FixtureRequest, convention: str, method: str, weights: str
 ) -> None:

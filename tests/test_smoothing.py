@@ -51,6 +51,8 @@ from ditas_core.specs import (
     SamplingSpec,
 )
 
+pytestmark = pytest.mark.numeric
+
 TOLERANCE = 1e-5
 
 

@@ -14,6 +14,8 @@ from ditas_core.sampling import Stopped, decode_latents, iterate_latents, until_
 from ditas_core.sampling.loop import Step
 from ditas_core.specs import SamplingSpec
 
+pytestmark = pytest.mark.numeric
+
 SPEC = SamplingSpec(steps=4)
 
 

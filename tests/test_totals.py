@@ -25,6 +25,8 @@ from ditas_core.search import (
 )
 from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SpecError
 
+pytestmark = pytest.mark.numeric
+
 GRID = (0.25, 0.5, 0.75)
 
 

@@ -30,8 +30,10 @@ PHONE, TABLET, DESKTOP = (390, 844), (768, 1024), (1280, 900)
 SIZES = {"phone": PHONE, "tablet": TABLET, "desktop": DESKTOP}
 SHORT = CalibrationSpec(SamplingSpec(steps=8), samples=2)
 PATIENCE_MS = 60_000
-ALWAYS = {"test_overview", "test_tour", "test_every_tab"}
-"""In every run; the other files drive one tab each through all it can do: ``make browser``."""
+QUICK = {"test_promises"}
+"""In ``make test``."""
+THOROUGH = {"test_overview", "test_tour", "test_every_tab"}
+"""In ``make thorough``; the other files drive one tab through all it can do: ``make browser``."""
 playwright.expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -39,7 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
-            if Path(item.path).stem not in ALWAYS:
+            if Path(item.path).stem in THOROUGH:
+                item.add_marker(pytest.mark.thorough)
+            elif Path(item.path).stem not in QUICK:
                 item.add_marker(pytest.mark.journey)
             if not shutil.which(CHROMIUM):
                 item.add_marker(pytest.mark.skip(reason="chromium is not installed"))
