@@ -35,8 +35,8 @@ ROOMS = ("quantizer", "smoothing", "lowrank", "layers", "search", "conversion", 
          "artifact")  # fmt: skip
 QUICK = "not thorough and not slow and not gpu and not browser and not journey"
 THOROUGH = "not slow and not gpu and not browser and not journey"
-LIMIT = 240
-"""Seconds of a run of tests; a fault that makes it longer counts as caught."""
+LIMIT = 600
+"""Seconds of a run of tests; a fault that makes it longer counts as caught, and is told."""
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -178,6 +178,7 @@ def caught(folder: Path, fault: Fault, marks: str) -> bool:
             time.sleep(0.05)  # of a process there is nothing else to wait for with a limit
         os.kill(child, 9)
         os.waitpid(child, 0)
+        print(f"too long: {fault.module}:{fault.line}: {fault.told}", flush=True)
         return True
     finally:
         target.write_text(whole, encoding="utf-8")
@@ -236,7 +237,9 @@ def main() -> int:
             by = by or ("thorough" if caught(folder, fault, THOROUGH) else "")
         finally:
             folders.put(folder)
-        if by != "quick":
+        if by == "quick":
+            print(".", end="", flush=True)
+        else:
             where = f"{fault.module}:{fault.line}"
             print(f"{by or 'nothing'}: {where}: {fault.told}", flush=True)
         return fault, by
