@@ -1,0 +1,142 @@
+"""The animation of the page in the README: ``make pictures``.
+
+One walk through the page as a visitor sees it, every frame a screenshot of the running page.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from ditas_core.ui import Bench, build_app, launch_options
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+OUT = Path(__file__).resolve().parents[2] / "assets" / "screenshots" / "tour.webp"
+SIZE = (960, 660)
+MOST_BYTES = 2_000_000
+LONG, SHORT = 2200, 450
+"""Milliseconds of a frame to read and of one of a movement."""
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def at_top(page: Any, name: str, least: int = 1) -> None:
+    """The pictures or heatmaps ``name`` are there, and the first stands near the window's top."""
+    page.wait_for_function(
+        "([name, least]) => [...document.querySelectorAll(name)]"
+        ".filter(found => found.getBoundingClientRect().height > 20).length >= least",
+        arg=[name, least],
+    )
+    page.evaluate(
+        "name => window.scrollBy(0, [...document.querySelectorAll(name)]"
+        ".find(found => found.getBoundingClientRect().height > 20)"
+        ".getBoundingClientRect().top - 170)",
+        name,
+    )
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+
+
+def walk(page: Any) -> Iterator[int]:
+    """Brings the page to each frame; yields how long it stands."""
+    page.locator("#worst img").nth(1).wait_for()
+    yield LONG
+    for bits in ("W8A8", "W4A4"):
+        page.get_by_role("radio", name=bits).check()
+        expect(page.locator("#samples")).to_contain_text(bits)
+        at_top(page, "#samples img", 18)
+        yield LONG
+    tab(page, "Outliers")
+    at_top(page, "#atlas-overview .heatmaplayer image", 2)
+    yield LONG
+    page.locator("#ranking [data-testid=cell-0-0]").click()
+    at_top(page, "#atlas-layer .heatmaplayer image", 2)
+    yield LONG
+    tab(page, "Alpha lab")
+    page.locator("#lab-shapes .main-svg").first.wait_for()
+    at_top(page, "#alpha")
+    page.locator("#alpha input[type=range]").focus()
+    for _ in range(8):
+        before = page.locator("#lab-verdict").inner_text()
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        expect(page.locator("#lab-verdict")).not_to_have_text(before)
+        yield SHORT
+    yield LONG
+    tab(page, "Search")
+    page.get_by_role("radio", name="grid", exact=False).first.check()
+    page.locator("#start-search").click()
+    at_top(page, "#search-status")
+    for done in range(2, 32, 5):
+        page.wait_for_function(
+            "done => parseInt(document.querySelector('#search-totals').innerText) >= done",
+            arg=done,
+        )
+        yield SHORT
+    expect(page.locator("#search-status")).to_contain_text("Done in")
+    at_top(page, "#search-plot .heatmaplayer image")
+    yield LONG
+    tab(page, "Compare")
+    page.locator("#contact img").first.wait_for()
+    at_top(page, "#studio .studio")
+    steps = page.locator("#studio input[type=range]").first
+    steps.focus()
+    page.keyboard.press("Home")
+    for _ in range(7):
+        for _ in range(7):
+            page.keyboard.press("ArrowRight")
+        yield SHORT
+    page.keyboard.press("End")
+    yield LONG
+    at_top(page, "#contact img")
+    yield LONG
+
+
+def main() -> int:
+    bench = Bench()
+    bench.warm().join()
+    demo = build_app(bench)
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+    )
+    frames: list[Image.Image] = []
+    stands: list[int] = []
+    try:
+        with sync_playwright() as engine:
+            browser = engine.chromium.launch(
+                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS
+            )
+            page = browser.new_page(viewport={"width": 1280, "height": 880})
+            page.set_default_timeout(180_000)
+            expect.set_options(timeout=180_000)
+            page.goto(url)
+            for milliseconds in walk(page):
+                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                frames.append(shot.resize(SIZE, Image.Resampling.LANCZOS))
+                stands.append(milliseconds)
+            browser.close()
+    finally:
+        demo.close()
+    for quality in (80, 65, 50):
+        held = io.BytesIO()
+        frames[0].save(
+            held, "WEBP", save_all=True, append_images=frames[1:], duration=stands, loop=0,
+            quality=quality, method=6, minimize_size=True,
+        )  # fmt: skip
+        if held.tell() < MOST_BYTES:
+            OUT.write_bytes(held.getvalue())
+            sys.stdout.write(f"{OUT.name}: {len(frames)} frames, {held.tell() / 1e6:.2f} MB\n")
+            return 0
+    raise SystemExit(f"expected at most {MOST_BYTES} bytes, got {held.tell()} at quality {quality}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
