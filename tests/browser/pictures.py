@@ -87,8 +87,7 @@ def walk(page: Any) -> Iterator[int]:
     tab(page, "Compare")
     page.locator("#contact img").first.wait_for()
     at_top(page, "#studio .studio")
-    steps = page.locator("#studio input[type=range]").first
-    steps.focus()
+    page.locator("#studio input.step:enabled").focus()
     page.keyboard.press("Home")
     for _ in range(7):
         for _ in range(7):
