@@ -22,6 +22,15 @@ VARIANTS = ("", "fp16", "bf16")
 """What ``save_pretrained(variant=...)`` puts into names, in the order in which they are taken."""
 SHARD = re.compile(rf"{STEM}[A-Za-z0-9._-]{{0,60}}\.safetensors")
 MAX_SHARDS = 100
+NAMES = tuple(
+    name
+    for variant in VARIANTS
+    for name in (
+        f"{STEM}.{variant}.safetensors" if variant else WEIGHTS,
+        f"{WEIGHTS}.index.{variant}.json" if variant else f"{WEIGHTS}.index.json",
+    )
+)
+"""A model's safetensors or their shard index, the first one that is there is taken."""
 Weights: TypeAlias = tuple[Path, ...]
 """The safetensors files that hold one model together."""
 
@@ -93,13 +102,10 @@ def weight_files(folder: Path, root: Path | None = None) -> Weights:
         CheckpointError: there are none, or of another kind; says what to do.
     """
     home = folder if root is None else root
-    for variant in VARIANTS:
-        path = folder / (f"{STEM}.{variant}.safetensors" if variant else WEIGHTS)
+    for path in (folder / name for name in NAMES):
         if path.is_file():
-            return (check_inside(path, home),)
-        index = folder / f"{WEIGHTS}.index{'.' if variant else ''}{variant}.json"
-        if index.is_file():
-            return shards_of(index, home)
+            whole = path.suffix == ".safetensors"
+            return (check_inside(path, home),) if whole else shards_of(path, home)
     if (folder / f"{STEM}.bin").is_file() or (folder / f"{STEM}.bin.index.json").is_file():
         raise CheckpointError(
             f"{folder.name}: expected {WEIGHTS} (safetensors), got a pickle, {STEM}.bin; convert "
@@ -110,11 +116,11 @@ def weight_files(folder: Path, root: Path | None = None) -> Weights:
     raise CheckpointError(f"{folder.name}: expected {WEIGHTS} (safetensors weights), {found}")
 
 
-def shards_of(index: Path, root: Path) -> Weights:
-    """The files that a shard index names; each holds just the tensors that it says.
+def shards_said(index: Path, root: Path) -> dict[str, set[str]]:
+    """The files that a shard index names, plain names all, and the tensors that each holds.
 
     Raises:
-        CheckpointError: an index of something else, or a shard is missing, elsewhere, or other.
+        CheckpointError: an index of something else, or of too much.
     """
     mapped = read_json(index, root).get("weight_map")
     if not isinstance(mapped, dict) or not 0 < len(mapped) <= MAX_TENSORS:
@@ -134,6 +140,16 @@ def shards_of(index: Path, root: Path) -> Weights:
         raise CheckpointError(
             f"{index.name}: expected at most {MAX_SHARDS} shards, got {len(said)}"
         )
+    return said
+
+
+def shards_of(index: Path, root: Path) -> Weights:
+    """The files that a shard index names; each holds just the tensors that it says.
+
+    Raises:
+        CheckpointError: see ``shards_said``; or a shard is missing, elsewhere, or other.
+    """
+    said = shards_said(index, root)
     for name, tensors in said.items():
         path = index.parent / name
         if not path.is_file():

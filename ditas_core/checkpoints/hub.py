@@ -22,7 +22,7 @@ import torch
 
 from .captions import FILE
 from .errors import CheckpointError
-from .folders import WEIGHTS, check_inside
+from .folders import NAMES, WEIGHTS, check_inside, shards_said
 from .hub_checks import check_kind, check_remote, need_of_parts
 from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
 from .machine import Machine
@@ -37,6 +37,7 @@ SMALL_FILES = (
     "vae/config.json",
 )
 OPTIONAL_FILES = ("README.md", FILE)
+INDICES = tuple(name for name in NAMES if name.endswith(".json"))
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,26 @@ class Progress:
     total: int
 
 
-def in_hub_cache(source: HubSource) -> tuple[Path, list[str]] | None:
-    """The same revision as another program downloaded it, and its weights, if all is there."""
+def in_hub_cache(source: HubSource) -> tuple[Path, list[list[str]]] | None:
+    """The same revision as another program downloaded it, and each part's files, if all there."""
     from huggingface_hub import try_to_load_from_cache
 
     def find(name: str) -> str | None:
         path = try_to_load_from_cache(source.repo, name, revision=source.revision)
         return path if isinstance(path, str) else None
 
-    weights = [
-        next((f"{part}/{name}" for name in source.formats if find(f"{part}/{name}")), "")
-        for part in PARTS
-    ]
     found = [find(name) for name in SMALL_FILES]
-    if found[0] is None or not all(found) or not all(weights):
+    if found[0] is None or not all(found):
         return None
-    return Path(found[0]).parent, weights
+    raw = Path(found[0]).parent
+    weights: list[list[str]] = []
+    for part in PARTS:
+        named = next((n for n in source.formats if find(f"{part}/{n}")), "")
+        names = shards_said(raw / part / named, raw) if named in INDICES else [named]
+        if not named or not all(find(f"{part}/{name}") for name in names):
+            return None
+        weights.append([f"{part}/{name}" for name in sorted(names)])
+    return raw, weights
 
 
 def fetch_steps(
@@ -135,8 +140,9 @@ def make(
         shutil.rmtree(left, ignore_errors=True)
     cached = in_hub_cache(source)
     if cached is not None:
-        raw, weights = cached
-        sizes = [(raw / name).stat().st_size for name in weights]
+        raw, parts = cached
+        weights = [name for names in parts for name in names]
+        sizes = [sum((raw / name).stat().st_size for name in names) for names in parts]
         need = need_of_parts(source, raw, captions or (raw / FILE).is_file(), sizes)
         check_machine(replace(need, disk=need.disk // 2), machine, dtype)
         yield from check_cached(raw, weights)
@@ -192,14 +198,24 @@ def download_all(
         files |= yield from first_there(source, (name,), endpoint, headers, sleep)
     for name in OPTIONAL_FILES:
         files |= yield from first_there(source, (name,), endpoint, headers, sleep, True)
-    weights: list[str] = []
+    parts: list[dict[str, Remote]] = []
     for part in PARTS:
         names = tuple(f"{part}/{name}" for name in source.formats)
         found = yield from first_there(source, names, endpoint, headers, sleep)
-        files |= found
-        weights += found
+        (name,) = found
+        if name.endswith(INDICES):
+            files |= found
+            for _ in download(found[name], raw / name, headers, sleep):
+                yield Progress(f"downloading {name}", 0, source.bytes or 1)
+            found = {}
+            for shard in sorted(shards_said(raw / name, raw)):
+                names = (f"{part}/{shard}",)
+                found |= yield from first_there(source, names, endpoint, headers, sleep)
+        parts.append(found)
+    weights = [name for found in parts for name in found]
+    files |= {name: remote for found in parts for name, remote in found.items()}
     there = sum(arrived(remote, raw / name) for name, remote in files.items())
-    sizes = [files[name].size for name in weights]
+    sizes = [sum(remote.size for remote in found.values()) for found in parts]
     captions = captions or FILE in files
     need = need_to_load(source, *sizes)
     check_machine(replace(need, disk=max(0, need.disk - there)), machine, dtype)
@@ -245,11 +261,11 @@ def first_there(
 
 def whole_files(name: str) -> str:
     """What is said where a part's weights are missing."""
-    if not name.endswith((WEIGHTS, PICKLE)):
+    if not name.endswith(PICKLE):
         return ""
     return (
-        f"; weights in several parts or under other names than {WEIGHTS} and {PICKLE} (.fp16) are "
-        "not taken: save the model in one file and name its folder"
+        f"; weights under other names than {WEIGHTS} (whole, in shards, .fp16, .bf16) and {PICKLE} "
+        "are not taken: save the model with diffusers and name its folder"
     )
 
 

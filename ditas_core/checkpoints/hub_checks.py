@@ -10,10 +10,9 @@ from .captions import FILE
 from .configurations import read_configurations
 from .errors import CheckpointError
 from .families import Family, family_of_index
-from .folders import WEIGHTS, read_json
+from .folders import read_json
 from .hub_sources import HubSource
 from .machine import figure
-from .pickled_folder import PICKLE
 from .preflight import WORKING, Need
 from .transfer import Remote
 
@@ -43,8 +42,8 @@ def check_kind(source: HubSource, raw: Path, captions: bool) -> Family:
 def need_of_parts(source: HubSource, raw: Path, captions: bool, sizes: Sequence[int]) -> Need:
     """What loading takes, counted from the configurations; their models are built without memory.
 
-    sizes  of the transformer's and the autoencoder's weight file: they tell the precision that
-           the weights are stored in, and the configurations do not
+    sizes  of the transformer's and the autoencoder's weights, in bytes: they tell the precision
+           that they are stored in, and the configurations do not
 
     Raises:
         CheckpointError: a part that cannot be loaded, whatever its weights are.
@@ -87,7 +86,7 @@ def check_remote(source: HubSource, name: str, remote: Remote) -> Remote:
     pinned = source.sha256.get(name)
     if pinned is not None and remote.etag != pinned:
         raise CheckpointError(f"{name}: expected the hash {pinned}, got {remote.etag}")
-    heavy = name.endswith((WEIGHTS, PICKLE))
+    heavy = name.endswith((".safetensors", ".bin")) and name != FILE
     limit = int(1.1 * source.bytes) if heavy and source.bytes else MAX_HEAVY
     limit = limit if heavy else MAX_CAPTIONS if name == FILE else MAX_SMALL
     if remote.size > limit:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import CheckpointError
-from .folders import WEIGHTS
+from .folders import NAMES
 from .pickled_folder import PICKLE
 from .preflight import WORKING, Need
 
@@ -23,7 +23,7 @@ class HubSource:
     revision  the commit that is downloaded, 40 hexadecimal digits
     bytes     of its weights; 0 where they are not known beforehand
     sha256    of files, where they are known beforehand; the hub's own are checked anyway
-    formats   names that a part's weights may have, the first one found is taken
+    formats   names that a part's weights, or their shard index, may have: the first one found
     """
 
     repo: str
@@ -76,7 +76,7 @@ def find_source(text: str) -> HubSource | None:
             f"{repo}: expected a commit of 40 hexadecimal digits behind @, got {revision[:60]!r}"
         )
     source = HubSource(repo, "", 0.0) if source is None else source
-    formats = (WEIGHTS, PICKLE)  # another revision may have been converted
+    formats = (*NAMES, PICKLE)  # another revision may have been converted
     return replace(source, revision=revision, bytes=0, sha256={}, formats=formats)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ import torch
 from .captions import FILE
 from .configurations import read_configurations
 from .errors import CheckpointError
-from .folders import STEM, WEIGHTS, check_inside
-from .headers import DTYPES, Headers
+from .folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined_headers, weight_files
+from .headers import DTYPES
 from .loading import check_against, live, modern_names
 from .machine import figure
 from .weights import iterate_weights, read_headers
@@ -25,7 +26,7 @@ from .weights import iterate_weights, read_headers
 PICKLE = f"{STEM}.bin"
 COPIED = ("model_index.json", "README.md", "scheduler/scheduler_config.json", FILE)
 PARTS = ("transformer", "vae")
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def convert_folder(folder: Path, target: Path) -> Iterator[int]:
@@ -49,18 +50,18 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
                 shutil.copyfile(check_inside(folder / name, folder), work / name)
         done = 0
         for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
-            source = check_inside(weights_of(folder / part), folder)
-            headers = live(read_headers(source))
-            check_against(model, headers, part)
+            files = weights_of(folder / part)
+            check_against(model, live(joined_headers(files)), part)
             model.save_config(work / part)
-            for count in rewrite(source, headers, work / part / WEIGHTS, set(model.state_dict())):
+            for count in rewrite(files, work / part / WEIGHTS, set(model.state_dict())):
                 yield done + count
-            done += source.stat().st_size
+            done += sum(file.stat().st_size for file in files)
         os.chmod(work, 0o755)
         os.replace(work, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            need = figure(sum(weights_of(folder / p).stat().st_size for p in PARTS))
+            heavy = (file for part in PARTS for file in weights_of(folder / part))
+            need = figure(sum(file.stat().st_size for file in heavy))
             raise CheckpointError(
                 f"{target.name}: expected {need} of room in {target.parent} for the conversion, "
                 f"got none left ({error.strerror}); make room, or set HF_HOME to another disk"
@@ -70,27 +71,28 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def weights_of(folder: Path) -> Path:
-    """A model's weights, as safetensors if it has them.
+def weights_of(folder: Path) -> Weights:
+    """A model's weights in a checkpoint's folder, as safetensors if it has them.
 
     Raises:
-        CheckpointError: there are none in one file.
+        CheckpointError: see ``weight_files``.
     """
-    for name in (WEIGHTS, PICKLE):
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder.name}: expected {WEIGHTS} or {PICKLE}, found neither")
+    if not any((folder / name).is_file() for name in NAMES) and (folder / PICKLE).is_file():
+        return (check_inside(folder / PICKLE, folder.parent),)
+    return weight_files(folder, folder.parent)
 
 
-def rewrite(source: Path, headers: Headers, target: Path, wanted: set[str]) -> Iterator[int]:
-    """One weight file as safetensors, without ever holding more than a tensor of it."""
+def rewrite(sources: Weights, target: Path, wanted: set[str]) -> Iterator[int]:
+    """A model's weights as one safetensors file, without ever holding more than a tensor."""
     document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
+    known = [live(read_headers(source)).tensors for source in sources]
     # as they are read: by their place in a safetensors file, else in the pickle's order
-    for key, tensor in sorted(headers.tensors.items(), key=lambda pair: pair[1].start):
+    ordered = [sorted(tensors.items(), key=lambda pair: pair[1].start) for tensors in known]
+    for key, tensor in itertools.chain.from_iterable(ordered):
         (name,) = modern_names({key: None}, wanted)
         document[name] = {
-            "dtype": NAMES[tensor.dtype],
+            "dtype": DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [at, at + tensor.nbytes],
         }
@@ -99,14 +101,15 @@ def rewrite(source: Path, headers: Headers, target: Path, wanted: set[str]) -> I
     raw += b" " * (-len(raw) % 8)
     with target.open("wb") as stream:
         stream.write(len(raw).to_bytes(8, "little") + raw)
-        for key, value in iterate_weights(source):
-            if key not in headers.tensors:
-                continue
-            if headers.tensors[key].nbytes != value.numel() * value.element_size():
-                raise CheckpointError(f"{source.name}: expected {key} as checked, got another")
-            room: Any = value.view(-1).view(torch.uint8).numpy()
-            stream.write(room)
-            yield stream.tell()
+        for source, tensors in zip(sources, known, strict=True):
+            for key, value in iterate_weights(source):
+                if key not in tensors:
+                    continue
+                if tensors[key].nbytes != value.numel() * value.element_size():
+                    raise CheckpointError(f"{source.name}: expected {key} as checked, got another")
+                room: Any = value.view(-1).view(torch.uint8).numpy()
+                stream.write(room)
+                yield stream.tell()
         stream.flush()
         os.fsync(stream.fileno())
     if read_headers(target).tensors.keys() != document.keys() - {"__metadata__"}:
