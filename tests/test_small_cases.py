@@ -14,11 +14,23 @@ from test_frontier import build_map
 from test_search import DITAS, group_named
 
 from ditas_core.artifact.checks import check_count
-from ditas_core.calibration import Calibration, GroupStatistics
+from ditas_core.calibration import Calibration, GroupStatistics, TokenDraw, calibrate
+from ditas_core.calibration.memory import CALL_COPIES, channels_of, memory_of
+from ditas_core.calibration.recorder import reduce_call
+from ditas_core.calibration.trajectory import Begun, shard_of
 from ditas_core.checkpoints import Checkpoint, CheckpointError
+from ditas_core.lowrank import (
+    fit_branch,
+    fit_weight,
+    input_moment,
+    prefers_weight_start,
+    quick_fit,
+    released_fits,
+)
 from ditas_core.search import CandidateDone, LayerDone, SearchSpec, plain_recipe, search_group
 from ditas_core.search.allocation import filled
 from ditas_core.search.alpha import Fitting
+from ditas_core.search.frontier import frontier, largest_uniform
 from ditas_core.search.journal import MARK, is_foreign
 from ditas_core.search.loss import group_loss
 from ditas_core.search.totals import bits_per_weight
@@ -149,3 +161,139 @@ def test_whose_file_lies_where_a_journal_would(
     lines = (content or b"").decode().split("\n")[:-1]
     assert is_foreign(path, lines) is foreign
     assert is_foreign(tmp_path, []) is True  # a folder
+
+
+def test_progress_counts_every_batch_of_every_step(random_checkpoint: Checkpoint) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=3, tokens=2, batch=2)
+    begun = Begun()
+    assert begun.nbytes == 0
+    *events, whole = calibrate(random_checkpoint, spec, begun=begun)
+    assert isinstance(whole, Calibration)
+    assert [(e.step, e.total, e.done, e.of) for e in events] == [
+        (0, 2, 1, 4),
+        (1, 2, 2, 4),
+        (1, 2, 3, 4),
+        (2, 2, 4, 4),
+    ]
+    channels = sum(channels_of(random_checkpoint))
+    # per step and channel: two halves of a low and a high in 4 bytes, a sum in 8, tokens in 2
+    assert begun.nbytes == 2 * channels * (2 * 2 * 4 + 8 + 2 * 2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "world", "shards"),
+    [(5, 2, 1, [(0, 5)]), (5, 2, 3, [(0, 2), (2, 4), (4, 5)]), (8, 2, 2, [(0, 4), (4, 8)])],
+)
+def test_shards_are_whole_batches(
+    samples: int, batch: int, world: int, shards: list[tuple[int, int]]
+) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=samples, batch=batch, tokens=2)
+    found = [shard_of(spec, rank, world) for rank in range(world)]
+    assert [(shard.first, shard.last) for shard in found] == shards
+    with pytest.raises(SpecError, match="batch"):
+        shard_of(spec, 0, -(-samples // batch) + 1)
+
+
+def test_the_memory_of_a_calibration_by_hand() -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=3), samples=2, batch=8, tokens=5)
+    need = memory_of([10, 40], 16, 1000, spec)
+    assert need.tokens == 3 * 5 * 50 * 2
+    assert need.statistics == 3 * 50 * 28 + 2 * 50 * (5 * 2 + 24) + 2 * 5 * 40 * 4
+    assert need.call == CALL_COPIES * (2 * 2 * 16) * 40 * 4 and need.model == 0
+    assert need.total == need.tokens + need.statistics + need.call
+    wide = memory_of([10, 40], 16, 1000, replace(spec, token_dtype="float32"))
+    assert wide.tokens == 2 * need.tokens
+    half = memory_of([10, 40], 16, 10**6, replace(spec, precision="bfloat16", samples=9))
+    assert half.model == 2 * 10**6 and half.call == 4 * need.call
+    assert str(half).startswith("2 MB besides the model (") and "bfloat16 copy 2 MB" in str(half)
+
+
+def test_rows_are_those_of_their_sample_half_and_place() -> None:
+    draw = TokenDraw(seed=7, samples=3, kept=9)
+    rows = draw.rows(2, 5, 4)
+    assert rows.tolist() == sorted(set(rows.tolist())) and len(rows) == 9
+    assert int(rows.min()) >= 0 and int(rows.max()) < 3 * 2 * 4
+    others = [draw.rows(3, 5, 4), draw.rows(2, 6, 4), replace(draw, seed=8).rows(2, 5, 4)]
+    assert all(rows.tolist() != other.tolist() for other in others)
+    assert TokenDraw(7, 3, 99).rows(2, 5, 4).tolist() == list(range(24))
+    # a value says where it stood: sample, half, place
+    number = torch.arange(24.0).reshape(3, 2, 4)
+    by_half = number.transpose(0, 1).reshape(6, 4, 1)  # conditional half first
+    assert draw.pick(by_half, 2, 5, 0).flatten().tolist() == rows.tolist()
+    late = by_half.reshape(2, 3, 4, 1)[:, 1:].reshape(4, 4, 1)  # samples 1 and 2 alone
+    assert draw.pick(late, 2, 5, 1).flatten().tolist() == [r for r in rows.tolist() if r >= 8]
+    early = by_half.reshape(2, 3, 4, 1)[:, :1].reshape(2, 4, 1)
+    assert draw.pick(early, 2, 5, 0).flatten().tolist() == [r for r in rows.tolist() if r < 8]
+
+
+def test_the_recorder_joins_calls_and_starts_anew() -> None:
+    x = torch.tensor([[[1.0, -2]], [[3.0, 0.5]], [[-1.0, 7]], [[2.0, 2]]])  # (2 n, T, C)
+    draw = TokenDraw(seed=0, samples=4, kept=8)
+    one = reduce_call(x, draw, 0, 0, 0, torch.float32)
+    assert one.low.tolist() == [[1, -2], [-1, 2]] and one.high.tolist() == [[3, 0.5], [2, 7]]
+    assert one.squares.tolist() == pytest.approx([15, 57.25], rel=1e-6) and one.rows == 4
+    two = reduce_call(x * 2, draw, 0, 0, 2, torch.float32)
+    both = one.joined(two)
+    assert both.low.tolist() == [[1, -4], [-2, 2]] and both.high.tolist() == [[6, 1], [4, 14]]
+    assert both.squares.tolist() == pytest.approx([75, 286.25], rel=1e-6) and both.rows == 8
+    assert both.tokens.tolist() == torch.cat([one.tokens, two.tokens]).tolist()
+    large = torch.full((2, 1, 1), 1e6)
+    assert reduce_call(large, TokenDraw(0, 1, 2), 0, 0, 0, torch.float16).tokens.max() == 65504
+    assert reduce_call(large, TokenDraw(0, 1, 2), 0, 0, 0, torch.float32).tokens.max() == 1e6
+
+
+def test_budgets_of_the_frontier_and_the_largest_width_within_one() -> None:
+    whole = build_map()
+    found = frontier(whole, 3)
+    assert [each.bits_per_weight for each in found][::2] == [2, 8]
+    assert found[1].bits_per_weight <= 5
+    assert [largest_uniform(whole, budget).weight for budget in (1, 2, 3.9, 4, 7, 8, 20)] == [
+        2, 2, 2, 4, 4, 8, 8,
+    ]  # fmt: skip
+    assert len(frontier(whole, 2)) == 2
+    with pytest.raises(ValueError, match="at least 2"):
+        frontier(whole, 1)
+
+
+def test_a_fit_says_its_own_error() -> None:
+    """Integers, so that every sum is exact."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randint(-50, 50, (6, 8), generator=generator).float()
+    spec = get_convention("integer").quantizers(BitWidths(3, 8))[0]
+    plain = fit_weight(weight, spec, LowRankSpec(), input_moment("none"))
+    assert plain.low is None and torch.equal(plain.error(weight), plain.rounded - weight)
+    branch = LowRankSpec(rank=2, iterations=4, weighting="none")
+    kept = fit_weight(weight, spec, branch, input_moment("none"))
+    assert kept.low is not None and kept.settled
+    assert torch.equal(kept.target, weight - kept.low)
+    assert float(kept.error(weight).square().sum()) < float(plain.error(weight).square().sum())
+    assert torch.equal(kept.up, kept.up.half().float())
+    *_, before, last = released_fits(weight, spec, replace(branch, keep="last"))
+    assert not last.settled and before.low is not None and last.low is not None
+    assert torch.equal(last.target, weight - before.low)
+    assert torch.equal(last.error(weight), last.rounded + last.low - weight)
+
+
+def test_the_start_that_leaves_less_is_preferred() -> None:
+    """One loud rank-one part: rounding what is left of it beats rounding it."""
+    generator = torch.Generator().manual_seed(0)
+    loud = torch.randn(24, 1, generator=generator) @ torch.randn(1, 24, generator=generator)
+    weight = 30 * loud + 0.1 * torch.randn(24, 24, generator=generator)
+    spec = get_convention("integer").quantizers(BitWidths(3, 8))[0]
+    moment = input_moment("none")
+    assert prefers_weight_start(weight, spec, 1, moment, 1e-3, 2)
+    assert not prefers_weight_start(weight, spec, 1, moment, 0.0, 2)
+    plain = quick_fit(weight, spec, 1, moment, False, 2).error(weight)
+    better = quick_fit(weight, spec, 1, moment, True, 2).error(weight)
+    assert float(better.square().sum()) < 0.1 * float(plain.square().sum())
+
+
+def test_the_score_counts_what_passes_through_the_rounded_weight() -> None:
+    weight = torch.tensor([[0.4, 1.6], [2.0, -3.0]])
+    found = fit_branch(weight, torch.round, 1, 1, input_moment("none"), rounding_variance=0.5)
+    left = 0.4**2 + 0.4**2
+    assert found.scores[0] == pytest.approx(left + 0.5 * (4 + 4 + 9), rel=1e-6)
+    assert len(found.scores) == 3, "plain, and one of each start"
+    only = fit_branch(weight, torch.round, 1, 3, input_moment("none"))
+    assert only.scores[0] == pytest.approx(left, rel=1e-6) and len(only.scores) == 4
+    assert only.scores[only.best] == min(only.scores)
