@@ -297,3 +297,23 @@ def test_the_score_counts_what_passes_through_the_rounded_weight() -> None:
     only = fit_branch(weight, torch.round, 1, 3, input_moment("none"))
     assert only.scores[0] == pytest.approx(left, rel=1e-6) and len(only.scores) == 4
     assert only.scores[only.best] == min(only.scores)
+
+
+def test_the_best_alpha_is_chosen_where_it_alone_beats_the_identity(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    whole = SearchSpec(BitWidths(4, 8), "paper", "search", grid=(0.0, 0.25, 0.5, 0.75, 1.0))
+    tried = 0
+    for group in random_checkpoint.groups:
+        *_, done = search_group(random_checkpoint, group, random_calibration, whole)
+        assert isinstance(done, LayerDone)
+        by_loss = sorted(zip(done.losses, done.grid, strict=True))
+        (best, alpha), (worst, other) = by_loss[0], by_loss[-1]
+        assert done.alpha == (alpha if best < done.identity else None)
+        assert done.best == min(best, done.identity) and done.best_on_grid == alpha
+        if best < done.identity < worst:
+            tried += 1
+            two = replace(whole, grid=(other, alpha))
+            *_, done = search_group(random_checkpoint, group, random_calibration, two)
+            assert isinstance(done, LayerDone) and done.alpha == alpha
+    assert tried
