@@ -5,8 +5,8 @@
 
 A fault is one change of one place: a comparison turned or moved by its border, + for -,
 * for /, a number one higher, min for max, a condition or a flag inverted. Places are drawn
-evenly from all places of the rooms below; annotations, texts and what raises errors are left
-out. Each fault is put into a copy of the package, and the tests of ``make test`` that import
+evenly from all places of the rooms below; annotations, texts, what raises errors, zip's strict
+and a field's repr are left out. Each fault is put into a copy of the package, and the tests of ``make test`` that import
 its room (in tests/ itself; the page's and the browser's would only add to what is caught) run
 until one fails. What survives meets those that ``make thorough`` adds. A fault that changes nothing
 that anybody could see counts as not caught like any other.
@@ -79,6 +79,8 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.AST]]:
             parts = [*node.decorator_list]
         elif isinstance(node, ast.arg):
             parts = [node.annotation]
+        elif isinstance(node, ast.keyword) and node.arg in ("strict", "repr"):
+            parts = [node.value]
         skipped |= {id(inner) for part in parts if part for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if id(node) in skipped:

@@ -32,12 +32,15 @@ from ditas_core.search.allocation import filled
 from ditas_core.search.alpha import Fitting
 from ditas_core.search.frontier import frontier, largest_uniform
 from ditas_core.search.journal import MARK, is_foreign
+from ditas_core.search.lab import FLOOR_DB, Grid, decibels, energy, histogram, median_grid
 from ditas_core.search.loss import group_loss
 from ditas_core.search.totals import bits_per_weight
 from ditas_core.specs import (
     BitWidths,
     CalibrationSpec,
+    Granularity,
     LowRankSpec,
+    QuantizerSpec,
     SamplingSpec,
     SpecError,
     get_convention,
@@ -317,3 +320,17 @@ def test_the_best_alpha_is_chosen_where_it_alone_beats_the_identity(
             *_, done = search_group(random_checkpoint, group, random_calibration, two)
             assert isinstance(done, LayerDone) and done.alpha == alpha
     assert tried
+
+
+def test_the_labs_numbers_by_hand() -> None:
+    assert [decibels(*pair) for pair in ((1, 10), (10, 1), (0, 1), (1e-30, 1), (1, 0))] == (
+        pytest.approx([-10, 10, FLOOR_DB, FLOOR_DB, 3000])
+    )
+    assert energy(torch.tensor([3.0, 4])) == pytest.approx(25, rel=1e-6)
+    silent = histogram(torch.zeros(7))
+    assert silent.limit == 1 and int(silent.counts.sum()) == 7
+    loud = histogram(torch.tensor([-2.0, -2, 1.99]))
+    assert (loud.limit, int(loud.counts[0]), int(loud.counts[-1])) == (2, 2, 1)
+    spec = QuantizerSpec(2, False, Granularity.PER_CHANNEL)
+    scale, zero = torch.tensor([3.0, 1, 2, 4]), torch.tensor([0.0, 1, 2, 3]) + spec.qmin
+    assert median_grid(scale, zero, spec) == Grid(2, -4, 2)
