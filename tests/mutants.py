@@ -6,10 +6,10 @@
 A fault is one change of one place: a comparison turned or moved by its border, + for -,
 * for /, a number one higher, min for max, a condition or a flag inverted. Places are drawn
 evenly from all places of the rooms below; annotations, texts, what raises errors, zip's strict
-and a field's repr are left out. Each fault is put into a copy of the package, and the tests of ``make test`` that import
-its room (in tests/ itself; the page's and the browser's would only add to what is caught) run
-until one fails. What survives meets those that ``make thorough`` adds. A fault that changes nothing
-that anybody could see counts as not caught like any other.
+and a field's repr are left out. Each fault is put into a copy of the package, and the tests of
+``make test`` that import its room (in tests/ itself; the page's and the browser's would only add
+to what is caught) run until one fails. What survives meets those that ``make thorough`` adds. A
+fault that changes nothing that anybody could see counts as not caught like any other.
 """
 
 from __future__ import annotations
