@@ -130,7 +130,7 @@ def begin(page: Served, visitor: Visitor, ask: int, seed: int) -> tuple[str, Any
     return str(joined.json()["event_id"]), messages
 
 
-def slowed(page: Served, seconds: float = 0.02) -> Any:
+def slowed(page: Served, seconds: float = 0.2) -> Any:
     """Forward passes of the model that take longer: a job that is there to be stopped."""
 
     def pause(*_: Any) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,17 +32,18 @@ QUICK = {"test_promises"}
 """In ``make test``."""
 THOROUGH = {"test_overview", "test_tour", "test_every_tab"}
 """In ``make thorough``; the other files drive one tab through all it can do: ``make browser``."""
-playwright.expect.set_options(timeout=PATIENCE_MS)
+expect = playwright.expect
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
-            if Path(item.path).stem in THOROUGH:
-                item.add_marker(pytest.mark.thorough)
-            elif Path(item.path).stem not in QUICK:
+            if Path(item.path).stem not in THOROUGH | QUICK:
                 item.add_marker(pytest.mark.journey)
+            elif Path(item.path).stem in THOROUGH and not item.get_closest_marker("journey"):
+                item.add_marker(pytest.mark.thorough)
             if not shutil.which(CHROMIUM):
                 item.add_marker(pytest.mark.skip(reason="chromium is not installed"))
 
@@ -108,10 +107,50 @@ def set_slider(page: playwright.Page, name: str, value: float) -> None:
     """Type a value into a slider's number field."""
     box = page.locator(f"{name} input[type=number]")
     box.wait_for()
-    page.wait_for_timeout(300)  # a freshly opened accordion still sets its values
+    page.wait_for_timeout(300)  # a freshly opened accordion still sets its values: not to be seen
     box.fill(str(value))
     box.press("Tab")
-    playwright.expect(box).to_have_value(str(value))
+    expect(box).to_have_value(str(value))
+
+
+def choose(page: playwright.Page, dropdown: str, name: str) -> None:
+    """In a dropdown, which filters what is typed."""
+    box = page.locator(f"{dropdown} input")
+    box.click()
+    box.fill(name)
+    page.get_by_role("option", name=name).first.wait_for()
+    box.press("Enter")
+
+
+def toast(page: playwright.Page, text: str) -> None:
+    """A message is on view."""
+    expect(page.locator("[data-testid=toast-body]").last).to_contain_text(text)
+
+
+def still(page: playwright.Page) -> None:
+    """Nothing fades or moves any more, and what was to be drawn is drawn."""
+    page.wait_for_function(
+        "document.getAnimations().every(a => a.playState !== 'running' "
+        "|| a.effect.getComputedTiming().iterations === Infinity)"
+    )
+    page.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+    )
+
+
+def click_figure(page: playwright.Page, plot: str, x: float, y: float) -> None:
+    """A click at this part of the plot's first panel, on what is hovered there."""
+    panel = page.locator(f"{plot} .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    graph = f"document.querySelector('{plot} .js-plotly-plot')"
+    page.wait_for_function(f"{graph}?._ev?.listeners('plotly_click').length > 0")
+    box = panel.bounding_box()
+    assert box is not None
+    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    page.mouse.move(1, 1)
+    page.mouse.move(*at)
+    page.wait_for_function(f"{graph}._hoverdata?.length > 0")
+    page.mouse.click(*at)
 
 
 def rows(page: playwright.Page, table: str) -> int:
@@ -195,23 +234,12 @@ def shots(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def axe_script() -> str:
-    """axe-core as npm installs it (``make test`` does, into DITAS_AXE or tests/node_modules)."""
-    places = [Path(os.environ.get("DITAS_AXE", "")), ROOT / "tests" / "node_modules"]
-    for place in places:
+    """axe-core as ``make axe`` installs it, or from the folder DITAS_AXE."""
+    for place in (Path(os.environ.get("DITAS_AXE", "")), ROOT / "tests" / "node_modules"):
         script = place / "axe-core" / "axe.min.js"
         if script.is_file():
             return script.read_text(encoding="utf-8")
-    if shutil.which("npm") is None:
-        pytest.fail("expected axe-core: install npm and run `npm install --prefix tests`")
-    version = json.loads((ROOT / "tests" / "package.json").read_text())["devDependencies"]
-    subprocess.run(
-        ["npm", "install", "--prefix", ROOT / "tests", "--no-package-lock", "--silent"],
-        check=True,
-        timeout=300,
-    )
-    script = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
-    assert version["axe-core"] in script.read_text(encoding="utf-8")[:200]
-    return script.read_text(encoding="utf-8")
+    pytest.fail("expected axe-core: run `make axe`")
 
 
 @pytest.fixture()
@@ -219,6 +247,7 @@ def axe(axe_script) -> Callable[[playwright.Page], list[str]]:
     """``axe(page)`` -> violations of WCAG 2.2 A and AA, one line each."""
 
     def look(page: playwright.Page) -> list[str]:
+        still(page)
         if not page.evaluate("typeof window.axe === 'object'"):
             page.evaluate(axe_script)
         tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

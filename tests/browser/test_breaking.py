@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import time
-
-import pytest
+from pages import until
 
 from ditas_core.ui.jobs.trials import notes_of
 
-from .conftest import SIZES, drawn, overflow, playwright, set_slider
+from .conftest import click_figure, drawn, expect, set_slider, toast
 
-expect = playwright.expect
-expect.set_options(timeout=60_000)
 LONG_MS = 400_000
 """A job on a machine that has much else to do."""
 
 
-def opened(watched, samples: int = 1, steps: int = 4):
+def opened(watched):
     page = watched.open()
     watched.tab("Where it breaks")
-    expect(page.locator("#break-samples input[type=number]")).to_be_visible()
     page.locator("#map-plot .js-plotly-plot").wait_for()
-    set_slider(page, "#break-samples", samples)
-    set_slider(page, "#break-steps", steps)
+    set_slider(page, "#break-samples", 1)
+    set_slider(page, "#break-steps", 4)
     return page
 
 
@@ -49,30 +43,13 @@ def start(page, name: str, label: str = "") -> None:
     page.locator(f"#start-{name}").click()
 
 
-def click_figure(page, plot: str, x: float, y: float) -> None:
-    """A click at this part of the plot; hovering first, as a hand does."""
-    ground = page.locator(f"{plot} .nsewdrag").first
-    ground.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "id => document.querySelector(`${id} .js-plotly-plot`)?._ev"
-        "?.listeners('plotly_click').length > 0",
-        arg=plot,
-    )
-    box = ground.bounding_box()
-    at = {"x": x * box["width"], "y": y * box["height"]}
-    ground.hover(position={"x": at["x"] - 6, "y": at["y"]})
-    ground.hover(position=at)
-    page.wait_for_timeout(200)
-    ground.click(position=at)
-
-
 def mapped(page) -> None:
     start(page, "sensitivity")
     finished(page, "sensitivity")
     expect(page.locator("#budget input[type=number]")).to_be_enabled()
 
 
-def test_only_one_layer_all_but_one_and_from_a_step_on(watched, bench, axe):
+def test_only_one_layer_and_from_a_step_on(watched, bench, axe):
     page = opened(watched)
     expect(page.locator("#break-layer input")).to_have_value("7.fc2")
     start(page, "partial")
@@ -83,22 +60,17 @@ def test_only_one_layer_all_but_one_and_from_a_step_on(watched, bench, axe):
     assert words[0].endswith("full precision") and words[1].endswith("only 7.fc2 quantized")
     drawn(page, "#break-plot")
 
-    page.get_by_label("all but this layer", exact=True).check()
-    start(page, "partial")
-    finished(page, "partial")
     page.get_by_label("only from step k on", exact=True).check()
     expect(page.locator("#break-layer")).to_be_hidden()
     expect(page.locator("#break-first input[type=number]")).to_have_attribute("max", "4")
     set_slider(page, "#break-first", 3)
     start(page, "partial")
-    expect(page.locator("#break-history tbody tr")).to_have_count(3)
+    expect(page.locator("#break-history tbody tr")).to_have_count(2)
     finished(page, "partial")
-    expect(page.locator("#break-history tbody th")).to_have_text(
-        ["from step 3 on", "all but 7.fc2", "only 7.fc2"]
-    )
-    expect(page.locator("#break-plot .annotation-text")).to_have_text("quantized from step 3 on")
     found = notes_of(desk_of(bench)).trials
-    assert [t.what for t in found] == ["from step 3 on", "all but 7.fc2", "only 7.fc2"]
+    assert [t.what for t in found] == ["from step 3 on", "only 7.fc2"]
+    expect(page.locator("#break-history tbody th")).to_have_text([t.what for t in found])
+    expect(page.locator("#break-plot .annotation-text")).to_have_text("quantized from step 3 on")
     row = page.locator("#break-history tbody tr").nth(1)
     expect(row).to_contain_text(f"{found[1].sqnr.mean:.1f} dB")
     assert axe(page) == []
@@ -121,10 +93,7 @@ def test_sweeps_stream_and_cancel_keeps_what_is_done(watched, bench, axe):
     page.wait_for_function(
         "n => document.querySelectorAll('#break-plot .barlayer .point').length == n", arg=known
     )
-    deadline = time.monotonic() + 20
-    while bench.line.locked() and time.monotonic() < deadline:
-        page.wait_for_timeout(100)
-    assert not bench.line.locked(), "a cancelled sweep leaves the line"
+    until(lambda: not bench.line.locked(), 60)
     assert len(notes_of(desk_of(bench)).layers.sqnr) <= known + 1
 
     bars.nth(1).click(force=True)
@@ -142,6 +111,9 @@ def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, b
     for key in [k for k in bench.cache.entries if k[0] == "sensitivity"]:
         del bench.cache.entries[key]  # another test may have mapped the same
     page = opened(watched)
+    page.locator("#start-mixed").click()
+    toast(page, "press “Map the layers” first")
+    expect(page.locator("#mixed-status")).to_contain_text("Not run")
     assert page.locator("#map-plot .heatmaplayer image").count() == 1, "shipped widths at once"
     expect(page.locator("#budget input[type=number]")).to_be_disabled()
     mapped(page)
@@ -172,25 +144,7 @@ def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, b
     expect(page.locator("#mixed-result img")).to_have_count(3)
     words = page.locator("#mixed-result img").evaluate_all("all => all.map(i => i.alt)")
     assert "full precision" in words[0] and "W3A8 everywhere" in words[1] and "mixed" in words[2]
-    expect(page.locator("#mixed-result")).to_contain_text("sample by sample")
     assert axe(page) == []
-    payload = page.locator("#map-plot .js-plotly-plot").evaluate(
-        "p => JSON.stringify({data: p.data, layout: p.layout}).length"
-    )
-    assert payload < 300_000
-
-
-def test_errors_are_said_and_pass_axe(watched, axe):
-    page = opened(watched)
-    page.locator("#bits").get_by_role("radio", name="W4A6").check()
-    expect(page.locator("#notice")).to_contain_text("W4A6")
-    start_button = page.locator("#start-mixed")
-    start_button.click()
-    toast = page.locator("[data-testid=toast-body]").first
-    expect(toast).to_contain_text("press “Map the layers” first")
-    assert axe(page) == []
-    expect(page.locator("#mixed-status")).to_contain_text("Not run")
-    expect(start_button).to_be_enabled()
 
 
 def test_the_main_path_by_keyboard_alone(watched, bench):
@@ -224,22 +178,3 @@ def test_the_main_path_by_keyboard_alone(watched, bench):
     page.keyboard.press("Enter")
     expect(page.locator("#map-cell")).not_to_contain_text("Rounding 0.qkv alone")
     assert desk_of(bench).recipes
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_it_fits_in_every_size_and_scheme(visit, axe, shots, size, scheme):
-    page = opened(visit(size, scheme))
-    start(page, "partial")
-    finished(page, "partial")
-    mapped(page)
-    drawn(page, "#budget-plot")
-    page.wait_for_timeout(500)
-    assert axe(page) == []
-    assert overflow(page) <= 0
-    ink = page.evaluate(
-        "JSON.stringify(document.querySelector('#map-plot .js-plotly-plot').layout)"
-    )
-    colour = json.loads(ink)["font"]["color"]
-    assert colour == ("#D7DCE5" if scheme == "dark" else "#3B414D")
-    page.screenshot(path=shots / f"breaking-{size}-{scheme}.png", full_page=True)

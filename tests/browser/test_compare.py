@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
-import pytest
+from pages import until
 
 from ditas_core.ui.results import BUILT_IN, PLAIN, SMOOTHED
 
-from .conftest import SIZES, drawn, playwright, set_slider
+from .conftest import expect, set_slider, still
 
-expect = playwright.expect
-expect.set_options(timeout=60_000)
 PICTURES = """() => [...document.querySelectorAll('#studio canvas')].map((canvas) => {
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   const tiles = Array(16 * 16).fill(0), counts = Array(16 * 16).fill(0);
@@ -38,15 +35,14 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return max(abs(a - b) for a, b in zip(one["tiles"], other["tiles"], strict=True)) < 0.2
 
 
-def studio(page: Any, frames: int = 11) -> Any:
+def studio(page: Any, frames: int = 11) -> None:
     """The viewer, once all steps of the sample on view are decoded."""
     page.locator(f'#studio .studio[data-frames="{frames}"]').wait_for()
-    page.wait_for_timeout(120)
-    return page.locator("#studio")
+    still(page)
 
 
 def pictures(page: Any) -> list[dict[str, Any]]:
-    page.wait_for_timeout(120)  # one frame is drawn
+    still(page)
     return page.evaluate(PICTURES)
 
 
@@ -55,25 +51,6 @@ def opened(seen: Any) -> Any:
     seen.tab("Compare")
     studio(page)
     return page
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_it_opens_on_the_shipped_ablation(visit, axe, shots, size, scheme):
-    page = opened(visit(size, scheme))
-    expect(page.locator("#compare-status")).to_contain_text("8 samples · seed 7")
-    expect(page.locator("#contact img")).to_have_count(8 * (1 + len(BUILT_IN)))
-    expect(page.locator("#compare-table")).to_contain_text("n = 8")
-    expect(page.locator("#compare-slider img")).to_have_count(2)
-    drawn(page, "#divergence")
-    drawn(page, "#metric-bars")
-    page.locator("#compare-slider").scroll_into_view_if_needed()  # its pictures load lazily
-    page.wait_for_function(
-        "document.querySelector('#compare-slider img').getBoundingClientRect().height > 200"
-    )
-    page.evaluate("window.scrollTo(0, 0)")
-    assert axe(page) == []
-    page.screenshot(path=shots / f"compare-{size}-{scheme}.png", full_page=True)
 
 
 def test_the_studio_by_keyboard_alone(watched):
@@ -130,11 +107,8 @@ def test_samples_and_recipes_are_chosen_on_the_sheet(watched):
     cell = page.locator(f'#contact button[data-sample="4"][data-variant="{SMOOTHED}"]')
     expect(cell.locator("img")).to_have_attribute("alt", re.compile(f".+, {SMOOTHED}"))
     cell.focus()
-    began = page.evaluate("performance.now()")
     page.keyboard.press("Enter")
     expect(page.locator("#studio .title")).to_contain_text("5 · ")
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others at work on this machine
-    assert page.evaluate("performance.now()") - began < 1000 * busy
     expect(page.locator("#studio .which")).to_have_value(SMOOTHED)
     expect(cell).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#compare-slider")).to_contain_text(SMOOTHED)
@@ -151,18 +125,16 @@ def test_samples_and_recipes_are_chosen_on_the_sheet(watched):
 def test_wheel_drag_and_play(watched):
     page = opened(watched)
     canvas = page.locator("#studio canvas").first
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    canvas.hover()
     page.mouse.wheel(0, 120)  # not chosen yet: the page scrolls
+    page.wait_for_function("scrollY > 0")
     expect(page.locator("#studio .zoomed")).to_have_text("1.0×")
-    page.wait_for_timeout(200)
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    canvas.click(position={"x": 60, "y": 60})
     for _ in range(4):
         page.mouse.wheel(0, -120)
     expect(page.locator("#studio .zoomed")).to_have_text("2.4×")
+    box = canvas.bounding_box()
+    assert box is not None
     before = pictures(page)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=4)
@@ -186,35 +158,17 @@ def test_a_comparison_of_ones_own_cancelled_and_continued(watched, axe, bench, s
     set_slider(page, "#compare-steps", 16)
     page.locator("#start-compare").click()
     expect(page.locator("#compare-status")).to_contain_text("denoising step")
-    expect(page.locator("#cancel-compare")).to_be_enabled()
     assert axe(page) == []
-    page.screenshot(path=shots / "compare-running.png", full_page=True)
     # the first recipe is on view while the second is still being sampled
-    expect(page.locator("#contact img")).to_have_count(2 * 2, timeout=90_000)
+    expect(page.locator("#contact img")).to_have_count(2 * 2)
     page.locator("#cancel-compare").click()
     expect(page.locator("#compare-status")).to_contain_text("1 of 2 recipes")
     expect(page.locator("#contact img")).to_have_count(2 * 2)
-    for _ in range(100):  # the step that was under way ends first
-        if not bench.line.locked():
-            break
-        page.wait_for_timeout(100)
-    assert not bench.line.locked()
+    until(lambda: not bench.line.locked(), 60)  # the step that was under way ends first
     page.locator("#start-compare").click()
-    expect(page.locator("#contact img")).to_have_count(2 * 3, timeout=90_000)
+    expect(page.locator("#contact img")).to_have_count(2 * 3)
     expect(page.locator("#compare-status .done, #compare-status.done")).to_be_visible()
     expect(page.locator("#compare-status")).to_contain_text("2 samples · seed 7 · steps 16")
-    expect(page.locator("#compare-table")).to_contain_text("n = 2")
     studio(page, 16)
     expect(page.locator("#studio .at")).to_contain_text("step 16 of 16")
     page.screenshot(path=shots / "compare-own.png", full_page=True)
-
-
-def test_an_impossible_comparison_is_refused_with_words(watched, axe):
-    page = opened(watched)
-    for box in page.locator("#compare-recipes input").all():
-        box.uncheck()
-    page.locator("#start-compare").click()
-    toast = page.locator("[data-testid=toast-body]").first
-    expect(toast).to_contain_text("recipes to compare: expected 1 to 5 choices")
-    assert axe(page) == []
-    expect(page.locator("#start-compare")).to_be_enabled()

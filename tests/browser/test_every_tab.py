@@ -1,4 +1,4 @@
-"""All tabs in one visit, on a phone and on a desk; reduced motion, 200 % zoom, keyboard only."""
+"""All tabs in one visit, in every size and scheme; reduced motion, 200 % zoom, keyboard only."""
 
 from __future__ import annotations
 
@@ -6,24 +6,74 @@ import pytest
 
 from ditas_core.ui.tabs import TABS
 
-from .conftest import overflow, playwright
+from .conftest import SIZES, drawn, expect, overflow, toast
 
-SETTLE_MS = 1500
+FILLED = {
+    "outliers": ("#atlas-channel-line", "stored values"),
+    "lab": ("#lab-verdict", "optimum is"),
+    "search": ("#edit-outcome", "whole recipe: mean error of 32 layers"),
+    "compare": ("#compare-table", "n = 8"),
+    "blind": ("#blind-source", "W4A8"),
+    "injector": ("#rung-line", "×60 is on view"),
+}
+"""Tab -> a text that says that it has been drawn."""
+PICTURES = {
+    "overview": ("#samples img", "#worst img"),
+    "compare": ("#contact img", "#compare-slider img"),
+    "blind": ("#blind-pictures img",),
+    "injector": ("#rung img",),
+    "takeaway": ("#take-map-view img",),
+}
+PLOTS = {
+    "outliers": ("#atlas-overview", "#atlas-layer", "#atlas-range", "#atlas-histogram"),
+    "lab": ("#lab-bars", "#lab-curve", "#lab-shapes"),
+    "search": ("#search-plot", "#edit-plot", "#recipe-errors"),
+    "compare": ("#divergence", "#metric-bars"),
+    "breaking": ("#map-plot",),
+    "injector": ("#strengths", "#injected-map"),
+}
+QUICK = [("phone", "dark"), ("desktop", "light")]
+ALL = [
+    pytest.param(size, scheme, marks=[] if (size, scheme) in QUICK else pytest.mark.journey)
+    for size in SIZES
+    for scheme in ("light", "dark")
+]
 
 
-# the tabs' own tests look at all six; here they are one page, and one visit to all
-@pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("desktop", "light")])
+def filled(page, key: str, least: int = 150) -> None:
+    """The tab shows all that it opens with."""
+    if key in FILLED:
+        place, text = FILLED[key]
+        expect(page.locator(place)).to_contain_text(text)
+    for plot in PLOTS.get(key, ()):
+        drawn(page, plot, least)
+    for pictures in PICTURES.get(key, ()):
+        page.locator(pictures).first.scroll_into_view_if_needed()  # some load lazily
+        page.wait_for_function(
+            "all => [...document.querySelectorAll(all)].some(i => i.naturalWidth > 0)",
+            arg=pictures,
+        )
+
+
+@pytest.mark.parametrize(("size", "scheme"), ALL)
 def test_every_tab_fits_and_passes_axe(visit, axe, shots, size, scheme):
     seen = visit(size, scheme)
-    seen.open()
+    page = seen.open()
     found = []
     for tab in TABS:
         seen.tab(tab.title)
-        seen.page.wait_for_timeout(SETTLE_MS)
-        found += [f"{tab.key}: {line}" for line in axe(seen.page)]
-        if overflow(seen.page) > 0:
-            found.append(f"{tab.key}: {overflow(seen.page)} px wider than the window")
-        seen.page.screenshot(path=shots / f"tab-{tab.key}-{size}-{scheme}.png", full_page=True)
+        filled(page, tab.key)
+        page.evaluate("window.scrollTo(0, 0)")
+        found += [f"{tab.key}: {line}" for line in axe(page)]
+        if overflow(page) > 0:
+            found.append(f"{tab.key}: {overflow(page)} px wider than the window")
+        for plot in PLOTS.get(tab.key, ()):
+            ink = page.evaluate(
+                f"document.querySelector('{plot} .js-plotly-plot').layout.font.color"
+            )
+            if ink != ("#D7DCE5" if scheme == "dark" else "#3B414D"):
+                found.append(f"{tab.key}: {plot} is drawn in {ink}")
+        page.screenshot(path=shots / f"{tab.key}-{size}-{scheme}.png", full_page=True)
     assert found == []
 
 
@@ -32,16 +82,15 @@ def test_an_error_is_said_and_passes_axe(watched, axe, bench):
     page = watched.open()
     tickets = [bench.line.join() for _ in range(bench.line.places)]
     try:
-        page.get_by_role("tab", name="Outliers", exact=True).click()
+        watched.tab("Outliers")
         page.locator("#start-measure").click()
-        toast = page.locator("[data-testid=toast-body]").first
-        playwright.expect(toast).to_contain_text("Busy")
+        toast(page, "Busy")
         assert axe(page) == []
     finally:
         for ticket in tickets:
             bench.line.leave(ticket)
-    playwright.expect(page.locator("#measure-status")).to_contain_text("Not run")
-    playwright.expect(page.locator("#start-measure")).to_be_enabled()
+    expect(page.locator("#measure-status")).to_contain_text("Not run")
+    expect(page.locator("#start-measure")).to_be_enabled()
 
 
 def test_twice_as_large_still_fits(visit):
@@ -51,7 +100,7 @@ def test_twice_as_large_still_fits(visit):
     seen.open()
     for tab in TABS:
         seen.tab(tab.title)
-        seen.page.wait_for_timeout(600)
+        filled(seen.page, tab.key)
         assert overflow(seen.page) <= 0, tab.key
 
 
@@ -80,6 +129,6 @@ def test_every_tab_opens_by_keyboard(watched):
     for tab in TABS[1:]:
         focus_by_tab(page, f"[role=tab][data-tab-id={tab.key}]", most=4)
         page.keyboard.press("Enter")
-        playwright.expect(page.get_by_role("tab", name=tab.title, exact=True)).to_have_attribute(
-            "aria-selected", "true", timeout=10_000
+        expect(page.get_by_role("tab", name=tab.title, exact=True)).to_have_attribute(
+            "aria-selected", "true"
         )

@@ -9,16 +9,19 @@ import pytest
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui.views import atlas as show
 
-from .conftest import PATIENCE_MS, SHORT, SIZES, overflow, playwright, rows, set_slider
+from .conftest import (
+    SHORT,
+    click_figure,
+    drawn,
+    expect,
+    overflow,
+    playwright,
+    rows,
+    set_slider,
+    toast,
+)
 
-expect = playwright.expect
-expect.set_options(timeout=PATIENCE_MS)
 LAYER, CHANNEL, OVERVIEW = "#atlas-layer-line", "#atlas-channel-line", "#atlas-line"
-
-EXTENT = """plot => {
-  const box = document.querySelector(`${plot} .main-svg`)?.getBoundingClientRect();
-  return box && box.width > 250 && box.height > 200;
-}"""
 
 
 def opened(seen) -> playwright.Page:
@@ -27,31 +30,12 @@ def opened(seen) -> playwright.Page:
     seen.tab("Outliers")
     expect(page.locator(CHANNEL)).to_contain_text("channel")
     for plot in ("#atlas-overview", "#atlas-layer", "#atlas-range", "#atlas-histogram"):
-        page.wait_for_function(EXTENT, arg=plot)
+        drawn(page, plot)
     return page
 
 
 def choose(page: playwright.Page, group: str, name: str) -> None:
     page.locator(group).get_by_role("radio", name=name, exact=True).check()
-
-
-def click_figure(page: playwright.Page, plot: str, x: float, y: float) -> None:
-    """A click at this part of the plot's first panel."""
-    panel = page.locator(f"{plot} .nsewdrag").first
-    panel.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "id => document.querySelector(`${id} .js-plotly-plot`)?._ev"
-        "?.listeners('plotly_click').length > 0",
-        arg=plot,
-    )
-    box = panel.bounding_box()
-    assert box is not None
-    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
-    page.mouse.move(at[0] - 4, at[1])
-    page.mouse.move(*at)
-    page.locator(f"{plot} .hoverlayer .hovertext").first.wait_for(state="attached")
-    page.wait_for_timeout(200)  # a click is on what was hovered last, and hovering is throttled
-    page.mouse.click(*at)
 
 
 def titles(page: playwright.Page, plot: str) -> str:
@@ -79,9 +63,6 @@ def test_from_the_overview_to_a_layer_to_a_channel(watched, bench):
     click_figure(page, "#atlas-layer", 100.5 / 256, 0.5)
     expect(page.locator(CHANNEL)).to_contain_text("channel 100:")
     expect(page.locator(CHANNEL)).to_contain_text(f"n = {SHORT.tokens} stored values")
-    expect(page.locator("#atlas-range .gtitle, #atlas-range .g-gtitle")).to_contain_text(
-        ["Channel 100"]
-    )
     assert "of 256 levels" in titles(page, "#atlas-histogram")
     assert "grid" in titles(page, "#atlas-range")
 
@@ -117,6 +98,16 @@ def test_everything_by_keyboard(watched, bench):
     page.locator("#atlas-follow input").focus()
     press("Space")
     expect(page.locator(LAYER)).to_contain_text("(by hand)")
+    press("Space")
+    expect(page.locator(LAYER)).to_contain_text("(DiTAS)")
+    set_slider(page, "#atlas-alpha", 0.85)
+    for line in (LAYER, CHANNEL):
+        expect(page.locator(line)).to_contain_text("α = 0.85 (by hand)")
+    expect(page.locator("#atlas-follow input")).not_to_be_checked()
+
+    page.locator("#atlas-channel input").fill("99999")
+    press("Enter")
+    toast(page, "expected a number from 0 to 1023")
 
 
 def test_the_table_is_searched_and_sorted(watched, bench):
@@ -137,60 +128,40 @@ def test_the_table_is_searched_and_sorted(watched, bench):
     expect(page.locator(OVERVIEW)).to_contain_text(f"framed: {ranks[-1].layer}.")
 
 
-def test_measures_halves_and_the_difference(watched, bench):
-    page = opened(watched)
-    atlas = bench.atlas(bench.default)
-    first = page.locator("#ranking .body-cell").first
-    for word, key in show.MEASURES.items():
-        choose(page, "#atlas-measure", word)
-        rank = atlas.ranking({}, key)[0]
-        expect(page.locator(OVERVIEW)).to_contain_text(f"{rank.layer} is strongest")
-        expect(first).to_have_text(rank.layer)
-    expect(page.locator("#atlas-overview .cbtitle").first).to_contain_text("largest |X|")
-    for half in ("conditional", "unconditional"):
-        choose(page, "#atlas-half", half)
-        expect(page.locator(OVERVIEW)).to_contain_text(f"· {half} half only")
-        expect(page.locator(LAYER)).to_contain_text(f"· {half} half only")
-    choose(page, "#atlas-panels", show.PANELS[1])
-    panels(page, "#atlas-overview", 3)
-    assert "what smoothing changed" in titles(page, "#atlas-overview")
+VIEWS = {
+    show.CHANGE: (LAYER, "third panel"),
+    show.SURFACE: ("#atlas-before .g-gtitle", "Before smoothing"),
+    show.FACTORS: ("#atlas-layer .annotation-text", "One factor (bold) for all 8 steps"),
+    show.WEIGHTS: (LAYER, "have to carry"),
+    show.MAPS: (LAYER, "block"),
+}
 
 
-def test_every_view_of_a_layer(watched):
-    page = opened(watched)
-    choose(page, "#atlas-view", show.SURFACE)
-    page.locator("#atlas-after .js-plotly-plot").wait_for()
-    expect(page.locator("#atlas-before .gtitle, #atlas-before .g-gtitle")).to_contain_text(
-        ["Before smoothing"]
-    )
-    assert not page.locator("#atlas-layer").is_visible()
-    choose(page, "#atlas-view", show.FACTORS)
-    expect(page.locator(LAYER)).to_contain_text("Furthest apart: channel")
-    page.wait_for_function(EXTENT, arg="#atlas-layer")
-    assert "One factor (bold) for all 8 steps" in titles(page, "#atlas-layer")
-    assert not page.locator("#atlas-before").is_visible()
-    choose(page, "#atlas-view", show.WEIGHTS)
-    expect(page.locator(LAYER)).to_contain_text("have to carry")
-    expect(page.locator("#atlas-layer .ytitle, #atlas-layer .y2title")).to_contain_text(
-        ["largest |X|", "largest |W|"]
-    )
-    choose(page, "#atlas-view", show.MAPS)
-    panels(page, "#atlas-layer", 2)
+@pytest.mark.parametrize(("size", "scheme"), [("phone", "dark"), ("desktop", "light")])
+def test_every_view_of_a_layer(visit, axe, shots, size, scheme):
+    seen = visit(size, scheme)
+    page = opened(seen)
+    for name, (place, text) in VIEWS.items():
+        choose(page, "#atlas-view", name)
+        expect(page.locator(place).filter(has_text=text).first).to_be_visible()
+        surface = name == show.SURFACE
+        expect(page.locator("#atlas-layer")).to_be_visible(visible=not surface)
+        expect(page.locator("#atlas-before")).to_be_visible(visible=surface)
+        for plot in ("#atlas-before", "#atlas-after") if surface else ("#atlas-layer",):
+            page.locator(f"{plot} .js-plotly-plot").wait_for()
+        assert overflow(page) <= 0, name
+        page.screenshot(path=shots / f"outliers-{name.split()[0].lower()}-{size}-{scheme}.png")
     page.locator("#atlas-order input").check()
     expect(page.locator("#atlas-layer .xtitle, #atlas-layer .x2title").last).to_contain_text(
         "loudest first"
     )
-
-
-def test_alpha_follows_the_recipe_until_it_is_set_by_hand(watched):
-    page = opened(watched)
-    expect(page.locator(LAYER)).to_contain_text("(DiTAS)")
-    set_slider(page, "#atlas-alpha", 0.85)
-    expect(page.locator(LAYER)).to_contain_text("α = 0.85 (by hand)")
-    expect(page.locator(CHANNEL)).to_contain_text("α = 0.85 (by hand)")
-    expect(page.locator("#atlas-follow input")).not_to_be_checked()
-    page.locator("#atlas-follow input").check()
-    expect(page.locator(LAYER)).to_contain_text("(DiTAS)")
+    choose(page, "#atlas-half", "unconditional")
+    for line in (OVERVIEW, LAYER):
+        expect(page.locator(line)).to_contain_text("· unconditional half only")
+    choose(page, "#atlas-measure", list(show.MEASURES)[-1])
+    choose(page, "#atlas-panels", show.PANELS[1])
+    panels(page, "#atlas-overview", 3)
+    assert axe(page) == []
 
 
 @pytest.fixture()
@@ -225,15 +196,6 @@ def test_measuring_shows_its_steps_and_can_be_cancelled(watched, bench, axe, for
     expect(page.locator("#atlas-histogram .barlayer .point")).not_to_have_count(0)
 
 
-def test_a_wrong_channel_is_explained(watched, axe):
-    page = opened(watched)
-    page.locator("#atlas-channel input").fill("99999")
-    page.keyboard.press("Enter")
-    toast = page.locator("[data-testid=toast-body]").first
-    expect(toast).to_contain_text("expected a number from 0 to 255")
-    assert axe(page) == []
-
-
 def test_figures_outlive_a_change_of_the_address(watched, bench):
     """Clips and gradients must not be referred to by the whole address: it changes."""
     page = opened(watched)
@@ -245,26 +207,3 @@ def test_figures_outlive_a_change_of_the_address(watched, bench):
         ".map(e => e.getAttribute('clip-path'))"
     )
     assert links and all("#" in link and "http" not in link for link in links)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_three_widths_in_light_and_dark(visit, axe, shots, size, scheme):
-    seen = visit(size, scheme)
-    page = opened(seen)
-    panels(page, "#atlas-overview", 2)
-    panels(page, "#atlas-layer", 2)
-    page.wait_for_timeout(700)
-    assert axe(page) == []
-    page.screenshot(path=shots / f"outliers-{size}-{scheme}.png", full_page=True)
-    if (size, scheme) not in {("phone", "dark"), ("desktop", "light")}:
-        return
-    for name in (show.CHANGE, show.SURFACE, show.FACTORS, show.WEIGHTS):
-        choose(page, "#atlas-view", name)
-        expect(page.locator(LAYER)).to_contain_text(show.EXPLAINED[name][:24])
-        page.wait_for_timeout(400)
-        assert overflow(page) <= 0, name
-        file = f"outliers-{name.split()[0].lower()}-{size}-{scheme}.png"
-        page.locator("#atlas-view").scroll_into_view_if_needed()
-        page.screenshot(path=shots / file)
-    assert axe(page) == []

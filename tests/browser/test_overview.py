@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
-import pytest
-
 from ditas_core.ui.results import DITAS
 
-from .conftest import SIZES, drawn, playwright
+from .conftest import drawn, expect
 
 
-def test_a_useful_view_within_seconds(watched):
-    began = time.monotonic()
-    page = watched.page
-    page.goto(watched.url)
+def test_a_useful_view(watched):
+    page = watched.open()
     page.locator("#samples img").first.wait_for()
     page.locator("#worst img").nth(1).wait_for()
-    took = time.monotonic() - began
-    assert took < 10, f"expected some 3 s on a free machine, took {took:.1f} s"
     assert page.locator("#samples img").count() == 18
     assert page.locator("#samples img:not([alt])").count() == 0
     assert "licence" in page.locator("#card").inner_text()
@@ -41,8 +33,8 @@ def test_bits_change_pictures_numbers_and_notice(watched, bench):
     )
     result = bench.shipped.presets["W4A4"].result
     mean = sum(result.metrics[DITAS]["latent SQNR, dB"]) / len(result.labels)
-    playwright.expect(page.locator("#samples")).to_contain_text(f"W4A4, {mean:.1f} dB")
-    playwright.expect(page.locator("#notice")).to_contain_text("W4A4 · integer · recipe: DiTAS")
+    expect(page.locator("#samples")).to_contain_text(f"W4A4, {mean:.1f} dB")
+    expect(page.locator("#notice")).to_contain_text("W4A4 · integer · recipe: DiTAS")
 
 
 def test_free_bits_say_what_to_do_next(watched):
@@ -52,8 +44,8 @@ def test_free_bits_say_what_to_do_next(watched):
     box.fill("3")
     box.press("Tab")
     page.locator("#weight-bits input[type=range]").dispatch_event("pointerup")
-    playwright.expect(page.locator("#samples")).to_contain_text("the Compare tab draws them")
-    playwright.expect(page.locator("#notice")).to_contain_text("Open Search")
+    expect(page.locator("#samples")).to_contain_text("the Compare tab draws them")
+    expect(page.locator("#notice")).to_contain_text("Open Search")
 
 
 def test_words_are_explained_on_hover_and_focus(watched):
@@ -62,23 +54,12 @@ def test_words_are_explained_on_hover_and_focus(watched):
     tip = word.locator("[role=tooltip]")
     assert not tip.is_visible()
     word.hover()
-    playwright.expect(tip).to_be_visible()
+    expect(tip).to_be_visible()
     page.mouse.move(5, 500)
-    playwright.expect(tip).to_be_hidden()
+    expect(tip).to_be_hidden()
     word.focus()
-    playwright.expect(tip).to_be_visible()
+    expect(tip).to_be_visible()
     assert word.get_attribute("aria-describedby") == tip.get_attribute("id")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_overview_looks_right(visit, axe, shots, size, scheme):
-    seen = visit(size, scheme)
-    page = seen.open()
-    page.locator("#worst img").nth(1).wait_for()
-    page.wait_for_timeout(900)
-    assert axe(page) == []
-    page.screenshot(path=shots / f"overview-{size}-{scheme}.png", full_page=True)
 
 
 def test_a_second_visitor_is_told_the_place_in_the_line(visit, bench):
@@ -87,10 +68,10 @@ def test_a_second_visitor_is_told_the_place_in_the_line(visit, bench):
         page = visit().open()
         page.get_by_role("tab", name="Outliers", exact=True).click()
         page.locator("#start-measure").click()
-        playwright.expect(page.locator("#measure-status")).to_contain_text("number 2 in the line")
+        expect(page.locator("#measure-status")).to_contain_text("number 2 in the line")
         # the page answers meanwhile
         page.get_by_role("radio", name="W4A4").check()
-        playwright.expect(page.locator("#notice")).to_contain_text("W4A4")
+        expect(page.locator("#notice")).to_contain_text("W4A4")
     finally:
         bench.line.leave(held)
-    playwright.expect(page.locator("#measure-status .done")).to_be_visible(timeout=60_000)
+    expect(page.locator("#measure-status .done")).to_be_visible()

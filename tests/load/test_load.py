@@ -21,17 +21,7 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from benchmarks.load import (  # noqa: E402
-    STOPPED_S,
-    begin,
-    crowd,
-    cycles,
-    joins,
-    kept,
-    leaving,
-    slowed,
-    soak,
-)
+from benchmarks.load import begin, crowd, cycles, joins, kept, leaving, slowed, soak  # noqa: E402
 from benchmarks.writers import WRITERS, kill_all  # noqa: E402
 from pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
 
@@ -44,7 +34,8 @@ from ditas_core.ui.limits import Limits  # noqa: E402
 from ditas_core.ui.parts.setup import read_choice  # noqa: E402
 from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
 
-LONGEST_S = 2.0
+STOPPED_S = 20.0
+"""Ends a test that hangs: left alone, a slowed job of 100 steps takes twice as long."""
 
 
 @pytest.fixture(scope="module")
@@ -53,82 +44,85 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield page
 
 
+@pytest.fixture()
+def visitor(page: Served) -> Iterator[Visitor]:
+    with closing(Visitor(page.url)) as visitor:
+        yield visitor
+
+
 @pytest.fixture(scope="module")
 def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A page whose operator allows jobs of two seconds."""
     folder = tiny_folder(tmp_path_factory.mktemp("hurried") / "tiny")
-    with served(folder, Limits(job_s=LONGEST_S)) as page:
+    with served(folder, Limits(job_s=2.0)) as page:
         yield page
 
 
 # the figures, small and whole
 
 
-def test_a_few_clients_get_what_they_would_get_alone(page: Served) -> None:
-    found = crowd(page, 3, 2)
+@pytest.mark.parametrize(("clients", "jobs"), [(3, 2), pytest.param(8, 10, marks=pytest.mark.slow)])
+def test_clients_get_what_they_would_get_alone(page: Served, clients: int, jobs: int) -> None:
+    found = crowd(page, clients, jobs)
     assert kept({"crowd": found}) == {"crowd": True}, found
 
 
 @pytest.mark.slow
-def test_eight_clients_with_ten_jobs_get_what_they_would_get_alone(page: Served) -> None:
-    found = crowd(page, 8, 10)
-    assert kept({"crowd": found}) == {"crowd": True}, found
-
-
-@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.slow)])
-def test_start_and_cancel_leave_nothing(page: Served, count: int) -> None:
-    found = cycles(page, count)
+def test_start_and_cancel_leave_nothing(page: Served) -> None:
+    found = cycles(page, 50)
     assert kept({"cycles": found}) == {"cycles": True}, found
 
 
+def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "load", "--only", "cycles", "--cycles", "4", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = report["parts"]["cycles"]
+    assert set(report["kept"]) == {"cycles"} and found["cycles"] == 4
+    assert found["hooks_left"] == 0 and found["weights_unchanged"] and found["growth_mb"] < 50
+
+
 def test_a_closed_tab_ends_its_work(page: Served) -> None:
-    found = leaving(page)
-    assert kept({"leaving": found}) == {"leaving": True}, found
-    assert set(found["stopped_s"]) == {"stream", "heartbeat", "both"}
+    assert set(leaving(page)["stopped_s"]) == {"stream", "heartbeat", "both"}
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_a_connection_that_dies_late_ends_nothing(page: Served, newest_first: bool) -> None:
+def test_a_connection_that_dies_late_ends_nothing(
+    page: Served, visitor: Visitor, newest_first: bool
+) -> None:
     """The page has connected anew before the network tells that the first is dead."""
-    slow = slowed(page)
-    visitor = Visitor(page.url)
-    visitor.open()
-    first = visitor.beats
-    _, messages = begin(page, visitor, visitor.number("compare"), 21 + newest_first)
-    visitor.open()
-    second = visitor.beats
-    assert first is not None and second is not None
-    told = b""
-    while b"data: ALIVE" not in told:
-        told += second.recv(1000)
-    one, other = (second, first) if newest_first else (first, second)
-    one.close()
-    time.sleep(0.5)
-    desk = page.bench.desks.of(visitor.session)
-    assert page.bench.line.locked() and not desk.left
-    other.close()
-    until(lambda: not page.bench.line.locked(), STOPPED_S)
-    assert desk.left
-    slow.remove()
-    messages.close()
-    visitor.close()
+    passes: list[None] = []
+    transformer = page.bench.checkpoint(page.bench.default).transformer
+    with slowed(page), transformer.register_forward_hook(lambda *_: passes.append(None)):
+        visitor.open()
+        first = visitor.beats
+        _, messages = begin(page, visitor, visitor.number("compare"), 21 + newest_first)
+        visitor.open()
+        second = visitor.beats
+        assert first is not None and second is not None
+        told = b""
+        while b"data: ALIVE" not in told:
+            told += second.recv(1000)
+        one, other = (second, first) if newest_first else (first, second)
+        one.close()
+        so_far = len(passes)
+        until(lambda: len(passes) > so_far + 3, STOPPED_S)  # the work goes on
+        desk = page.bench.desks.of(visitor.session)
+        assert page.bench.line.locked() and not desk.left
+        other.close()
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        assert desk.left
+        messages.close()
 
 
-def test_a_late_question_does_not_keep_the_work_of_a_closed_tab(page: Served) -> None:
-    slow = slowed(page)
-    with closing(Visitor(page.url)) as visitor:
+def test_a_late_question_does_not_keep_the_work_of_a_closed_tab(
+    page: Served, visitor: Visitor
+) -> None:
+    with slowed(page):
         _, messages = begin(page, visitor, visitor.number("compare"), 31)
         page.bench.desks.leave(visitor.session)
         assert not page.bench.desks.of(visitor.session).left, "who asks is here"
         until(lambda: not page.bench.line.locked(), STOPPED_S)
         messages.close()
-    slow.remove()
-
-
-def test_the_figures_are_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "load", "--only", "cycles", "--cycles", "2", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["kept"] == {"cycles": True} and report["parts"]["cycles"]["cycles"] == 2
 
 
 @pytest.mark.slow
@@ -140,13 +134,7 @@ def test_a_long_day(page: Served) -> None:
 def test_a_rush(page: Served) -> None:
     found = joins(page, 100)
     assert found["accepted"] + found["turned_away"] == 100 and found["turned_away"] > 0, found
-    assert found["told_busy"] > 0 and found["slowest_view_s"] < 3, found
-
-
-@pytest.mark.slow
-def test_a_rush_while_somebody_looks(page: Served) -> None:
-    found = joins(page, 100)
-    assert kept({"joins": found}) == {"joins": True}, found
+    assert found["told_busy"] > 0 and found["views"] > 0, found
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
@@ -171,12 +159,12 @@ def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
     slow = slowed(hurried, 0.08)
     with closing(Visitor(hurried.url)) as visitor:
         number = visitor.number("compare")
+        data = hurried.compare(steps=10)
+        data[5] = ["plain rounding", "smoothing α = 0.5"]
         lines = []
         for _ in range(12):
-            began = time.monotonic()
-            found = visitor.ask(number, two_recipes(hurried))
-            assert found["success"] and time.monotonic() - began < LONGEST_S + STOPPED_S
-            assert not hurried.bench.line.locked()
+            found = visitor.ask(number, data)
+            assert found["success"] and not hurried.bench.line.locked()
             line, start, cancel = found["output"]["data"][:3]
             assert start["interactive"] and not cancel["interactive"]
             lines.append(line)
@@ -189,63 +177,48 @@ def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
     assert not any(m._forward_pre_hooks for m in checkpoint.transformer.modules())
 
 
-def test_without_a_deadline_the_same_job_ends_by_itself(page: Served) -> None:
-    with closing(Visitor(page.url)) as visitor:
-        found = visitor.ask(visitor.number("compare"), two_recipes(page))
-    assert "done" in found["output"]["data"][0]
-
-
 # the line
 
 
-def test_who_finds_the_line_full_is_told_at_once(page: Served) -> None:
+def test_who_finds_the_line_full_is_told_at_once(page: Served, visitor: Visitor) -> None:
+    """The places stay taken meanwhile."""
     tickets = [page.bench.line.join() for _ in range(page.bench.limits.places)]
     try:
-        with closing(Visitor(page.url)) as visitor:
-            began = time.monotonic()
-            found = visitor.ask(visitor.number("compare"), page.compare())
+        found = visitor.ask(visitor.number("compare"), page.compare())
         assert not found["success"] and found["output"]["error"].startswith("Busy: 8 jobs run")
-        assert time.monotonic() - began < STOPPED_S
     finally:
         for ticket in tickets:
             page.bench.line.leave(ticket)
 
 
-def test_somebody_who_waits_and_leaves_gives_up_the_place(page: Served) -> None:
+def test_somebody_who_waits_and_leaves_gives_up_the_place(page: Served, visitor: Visitor) -> None:
     held = page.bench.line.join()
-    visitor = Visitor(page.url)
-    number = visitor.number("compare")
-    assert visitor.join(number, page.compare()).status_code == 200
-    messages = visitor.listen()
-    until(lambda: len(page.bench.line.tickets) == 2, 10)
+    assert visitor.join(visitor.number("compare"), page.compare()).status_code == 200
+    until(lambda: len(page.bench.line.tickets) == 2, STOPPED_S)
     page.bench.desks.leave(visitor.session)
     until(lambda: len(page.bench.line.tickets) == 1, STOPPED_S)
     page.bench.line.leave(held)
-    messages.close()  # type: ignore[attr-defined]
-    visitor.close()
 
 
-def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served) -> None:
-    slow = slowed(page)
-    first, second = Visitor(page.url), Visitor(page.url)
-    number = first.number("compare")
-    event, _ = begin(page, first, number, 5)
+def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served, visitor: Visitor) -> None:
     found: list[Any] = []
-    waiting = threading.Thread(target=lambda: found.append(second.ask(number, page.compare())))
-    waiting.start()
-    until(lambda: len(page.bench.line.tickets) == 2, 10)
-    first.cancel(number, event)
-    waiting.join(30)
-    slow.remove()
+    number = visitor.number("compare")
+    with slowed(page), closing(Visitor(page.url)) as second:
+        event, _ = begin(page, visitor, number, 5)
+        waiting = threading.Thread(target=lambda: found.append(second.ask(number, page.compare())))
+        waiting.start()
+        until(lambda: len(page.bench.line.tickets) == 2, STOPPED_S)
+        visitor.cancel(number, event)
+        waiting.join(30)
     assert found[0]["success"] and "done" in found[0]["output"]["data"][0]
-    first.close()
-    second.close()
 
 
 # questions to the page
 
 
-def test_all_tabs_share_the_places_for_questions(page: Served, monkeypatch: Any) -> None:
+def test_all_tabs_share_the_places_for_questions(
+    page: Served, visitor: Visitor, monkeypatch: Any
+) -> None:
     """Twelve questions to three tabs; a job does not wait for them, and they get no more room."""
     names = ("describe", "draw_overview", "draw_outliers")
     asked = {f.api_name: (n, f) for n, f in page.demo.fns.items() if f.api_name in names}
@@ -264,23 +237,23 @@ def test_all_tabs_share_the_places_for_questions(page: Served, monkeypatch: Any)
     for _, listener in asked.values():
         monkeypatch.setattr(listener, "fn", slow)
     visitors = [Visitor(page.url) for _ in range(12)]
-    for visitor, (number, listener) in zip(visitors, 4 * list(asked.values()), strict=True):
+    for one, (number, listener) in zip(visitors, 4 * list(asked.values()), strict=True):
         values = [getattr(each, "value", None) for each in listener.inputs]
-        assert visitor.join(number, values).status_code == 200
-    until(lambda: now == ANSWERS_AT_ONCE, 10)
-    with closing(Visitor(page.url)) as worker:
-        assert worker.ask(worker.number("compare"), page.compare())["success"]
+        assert one.join(number, values).status_code == 200
+    until(lambda: now == ANSWERS_AT_ONCE, STOPPED_S)
+    assert visitor.ask(visitor.number("compare"), page.compare())["success"]
     go.set()
     assert most == ANSWERS_AT_ONCE
-    for visitor in visitors:
-        assert [m for m in visitor.listen() if m["msg"] == "process_completed"]
-        visitor.close()
+    for one in visitors:
+        assert [m for m in one.listen() if m["msg"] == "process_completed"]
+        one.close()
 
 
-def test_who_is_turned_away_is_told_in_words(page: Served, monkeypatch: Any) -> None:
+def test_who_is_turned_away_is_told_in_words(
+    page: Served, visitor: Visitor, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(page.demo._queue, "max_size", 0)
-    with closing(Visitor(page.url)) as visitor:
-        answer = visitor.join(visitor.number("describe"), page.bar())
+    answer = visitor.join(visitor.number("describe"), page.bar())
     assert answer.status_code == 503 and answer.json()["detail"].startswith("busy: too many")
 
 
@@ -288,32 +261,32 @@ def test_who_is_turned_away_is_told_in_words(page: Served, monkeypatch: Any) -> 
 
 
 def test_a_hundred_visitors_who_left_are_forgotten() -> None:
-    desks = Desks(expires_s=60, left_s=0.2)
+    desks = Desks(expires_s=60, left_s=20)
     for number in range(100):
         desks.of(f"v{number}").notes["x"] = number
     for number in range(99):
         desks.leave(f"v{number}")
     desks.leave("nobody")
     assert desks.sweep() == 0 and len(desks.desks) == 100
-    time.sleep(0.25)
-    assert desks.of("v7").notes == {"x": 7}, "back in time" if desks.sweep() else ""
-    assert set(desks.desks) <= {"v7", "v99"}
+    assert desks.of("v6").notes == {"x": 6} and desks.of("v6").left == 0, "back in time"
+    for desk in desks.desks.values():
+        desk.left -= 21 if desk.left else 0
+    assert desks.of("v7").notes == {"x": 7}, "not swept yet"
+    assert set(desks.desks) == {"v6", "v7", "v99"}
 
 
 def test_a_desk_with_work_under_way_stays() -> None:
-    desks = Desks(most=4, expires_s=0.05, left_s=0.05)
+    desks = Desks(most=4)
     busy, rich = desks.of("busy"), desks.of("rich")
     with busy.working(), rich.working():
-        time.sleep(0.1)
         desks.leave("busy")
-        time.sleep(0.1)
+        busy.touched = rich.touched = busy.left = -1e9
         assert desks.sweep() == 0
         for number in range(20):
             desks.of(f"flood {number}")
         assert {"busy", "rich"} <= set(desks.desks) and len(desks.desks) == 4
-    assert time.monotonic() - busy.touched < 1, "seen until its job ended"
-    time.sleep(0.1)
-    assert desks.sweep() == 4
+    assert busy.touched > 0, "seen until its job ended"
+    assert desks.sweep() == 1 and "busy" not in desks.desks, "its tab was closed"
     desks = Desks(most=3)
     desks.of("owner").result = "something"
     for number in range(20):
@@ -323,62 +296,55 @@ def test_a_desk_with_work_under_way_stays() -> None:
         assert desks.of("c") is desks.of("c") and len(desks.desks) == 4
 
 
-def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served) -> None:
+def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served, visitor: Visitor) -> None:
     """205 others come while it runs; its heartbeat ends, its stream does not: it is told."""
-    slow = slowed(page)
-    visitor, other = Visitor(page.url), Visitor(page.url)
-    number, describe = visitor.number("compare"), other.number("describe")
-    visitor.open()
-    _, messages = begin(page, visitor, number, 11)
-    for each in range(205):
-        page.bench.desks.of(f"flood {each}")
-    assert other.ask(describe, page.bar())["success"]
-    assert visitor.session in page.bench.desks.desks
-    assert visitor.beats is not None
-    visitor.beats.close()
-    until(lambda: not page.bench.line.locked(), STOPPED_S)
-    last = [message for message in messages if message["msg"] == "process_completed"][-1]
-    slow.remove()
+    with slowed(page), closing(Visitor(page.url)) as other:
+        visitor.open()
+        _, messages = begin(page, visitor, visitor.number("compare"), 11)
+        for each in range(205):
+            page.bench.desks.of(f"flood {each}")
+        assert other.ask(other.number("describe"), page.bar())["success"]
+        assert visitor.session in page.bench.desks.desks
+        assert visitor.beats is not None
+        visitor.beats.close()
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        last = [message for message in messages if message["msg"] == "process_completed"][-1]
     line, start, cancel = last["output"]["data"][:3]
     assert "connection to this page was lost" in line
     assert start["interactive"] and not cancel["interactive"]
-    other.close()
-    visitor.close()
 
 
 @pytest.mark.parametrize("way", ["cancel", "tab"])
-def test_a_forward_pass_is_not_waited_for(page: Served, way: str) -> None:
+def test_a_forward_pass_is_not_waited_for(page: Served, visitor: Visitor, way: str) -> None:
     """A large model's may take longer than anybody waits: the work ends between two blocks."""
     begun: list[int] = []
     blocks = page.bench.checkpoint(page.bench.default).transformer.transformer_blocks
 
     def long(number: int) -> None:
         begun.append(number)
-        time.sleep(0.5)
+        time.sleep(0.5)  # stands for a large block's work
 
     slow = [
         block.register_forward_pre_hook(lambda *_, n=n: long(n)) for n, block in enumerate(blocks)
     ]
     start, cancel, end = listeners_of(page, "compare")
-    visitor = Visitor(page.url)
     visitor.open()
     event, _ = begin(page, visitor, start, 13)
     so_far = len(begun)
-    until(lambda: begun[so_far:].count(0) == 2, 20)  # in the first block of a pass
+    until(lambda: begun[so_far:].count(0) == 2, STOPPED_S)  # in the first block of a pass
     if way == "cancel":
         assert "Stopping" in asked_directly(visitor, page, cancel, [])[0]
-        until(lambda: not page.bench.line.locked(), 0.9)
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
         visitor.cancel(start, event)
         line = asked_directly(visitor, page, end, page.compare(seed=13, steps=100))[0]
         assert "Cancelled" in line
     else:
         assert visitor.beats is not None
         visitor.beats.close()
-        until(lambda: not page.bench.line.locked(), 0.9)
+        until(lambda: not page.bench.line.locked(), STOPPED_S)
     assert begun[-1] == 0, "the second block has not run any more"
     for each in slow:
         each.remove()
-    visitor.close()
 
 
 def asked_directly(visitor: Visitor, page: Served, number: int, data: Any) -> list[Any]:
@@ -401,11 +367,10 @@ def listeners_of(page: Served, name: str) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("first", ["cancel", "end"])
-def test_whichever_answer_to_cancel_comes_first(page: Served, first: str) -> None:
-    slow = slowed(page)
+def test_whichever_answer_to_cancel_comes_first(page: Served, visitor: Visitor, first: str) -> None:
     start, cancel, end = listeners_of(page, "compare")
     data = page.compare(seed=12, steps=100)
-    with closing(Visitor(page.url)) as visitor:
+    with slowed(page):
         event, _ = begin(page, visitor, start, 12)
         if first == "cancel":
             assert "Stopping" in asked_directly(visitor, page, cancel, [])[0]
@@ -421,48 +386,40 @@ def test_whichever_answer_to_cancel_comes_first(page: Served, first: str) -> Non
         for wrong in ([*data[:3], -1, *data[4:]], [*data[:2], -1, *data[3:]]):
             assert not visitor.ask(start, wrong)["success"]
             assert "Not run" in asked_directly(visitor, page, end, data)[0]
-    slow.remove()
-
-
-def test_a_visitor_who_comes_back_finds_everything() -> None:
-    desks = Desks(left_s=30)
-    desk = desks.of("a")
-    desks.leave("a")
-    assert desk.left > 0 and desks.of("a") is desk and desk.left == 0
 
 
 def test_housekeeping_goes_on_by_itself_and_ends_with_the_page(page: Served) -> None:
     page.bench.desks.of("gone for long").touched = -1e9
     thread = tend(page.bench, page.demo, every_s=0.05)
-    until(lambda: "gone for long" not in page.bench.desks.desks, 10)
+    until(lambda: "gone for long" not in page.bench.desks.desks, STOPPED_S)
     assert thread.daemon
 
 
-def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(page: Served) -> None:
+def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(
+    page: Served, visitor: Visitor
+) -> None:
     """Gradio's sessions make room by last use, desks with something on them do not."""
-    with closing(Visitor(page.url)) as visitor:
-        describe, compare = visitor.number("describe"), visitor.number("compare")
-        ask = page.compare()
-        ask[5] = ["mine"]
-        assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
-        desk = page.bench.desks.of(visitor.session)
-        choice = read_choice(page.bench, page.bar())
-        desk.keep("mine", page.bench.recipes(desk, choice)["smoothing α = 0.5"])
-        assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
-        assert visitor.ask(compare, ask)["success"]
-        page.demo.state_holder.session_data.clear()
-        assert visitor.ask(compare, ask)["success"]
-        desk.recipes.clear()
-        assert "recipe yet" in str(visitor.ask(describe, page.bar(recipe="mine"))["output"])
+    describe, compare = visitor.number("describe"), visitor.number("compare")
+    ask = page.compare()
+    ask[5] = ["mine"]
+    assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
+    desk = page.bench.desks.of(visitor.session)
+    choice = read_choice(page.bench, page.bar())
+    desk.keep("mine", page.bench.recipes(desk, choice)["smoothing α = 0.5"])
+    assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
+    assert visitor.ask(compare, ask)["success"]
+    page.demo.state_holder.session_data.clear()
+    assert visitor.ask(compare, ask)["success"]
+    desk.recipes.clear()
+    assert "recipe yet" in str(visitor.ask(describe, page.bar(recipe="mine"))["output"])
 
 
-def test_sessions_are_small_and_bounded(page: Served) -> None:
+def test_sessions_are_small_and_bounded(page: Served, visitor: Visitor) -> None:
     assert page.demo.app.state_holder.capacity == SESSIONS
-    with closing(Visitor(page.url)) as visitor:
-        number = visitor.number("describe")
-        for index in range(SESSIONS + 20):
-            visitor.session = f"visitor{index}"
-            assert visitor.ask(number, page.bar())["success"]
+    number = visitor.number("describe")
+    for index in range(SESSIONS + 20):
+        visitor.session = f"visitor{index}"
+        assert visitor.ask(number, page.bar())["success"]
     sessions = page.demo.app.state_holder.session_data
     assert len(sessions) <= SESSIONS and len(page.bench.desks.desks) <= SESSIONS
     assert all(isinstance(each, SmallSession) for each in sessions.values())
