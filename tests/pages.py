@@ -185,7 +185,7 @@ def rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def until(condition: Any, seconds: float) -> float:
+def until(condition: Any, seconds: float = 60) -> float:
     """How long it took to become true."""
     began = time.monotonic()
     while not condition():

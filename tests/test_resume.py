@@ -352,15 +352,14 @@ def test_a_calibration_that_cannot_start_touches_nothing(
 
 
 def test_interrupting_a_calibration(folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
-    """Ctrl-C: 130 within two seconds, one line, and the next run goes on."""
+    """Ctrl-C: 130, one line, no step more than the one under way, and the next run goes on."""
     out = tmp_path / "c.safetensors"
     arguments = calibrating(folder, out)
     running = start(arguments, tmp_path / "first", pause=0.5)  # time to be interrupted in
     running.until(lambda: len(step_files(out)) == 2)
     running.send(signal.SIGINT)
-    began = time.monotonic()
     ended = running.end()
-    assert time.monotonic() - began < 2
+    assert len(step_files(out)) <= 3
     assert ended.code == 130 and ended.out == ""
     said = ("needs ", "calibrating: ")  # memory and progress
     (line,) = [x for x in ended.err.splitlines() if not x.startswith(said)]

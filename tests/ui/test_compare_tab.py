@@ -209,7 +209,7 @@ def test_long_runs_show_at_most_25_steps_and_end_with_the_picture(bench):
     assert kept_frames(4, MOST_FRAMES) == (0, 1, 2, 3)
 
 
-def test_choosing_a_sample_and_drawing_the_tab_take_less_than_a_second(bench, desk):
+def test_choosing_a_sample_and_drawing_the_tab_cost_little(bench, desk):
     choice = Choice(bench.default, BitWidths.parse("W4A8"), "integer")
     draw(bench, desk, choice)
     view = shown(bench, desk, choice)

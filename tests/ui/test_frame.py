@@ -18,6 +18,7 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
+from pages import until  # noqa: E402
 
 from ditas_core.checkpoints import CheckpointError  # noqa: E402
 from ditas_core.specs import (  # noqa: E402
@@ -28,6 +29,7 @@ from ditas_core.specs import (  # noqa: E402
     SamplingSpec,
 )
 from ditas_core.ui import build_app, launch_options  # noqa: E402
+from ditas_core.ui import desk as desk_module  # noqa: E402
 from ditas_core.ui.app import only_changes  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
 from ditas_core.ui.cache import Cache, usual_limit  # noqa: E402
@@ -131,7 +133,9 @@ def test_one_at_a_time_from_many_threads():
 # the desks
 
 
-def test_desks_are_apart_bounded_and_expire():
+def test_desks_are_apart_bounded_and_expire(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
     desks = Desks(most=3, expires_s=0.2)
     a, b = desks.of("a"), desks.of("b")
     a.notes["x"] = 1
@@ -139,7 +143,7 @@ def test_desks_are_apart_bounded_and_expire():
     for key in ("c", "d"):
         desks.of(key)
     assert list(desks.desks) == ["a", "c", "d"]
-    time.sleep(0.25)
+    now[0] += 0.25
     desks.of("e")
     assert list(desks.desks) == ["e"]
     desks.clear("e")
@@ -256,11 +260,10 @@ def test_cache_builds_once_and_does_not_hold_up_others():
 def test_cache_forgets_who_waited(fails):
     """A build that fails leaves nothing, and the next of those who wait tries, one at a time."""
     cache, built, at_once, most = Cache(limit=1000), [], [], []
-    until = time.monotonic() + 10
 
     def build():
-        while not built and cache.building["k"].users < 4 and time.monotonic() < until:
-            time.sleep(0.001)
+        if not built:
+            until(lambda: cache.building["k"].users >= 4)
         at_once.append(1)
         most.append(len(at_once))
         built.append(1)
@@ -353,10 +356,8 @@ HOSTILE = [
 @pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:80])
 @pytest.mark.parametrize("api_name", ["/describe", "/draw_overview", "/load"])
 def test_hostile_settings_get_a_controlled_error(client, bench, values, api_name):
-    began = time.monotonic()
     with pytest.raises((AppError, ValueError)) as caught:
         client.predict(*values, api_name=api_name)
-    assert time.monotonic() - began < 5
     assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 1000
     assert not bench.line.locked()
 
@@ -447,10 +448,7 @@ def test_a_job_waits_reports_finishes_and_frees_the_line(bench):
     try:
         held = bench.line.join()
         job = Client(url, verbose=False).submit(3, api_name="/probe")
-        began = time.monotonic()
-        while not job.outputs():
-            assert time.monotonic() - began < 20
-            time.sleep(0.02)
+        until(lambda: job.outputs())
         assert "number 2 in the line" in job.outputs()[0][0] and seen == []
         bench.line.leave(held)
         line, result = job.result(timeout=20)

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ gr = pytest.importorskip("gradio")
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from hub_server import REVISION, Hub, point_to, serve_hub  # noqa: E402
+from pages import until  # noqa: E402
 from test_original_sizes import random_state, tiny  # noqa: E402
 
 from ditas_core.calibration import Calibration  # noqa: E402
@@ -305,16 +307,11 @@ def test_cancel_stops_a_download_and_load_goes_on_from_there(
     hub.faults[HEAVY] = ["stall"] * 9
     client = Client(url, verbose=False)
     job = client.submit(*bar(HUB), api_name="/load")
-    began = time.monotonic()
-    while not any(part.stat().st_size > 100_000 for part in tmp_path.rglob("*.bin.*.part")):
-        assert time.monotonic() - began < 30
-        time.sleep(0.02)
+    parts = partial(tmp_path.rglob, "*.bin.*.part")
+    until(lambda: any(part.stat().st_size > 100_000 for part in parts()))
     assert not bench.line.locked(), "a download holds up no computation"
-    began = time.monotonic()
     job.cancel()
-    while bench.fetching.locked():
-        assert time.monotonic() - began < 4
-        time.sleep(0.02)
+    until(lambda: not bench.fetching.locked())
     assert not bench.is_loaded(Model(HUB))
     (part,) = tmp_path.rglob("*.part")
     arrived = part.stat().st_size

