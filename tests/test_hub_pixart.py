@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hub_server import REVISION, point_to, serve_hub
 from test_hub import Waits
 from tiny_pixart import NAMES, save_tiny_pixart, tiny_captions, tiny_pixart, with_dead_buffers
@@ -24,9 +23,8 @@ HEAVY = "transformer/diffusion_pytorch_model.safetensors"
 NAME = f"someone/pixart@{REVISION}"
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_captions_of_the_repository(told: bool, tmp_path: Path, monkeypatch: Any) -> None:
-    served = save_tiny_pixart(tmp_path / "served", told)
+def test_captions_of_the_repository(tmp_path: Path, monkeypatch: Any) -> None:
+    served = save_tiny_pixart(tmp_path / "served", told=False)
     with serve_hub(served) as hub:
         point_to(hub, monkeypatch)
         source = find_source(NAME)
@@ -58,10 +56,7 @@ def test_captions_that_are_given(tmp_path: Path, monkeypatch: Any) -> None:
         # converted now; loading says what is missing
         with pytest.raises(CheckpointError, match="has no text encoder"):
             load_checkpoint(NAME)
-    here = load_folder(served, captions=given)
-    assert found.fingerprint == here.fingerprint
-    for name, value in here.transformer.state_dict().items():
-        assert torch.equal(found.transformer.state_dict()[name], value)
+    assert found.fingerprint == load_folder(served, captions=given).fingerprint
 
 
 @pytest.mark.parametrize("pickled", [False, True])
@@ -74,15 +69,3 @@ def test_dead_buffers_of_published_repositories(
         point_to(hub, monkeypatch)
         found = load_checkpoint(NAME)
     assert found.fingerprint == fingerprint(tiny_pixart(told=True))
-
-
-def test_a_transformer_of_another_family_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    served = save_tiny_pixart(tmp_path / "served", told=False)
-    index = served / "model_index.json"
-    index.write_text(index.read_text().replace("PixArtSigmaPipeline", "DiTPipeline"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
-    with serve_hub(served) as hub:
-        point_to(hub, monkeypatch)
-        with pytest.raises(CheckpointError, match="names another family's pipeline"):
-            load_checkpoint(NAME)
-    assert not list((tmp_path / "home").rglob("safetensors"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -135,9 +135,8 @@ def test_leftovers_of_other_files_are_not_room_on_the_disk(hub: Hub, tmp_path: P
     with pytest.raises(CheckpointError, match="of free disk"):
         get(hub, cache, machine=Machine(disk=1))
     shutil.rmtree(raw_of(cache))
-    steps = []
     with pytest.raises(InterruptedError):
-        get(hub, cache, progress=lambda step: stop_after(WEIGHTS[0], steps, step))
+        get(hub, cache, progress=stop_at(WEIGHTS[1]))
     size = sum((hub.folder / name).stat().st_size for name in WEIGHTS)
     there = (hub.folder / WEIGHTS[0]).stat().st_size
     with pytest.raises(CheckpointError, match="of free disk"):
@@ -145,17 +144,30 @@ def test_leftovers_of_other_files_are_not_room_on_the_disk(hub: Hub, tmp_path: P
     assert get(hub, cache, machine=Machine(disk=2 * size - there)).is_dir()
 
 
-def stop_after(name: str, steps: list[Any], step: Any) -> None:
-    """Raise once this file is whole."""
-    steps.append(step.doing)
-    if f"downloading {name}" in steps and step.doing != f"downloading {name}":
-        raise InterruptedError
+def stop_at(name: str) -> Callable[[Any], None]:
+    """Raise once this file begins."""
+
+    def stop(step: Any) -> None:
+        if step.doing == f"downloading {name}":
+            raise InterruptedError
+
+    return stop
 
 
 # What is no model that is understood
 
 
 EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another pipeline": (
+        "model_index.json",
+        {"_class_name": "StableDiffusionPipeline"},
+        "got 'StableDiffusionPipeline'",
+    ),
+    "another family": (
+        "transformer/config.json",
+        {"_class_name": "PixArtTransformer2DModel"},
+        "names another family's pipeline",
+    ),
     "another class": (
         "transformer/config.json",
         {"_class_name": "UNet2DConditionModel"},

@@ -1,16 +1,18 @@
-"""Tiny pipelines of the stock classes, random weights."""
+"""Tiny pipelines of the stock classes and their folders, random weights."""
 
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
-from conftest import tiny_transformer, tiny_vae
+from conftest import build_random_checkpoint, tiny_transformer, tiny_vae
 from diffusers import DDIMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import is_transformers_available
 from tiny_pixart import SCHEDULE, TEXT_WIDTH, tiny_pixart
@@ -26,6 +28,22 @@ def dit(scheduler: Any = DDIM) -> DiTPipeline:
     made = DiTPipeline(tiny_transformer(), tiny_vae(), copy.deepcopy(scheduler), id2label=LABELS)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    """Change what a JSON file says under these keys."""
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}))
+
+
+def save_tiny(target: Path) -> Path:
+    """A stock pipeline folder of the random checkpoint, with class names and a model card."""
+    checkpoint = build_random_checkpoint()
+    scheduler = DDIMScheduler.from_config(checkpoint.scheduler)
+    DiTPipeline(checkpoint.transformer, checkpoint.vae, scheduler).save_pretrained(target)
+    names = {str(i): name for i, name in enumerate(checkpoint.class_names)}
+    edit_json(target / "model_index.json", id2label=names)
+    (target / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n", encoding="utf-8")
+    return target
 
 
 class Encoder(torch.nn.Module):
