@@ -253,7 +253,7 @@ def test_budgets_of_the_frontier_and_the_largest_width_within_one() -> None:
     assert [largest_uniform(whole, budget).weight for budget in (1, 2, 3.9, 4, 7, 8, 20)] == [
         2, 2, 2, 4, 4, 8, 8,
     ]  # fmt: skip
-    assert len(frontier(whole, 2)) == 2
+    assert len(frontier(whole, 2)) == 2 and len(frontier(whole)) == 21
     with pytest.raises(ValueError, match="at least 2"):
         frontier(whole, 1)
 
@@ -271,6 +271,8 @@ def test_a_fit_says_its_own_error() -> None:
     assert torch.equal(kept.target, weight - kept.low)
     assert float(kept.error(weight).square().sum()) < float(plain.error(weight).square().sum())
     assert torch.equal(kept.up, kept.up.half().float())
+    alone = fit_weight(weight, spec, branch, input_moment("none"), rounding_variance=0.0)
+    assert torch.equal(kept.up, alone.up), "nothing passes the branch by unless it is said"
     *_, before, last = released_fits(weight, spec, replace(branch, keep="last"))
     assert not last.settled and before.low is not None and last.low is not None
     assert torch.equal(last.target, weight - before.low)

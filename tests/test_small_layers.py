@@ -32,7 +32,7 @@ from ditas_core.conversion import (
     quantize_transformer,
     set_affine_,
 )
-from ditas_core.layers.build import divide
+from ditas_core.layers.build import divide, rows_of
 from ditas_core.layers.encoding import encode
 from ditas_core.layers.size import group_bits_stored, scales
 from ditas_core.quantizer import QParams, fake_quantize, params_from_range
@@ -109,6 +109,9 @@ def test_rows_are_divided_in_their_scales_or_by_a_scale_of_their_own() -> None:
     assert same is codes and kept is params
     assert rows is not None and rows.tolist() == [[0.5], [0.125]]
     full = INTEGER.quantizers(BitWidths(16, 8))[0]
+    shared = QParams(torch.ones(1), torch.zeros(1))
+    assert rows_of(shared, slice(2, 4), full).scale.tolist() == [1]
+    assert rows_of(params, slice(1, 2), FOUR).scale.tolist() == [[4]]
     halved, kept, rows = divide(torch.ones(2, 3), params, full, divisor)
     assert halved[:, 0].tolist() == [0.5, 0.125] and kept is params and rows is None
 
