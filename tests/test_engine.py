@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from benchmarks.released_reference import ReleasedResult, released_search
 from marks import thorough
-from torch import Tensor, nn
+from torch import Tensor
 
-from ditas_core.artifact import load_quantized, save_quantized
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, get_linear
 from ditas_core.conversion import quantize_transformer
-from ditas_core.layers import QuantizedLinear
 from ditas_core.lowrank import fit_weight, input_moment, joined
 from ditas_core.sampling import spread_labels
-from ditas_core.search import GroupLoss, LayerDone, SearchSpec, search, search_group
+from ditas_core.search import GroupLoss, SearchSpec, search, search_group
 from ditas_core.specs import (
     RELEASED_BRANCH,
     BitWidths,
@@ -27,7 +24,6 @@ from ditas_core.specs import (
     LowRankSpec,
     Recipe,
     SamplingSpec,
-    SpecError,
     get_convention,
 )
 
@@ -49,7 +45,6 @@ def all_tokens(checkpoint: Checkpoint, sampling: SamplingSpec, samples: int) -> 
         token_dtype="float32",
     )
     *_, calibration = calibrate(checkpoint, spec)
-    assert isinstance(calibration, Calibration)
     return calibration
 
 
@@ -94,7 +89,6 @@ def check_against_reference(
         assert torch.equal(fit.rounded, layer.Q)
         assert torch.equal(fit.up @ fit.down, layer.L @ layer.R)
         *_, done = search_group(checkpoint, group, calibration, SearchSpec(bits, "released"))
-        assert isinstance(done, LayerDone)
         assert done.losses == pytest.approx(layer.losses, rel=1e-4)
         assert done.identity == pytest.approx(layer.identity, rel=1e-4)
         assert done.best_on_grid == layer.alpha
@@ -127,7 +121,6 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
         layers[found.name] = LayerRecipe(bits, found.alpha, RELEASED_BRANCH)
     recipe = Recipe("ditas", "released", demo_checkpoint.fingerprint, layers, calibration.sha256)
     *_, model = quantize_transformer(demo_checkpoint, recipe, calibration)
-    assert isinstance(model, nn.Module)
 
     def factor(layer: object, alpha: float | None) -> Tensor:
         if alpha is None:
@@ -141,7 +134,6 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
     width = len(s)
     for i, name in enumerate(("to_q", "to_k", "to_v")):
         layer = model.get_submodule(f"transformer_blocks.1.attn1.{name}")
-        assert isinstance(layer, QuantizedLinear)
         part = slice(i * width, (i + 1) * width)
         expected, up = qkv.Q[part] * s, qkv.L[part]
         if name == "to_v":
@@ -150,34 +142,11 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
         assert torch.allclose(layer.up @ layer.down, up @ (qkv.R * s), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("convention", ["released", *thorough("integer", "integer-g16", "paper")])
-def test_every_convention_survives_a_quantized_folder(
-    demo_checkpoint: Checkpoint, convention: str, tmp_path: Path
-) -> None:
-    spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
-    *_, calibration = calibrate(demo_checkpoint, spec)
-    assert isinstance(calibration, Calibration)
-    settings = SearchSpec(
-        BitWidths(4, 8), convention, low_rank=LowRankSpec(4, 1, "none"), grid=(0.5,)
-    )
-    *_, recipe = search(demo_checkpoint, calibration, settings)
-    assert isinstance(recipe, Recipe) and recipe.convention == convention
-    *_, model = quantize_transformer(demo_checkpoint, recipe, calibration)
-    save_quantized(tmp_path / "out", demo_checkpoint, model, recipe)
-    loaded, again = load_quantized(tmp_path / "out")
-    assert again == recipe
-    x = torch.randn(2, *demo_checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
-    arguments = {"timestep": torch.tensor([500, 500]), "class_labels": torch.tensor([3, 1000])}
-    with torch.no_grad():
-        assert torch.equal(loaded.transformer(x, **arguments).sample, model(x, **arguments).sample)
-
-
 @pytest.fixture(scope="module")
 def many_tokens(random_checkpoint: Checkpoint) -> Calibration:
     """More tokens than channels, so that Gram matrices pay."""
     spec = CalibrationSpec(SamplingSpec(steps=8), samples=4, tokens=128, token_dtype="float32")
     *_, calibration = calibrate(random_checkpoint, spec)
-    assert isinstance(calibration, Calibration)
     return calibration
 
 
@@ -189,14 +158,19 @@ def test_gram_matrices_give_the_same_loss(
 ) -> None:
     group = next(g for g in random_checkpoint.groups if g.name == "0.fc1")
     weights = [get_linear(random_checkpoint.transformer, path).weight for path in group.layers]
+    statistics = many_tokens.groups[group.name]
     loss = GroupLoss(
         weights,
-        many_tokens.groups[group.name],
+        statistics,
         BitWidths.parse(bits),
         get_convention(convention),
         LowRankSpec(rank),
     )
     assert loss.uses_gram
+    few = replace(statistics, tokens=statistics.tokens[:1, :100])
+    assert not GroupLoss(
+        weights, few, BitWidths(4, 8), get_convention(convention), LowRankSpec()
+    ).uses_gram
     with_gram = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
     loss.gram = None
     direct = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
@@ -208,14 +182,13 @@ def test_bfloat16_products_choose_as_well(demo_checkpoint: Checkpoint, conventio
     """The alpha found with bfloat16 loses at most 1 % of the loss in single precision."""
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=24)
     *_, calibration = calibrate(demo_checkpoint, spec)
-    assert isinstance(calibration, Calibration)
     settings = SearchSpec(BitWidths(4, 8), convention, "search")
     for group in demo_checkpoint.groups[4:8]:
         *_, exact = search_group(demo_checkpoint, group, calibration, settings)
         fast = replace(settings, products="bfloat16")
         *_, rough = search_group(demo_checkpoint, group, calibration, fast)
-        assert isinstance(exact, LayerDone) and isinstance(rough, LayerDone)
         assert rough.losses == pytest.approx(exact.losses, rel=2e-2)
+        assert rough.losses != exact.losses, "the products are of half precision"
         losses = {None: exact.identity, **dict(zip(exact.grid, exact.losses, strict=True))}
         assert losses[rough.alpha] <= exact.best * 1.01
 
@@ -233,14 +206,7 @@ def test_searching_again_never_samples(
                     spec = SearchSpec(
                         BitWidths.parse(bits), convention, low_rank=LowRankSpec(rank), grid=(0.5,)
                     )
-                    *_, recipe = search(random_checkpoint, random_calibration, spec)
-                    assert isinstance(recipe, Recipe)
+                    list(search(random_checkpoint, random_calibration, spec))
     finally:
         handle.remove()
     assert calls == []
-
-
-@pytest.mark.parametrize("name", ["integer-g", "integer-g3", "integer-g99999", "paper-g64", "g64"])
-def test_unknown_granularities_are_refused(name: str) -> None:
-    with pytest.raises(SpecError):
-        get_convention(name)
