@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,8 +18,8 @@ import torch
 from conftest import build_random_checkpoint
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
 from test_original_sizes import random_state
-from test_resume import save_tiny
-from tiny_pixart import save_tiny_pixart, tiny_captions, tiny_pixart, with_dead_buffers
+from tiny_pipelines import edit_json, save_tiny
+from tiny_pixart import save_tiny_pixart, tiny_pixart, with_dead_buffers
 
 from ditas_core.checkpoints import (
     Architecture,
@@ -47,8 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(folder: Path, target: Path, file: str, **values: Any) -> Path:
     """A copy whose JSON file says something else."""
     shutil.copytree(folder, target)
-    path = target / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    edit_json(target / file, **values)
     return target
 
 
@@ -56,69 +56,63 @@ TRANSFORMER = "transformer/config.json"
 VAE = "vae/config.json"
 SCHEDULE = "scheduler/scheduler_config.json"
 INDEX = "model_index.json"
+WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
+HEADS = "num_attention_heads"
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     (TRANSFORMER, {"attention_bias": "no"}, "attention_bias true or false"),
     (TRANSFORMER, {"sample_size": 9}, "whole patches of 2"),
     (TRANSFORMER, {"sample_size": 4096}, "at most 65536"),
     (TRANSFORMER, {"sample_size": 8.5}, "sample_size of at least 1"),
-    (TRANSFORMER, {"sample_size": None}, "a number as sample_size"),
     (TRANSFORMER, {"patch_size": 0}, "patch_size of at least 1"),
     (TRANSFORMER, {"norm_eps": "x"}, "a number as norm_eps"),
-    (TRANSFORMER, {"norm_eps": None}, "a number as norm_eps"),
-    (TRANSFORMER, {"norm_eps": [1e-5]}, "a number as norm_eps"),
     (TRANSFORMER, {"norm_eps": -1}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"norm_eps": float("nan")}, "norm_eps of 0 or more"),
-    (TRANSFORMER, {"norm_eps": float("inf")}, "norm_eps of 0 or more"),
-    (TRANSFORMER, {"num_attention_heads": {}}, "a number as num_attention_heads"),
     (TRANSFORMER, {"num_attention_heads": True}, "a number as num_attention_heads"),
     (TRANSFORMER, {"num_layers": 0}, "num_layers of more than 0"),
-    (TRANSFORMER, {"num_layers": None}, "a number as num_layers"),
     (TRANSFORMER, {"in_channels": 8}, "4 latent channels in and 4 or 8 out .*, got 8 and 4"),
     (TRANSFORMER, {"out_channels": 5}, "4 latent channels in and 4 or 8 out .*, got 4 and 5"),
-    (TRANSFORMER, {"out_channels": 2}, "4 latent channels in and 4 or 8 out .*, got 4 and 2"),
     (TRANSFORMER, {"_class_name": ["a"]}, "not known here"),
     (TRANSFORMER, {"_class_name": "WanTransformer3DModel"}, "it makes video"),
+    (TRANSFORMER, {"num_layers": 10**9}, "expected"),
+    (TRANSFORMER, {"num_attention_heads": 10**9}, "expected"),
+    (TRANSFORMER, {"attention_head_dim": 2**40}, "expected"),
+    (TRANSFORMER, {"num_embeds_ada_norm": 10**12}, "expected"),
+    (TRANSFORMER, {"activation_fn": "__import__('os')"}, "expected"),
+    (VAE, {"layers_per_block": 10**9}, "expected"),
+    (VAE, {"block_out_channels": [10**9, 16]}, "expected"),
+    (VAE, {"down_block_types": ["os.system", "eval"]}, "expected"),
+    (VAE, {"norm_num_groups": 7}, "expected"),
     (VAE, {"latent_channels": 16}, "16 latent channels in and 16 or 32 out"),
     (VAE, {"scaling_factor": None}, "a number as scaling_factor"),
-    (VAE, {"scaling_factor": [1.0]}, "a number as scaling_factor"),
     (VAE, {"scaling_factor": float("nan")}, "expected scaling_factor of"),
     (VAE, {"scaling_factor": 0}, "scaling_factor of at least"),
-    (VAE, {"scaling_factor": -0.2}, "scaling_factor of at least"),
     (VAE, {"out_channels": 1}, "images of 3 channels"),
     (VAE, {"block_out_channels": [8] * 65}, "up to 64 block_out_channels"),
     (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, "expected an AutoencoderKL, got 'Asym"),
-    (VAE, {"_class_name": "AutoencoderTiny"}, "expected an AutoencoderKL, got 'AutoencoderTiny"),
     (VAE, {"_class_name": "VQModel"}, "expected an AutoencoderKL, got 'VQModel'.*not known"),
-    (VAE, {"_class_name": {"a": 1}}, "expected an AutoencoderKL, got {'a'"),
     (INDEX, {"id2label": {str(i): f"c{i}" for i in range(1001)}}, "at most 1000"),
     (INDEX, {"id2label": {"0": {"a": 1}}}, "names of up to 300 characters"),
     (INDEX, {"id2label": {"0": "x" * 5000}}, "names of up to 300 characters"),
     (INDEX, {"_class_name": "X", "transformer": [{}]}, "got 'X' with {}: .*not known here"),
-    (INDEX, {"_class_name": ["X"], "transformer": 5}, "not known here"),
-    (INDEX, {"_class_name": None, "transformer": None}, "got None: .*not known here"),
     (INDEX, {"_class_name": "PixArtSigmaPAGPipeline"}, "not how this pipeline samples"),
     (SCHEDULE, {"beta_schedule": "nope"}, "a noise schedule .nope"),
     (SCHEDULE, {"beta_end": "x"}, "a number as beta_end"),
     (SCHEDULE, {"beta_end": 2.0}, "betas between 0 and 1"),
     (SCHEDULE, {"trained_betas": [0.1] * 3}, "1000 trained_betas, got 3"),
-    (SCHEDULE, {"trained_betas": 3}, "1000 trained_betas, got 3"),
     (SCHEDULE, {"trained_betas": ["x"] * 1000}, "a noise schedule"),
     (SCHEDULE, {"num_train_timesteps": 300_000_000}, "1 to 100000"),
     (SCHEDULE, {"num_train_timesteps": True}, "1 to 100000"),
     (SCHEDULE, {"steps_offset": 5000}, "time 5980 of 1000: steps_offset 5000"),
     (SCHEDULE, {"steps_offset": -5}, "time -5 of 1000|steps_offset -5"),
     (SCHEDULE, {"steps_offset": "x"}, "a whole number as steps_offset"),
-    (SCHEDULE, {"steps_offset": 10**400}, "a whole number as steps_offset"),
     (SCHEDULE, {"clip_sample": True, "clip_sample_range": "x"}, "a number as clip_sample_range"),
     (SCHEDULE, {"clip_sample": "no"}, "clip_sample true or false"),
     (SCHEDULE, {"thresholding": True, "dynamic_thresholding_ratio": 7}, "a noise schedule"),
     (SCHEDULE, {"prediction_type": "nope"}, "epsilon, sample, v_prediction, got 'nope'"),
-    (SCHEDULE, {"prediction_type": [{}]}, "epsilon, sample, v_prediction"),
     (SCHEDULE, {"timestep_spacing": "nope"}, "leading, linspace, trailing, got 'nope'"),
     (SCHEDULE, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "ratio of zero"),
     (SCHEDULE, {"_class_name": "DPMSolverMultistepScheduler", **FLOW}, "flow-matching"),
-    (SCHEDULE, {"prediction_type": "flow_prediction"}, "flow-matching"),
     (SCHEDULE, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
     (SCHEDULE, {"_class_name": "EDMEulerScheduler"}, "continuous noise levels"),
 ]
@@ -171,9 +165,6 @@ def test_what_is_unusual_and_sound_loads(
     ("pipeline", "reason"),
     [
         ("WanPipeline", "it makes video"),
-        ("LattePipeline", "it makes video"),
-        ("CogVideoXPipeline", "it makes video"),
-        ("LTXPipeline", "it makes video"),
         ("StableDiffusionXLPipeline", "U-Net"),
         ("StableDiffusion3Pipeline", "joint blocks.*flow matching"),
         ("FluxPipeline", "joint blocks"),
@@ -192,34 +183,11 @@ def test_every_other_pipeline_is_refused_with_a_reason(pipeline: str, reason: st
 def test_an_interpolation_of_nothing_is_refused(tmp_path: Path) -> None:
     served = save_tiny_pixart(tmp_path / "pixart", told=False)
     for scale in (0, "x", float("inf")):
-        path = served / TRANSFORMER
-        path.write_text(json.dumps({**json.loads(path.read_text()), "interpolation_scale": scale}))
+        edit_json(served / TRANSFORMER, interpolation_scale=scale)
         with pytest.raises(CheckpointError, match="interpolation_scale"):
             load_checkpoint(served)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "interpolation_scale": 0.5}))
+    edit_json(served / TRANSFORMER, interpolation_scale=0.5)
     assert load_checkpoint(served).name == "pixart"
-
-
-@pytest.mark.parametrize(
-    ("file", "values"),
-    [
-        (TRANSFORMER, {"num_attention_heads": "abc"}),
-        (TRANSFORMER, {"attention_head_dim": float("inf")}),
-        (TRANSFORMER, {"norm_eps": None}),
-        (VAE, {"latent_channels": None}),
-        (VAE, {"latent_channels": "x"}),
-        (VAE, {"scaling_factor": 0}),
-        (VAE, {"_class_name": "VQModel"}),
-        (INDEX, {"id2label": 5}),
-    ],
-)
-def test_wrong_folders_lend_nothing(
-    folder: Path, tmp_path: Path, file: str, values: dict[str, Any]
-) -> None:
-    torch.save(random_state(ORIGINAL), tmp_path / "w.pt")
-    lender = changed(folder, tmp_path / "copy", file, **values)
-    with pytest.raises(CheckpointError, match=r"expected .*, got|id2label"):
-        load_checkpoint(tmp_path / "w.pt", like=lender, heads=2)
 
 
 # What the small files say, without the weights
@@ -265,7 +233,6 @@ BLOCK: dict[str, Any] = {
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
     "attention_head_dim": 72,
-    "dropout": 0.0,
     "in_channels": 4,
     "norm_elementwise_affine": False,
     "norm_num_groups": 32,
@@ -273,11 +240,8 @@ BLOCK: dict[str, Any] = {
     "num_embeds_ada_norm": 1000,
     "num_layers": 28,
     "num_vector_embeds": None,
-    "only_cross_attention": False,
     "out_channels": 8,
     "patch_size": 2,
-    "upcast_attention": False,
-    "use_linear_projection": False,
 }
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "DiTPipeline": (
@@ -290,7 +254,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
             "attention_type": "default",
             "caption_channels": 4096,
             "cross_attention_dim": 1152,
-            "double_self_attention": False,
             "norm_eps": 1e-6,
             "norm_type": "ada_norm_single",
             "sample_size": 128,
@@ -300,11 +263,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
             "algorithm_type": "dpmsolver++",
             "dynamic_thresholding_ratio": 0.995,
             "lambda_min_clipped": float("-inf"),
-            "sample_max_value": 1.0,
             "solver_order": 2,
-            "thresholding": False,
             "timestep_spacing": "linspace",
-            "use_karras_sigmas": False,
             "variance_type": None,
         },
         610.9e6,
@@ -320,7 +280,6 @@ def test_configurations_of_published_checkpoints_are_understood(
     config, schedule, parameters = PUBLISHED[pipeline]
     vae = {
         "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -335,8 +294,6 @@ def test_configurations_of_published_checkpoints_are_understood(
         "beta_schedule": "linear",
         "num_train_timesteps": 1000,
         "prediction_type": "epsilon",
-        "steps_offset": 0,
-        "trained_betas": None,
     }
     files = {
         INDEX: {"_class_name": pipeline},
@@ -392,10 +349,9 @@ def test_the_table_of_positions_is_that_of_diffusers(options: dict[str, Any]) ->
 # Links, and the card
 
 
-@pytest.mark.parametrize("file", [INDEX, TRANSFORMER, VAE, SCHEDULE, "README.md"])
+@pytest.mark.parametrize("file", [INDEX, TRANSFORMER, SCHEDULE, "README.md", WEIGHTS])
 def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, file: str) -> None:
     copy = changed(folder, tmp_path / "copy", INDEX)
-    (copy / "README.md").write_text("---\nlicense: mit\n---\n")
     path = copy / file
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -417,7 +373,6 @@ def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, fi
         ("models--a--b/snapshots/" + "0a" * 20, "blobs/deeper", False),
         ("models--a--b/snapshots/mine", "blobs", False),
         ("a--b/snapshots/" + "0a" * 20, "blobs", False),
-        ("snapshots/mine", "blobs", False),
     ],
 )
 def test_only_the_layout_of_the_hubs_cache_may_link(
@@ -426,7 +381,7 @@ def test_only_the_layout_of_the_hubs_cache_may_link(
     copy = changed(folder, tmp_path / home, INDEX)
     above = copy.parents[1] / where
     above.mkdir(parents=True)
-    for number, file in enumerate([INDEX, VAE, "vae/diffusion_pytorch_model.safetensors"]):
+    for number, file in enumerate([INDEX, VAE, WEIGHTS]):
         (copy / file).rename(above / str(number))
         (copy / file).symlink_to(above / str(number))
     if not taken:
@@ -455,7 +410,6 @@ def test_only_the_layout_of_the_hubs_cache_may_link(
         ("openrail++", "openrail++"),
         ("", "unknown"),
         ("A" * 61, "unknown"),
-        ("[click](javascript:alert(1))", "unknown"),
         ("<img src=x onerror=alert(1)>", "unknown"),
         ("mit\x1b[2J", "unknown"),
     ],
@@ -499,16 +453,6 @@ def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_a_program_is_told_from_a_state_dict(tmp_path: Path) -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch would rather not have it any more
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
-    with pytest.raises(CheckpointError, match="got a TorchScript program"):
-        read_headers(tmp_path / "program.pt")
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -522,14 +466,6 @@ def test_weights_under_other_names(folder: Path, tmp_path: Path, name: str, said
     weights.rename(weights.with_name(name))
     with pytest.raises(CheckpointError, match=said):
         load_checkpoint(copy)
-
-
-def test_captions_by_a_path_as_text(tmp_path: Path) -> None:
-    served = save_tiny_pixart(tmp_path / "pixart", told=False)
-    (tmp_path / "mine").mkdir()
-    file = tiny_captions(seed=4).save(tmp_path / "mine")
-    found = load_checkpoint(str(served), captions=str(file))
-    assert found.captions is not None and found.captions.sha256 == tiny_captions(seed=4).sha256
 
 
 # Threads
@@ -593,19 +529,13 @@ def told(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int,
 def test_info_says_the_heads_that_loading_takes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for width in (32, 40):  # as wide as the lender, with its heads; or not known
+    # as wide as the lender, with its heads; or not known
+    for width, expected in ((32, "2"), (40, "not known.*name the number")):
         file = tmp_path / f"w{width}.pt"
         torch.save(random_state(Architecture(2, width, 2, 2, 4, 4, 8, 5)), file)
         code, out, _ = told(["info", file, "--like", folder, "--json"], capsys)
-        heads = json.loads(out)["heads"]
-        assert code == 0
-        if width == 32:
-            assert (
-                heads
-                == load_checkpoint(file, like=folder).transformer.config["num_attention_heads"]
-            )
-        else:
-            assert "not known" in heads and "name the number" in heads
+        assert code == 0 and re.search(expected, str(json.loads(out)["heads"]))
+    assert load_checkpoint(tmp_path / "w32.pt", like=folder).transformer.config[HEADS] == 2
 
 
 def test_every_verb_loads_in_half_precision(
