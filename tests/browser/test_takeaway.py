@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from pages import until
 from PIL import Image
 
 from ditas_core.specs import Recipe
 
-from .conftest import SIZES, open_tab, overflow, playwright
+from .conftest import choose, expect, toast
 
-expect = playwright.expect
-expect.set_options(timeout=30_000)
 READY = re.compile("Ready")
 
 
@@ -25,6 +23,12 @@ def ready(page) -> None:
     """The tab has been drawn: its files can be had."""
     expect(page.locator("#take-recipe")).to_be_enabled()
     expect(page.locator("#take-map-view img")).to_be_visible()
+
+
+def made(page) -> None:
+    """Its report too."""
+    page.locator("#start-takeaway").click()
+    expect(page.locator("#takeaway-status")).to_have_text(READY)
 
 
 def saved(page, name: str, folder: Path) -> Path:
@@ -52,12 +56,11 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("downloads")
 
 
-def test_every_file_arrives_and_is_what_it_says(watched, bench, folder):
+def test_every_file_arrives_and_is_what_it_says(watched, bench, folder, axe):
     page = watched.open("?tab=takeaway&bits=W4A4&layer=3.fc2")
     ready(page)
-    shipped = bench.shipped.presets["W4A4"]
     recipe = Recipe.from_json(saved(page, "recipe", folder).read_text("utf-8"))
-    assert recipe == shipped.recipe
+    assert recipe == bench.shipped.presets["W4A4"].recipe
     for name, first, count in (
         ("layers", "layer", 32), ("curves", "layer", None), ("metrics", "variant", 4 * 8),
     ):  # fmt: skip
@@ -75,8 +78,8 @@ def test_every_file_arrives_and_is_what_it_says(watched, bench, folder):
     assert "Layer 3.fc2" not in program and "seed=7" in program
 
     expect(page.locator("#take-report")).to_be_disabled()
-    page.locator("#start-takeaway").click()
-    expect(page.locator("#takeaway-status")).to_have_text(READY)
+    made(page)
+    assert axe(page) == []
     report = saved(page, "report", folder)
     assert "3.fc2" in report.read_text("utf-8")
     with zipfile.ZipFile(saved(page, "zip", folder)) as bundle:
@@ -87,18 +90,10 @@ def test_every_file_arrives_and_is_what_it_says(watched, bench, folder):
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
-def test_the_report_opens_without_server_or_network(chromium, axe, folder, shots, size, scheme):
-    path = next(folder.glob("*-report.html"))
-    width, height = SIZES[size]
-    context = chromium.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
-    )
-    page = context.new_page()
-    errors, requests = [], []
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+def test_the_report_opens_without_server_or_network(visit, axe, folder, shots, size, scheme):
+    seen = visit(size, scheme, offline=True)
+    page, seen.url = seen.page, next(folder.glob("*-report.html")).as_uri()
+    page.goto(seen.url)
     plots = page.locator("[data-plot]")
     assert plots.count() == 4
     for index in range(4):
@@ -108,19 +103,15 @@ def test_the_report_opens_without_server_or_network(chromium, axe, folder, shots
     assert page.locator(".heatmaplayer image").count() == 4, "two maps, before and after each"
     shown = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.alt])")
     assert len(shown) == 1 and shown[0][0] > 1000 and "cat-face" in shown[0][1]
-    assert [r for r in requests if r.startswith("http")] == [] and errors == []
-    assert overflow(page) <= 0
     page.screenshot(path=shots / f"report-{size}-{scheme}.png", full_page=True)
-    assert axe(page) == [] and errors == []
-    context.close()
+    assert axe(page) == []
 
 
-def test_the_report_prints_whole(chromium, folder):
+def test_the_report_prints_whole(visit, folder):
     """On paper the figures are as wide as the page, in dark ink."""
-    path = next(folder.glob("*-report.html"))
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="dark")
-    page = context.new_page()
-    page.goto(path.as_uri())
+    seen = visit("desktop", "dark")
+    page, seen.url = seen.page, next(folder.glob("*-report.html")).as_uri()
+    page.goto(seen.url)
     page.locator("[data-plot] .main-svg").first.wait_for()
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -130,30 +121,28 @@ def test_the_report_prints_whole(chromium, folder):
     )
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(32, 36, 44)"
     assert len(page.pdf(format="A4")) > 100_000
-    context.close()
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
 
 
 def test_the_address_follows_and_a_reload_gives_the_same_view(watched):
     page = watched.open()
     page.wait_for_function("window.ditasRestored === true")
-    page.wait_for_timeout(400)
-    assert "?" not in page.url, "nothing is changed yet"
     page.get_by_role("radio", name="W4A4").check()
     address_has(page, bits="W4A4")
-    open_tab(page, "Outliers")
+    assert query(page) == {"bits": "W4A4"}, "nothing else is changed yet"
+    watched.tab("Outliers")
     address_has(page, tab="outliers")
-    layer = page.locator("#atlas-layer-name input")
-    layer.fill("2.fc1")
-    page.get_by_role("option", name="2.fc1").click()
+    choose(page, "#atlas-layer-name", "2.fc1")
     address_has(page, layer="2.fc1")
     page.get_by_role("radio", name="custom").check()
     box = page.locator("#weight-bits input[type=number]")
     box.fill("3")
     box.press("Tab")
     address_has(page, bits="W3A8")
-    page.locator("#atlas-layer .js-plotly-plot .main-svg").first.wait_for()
-    page.wait_for_timeout(1500)
-    before, errors = page.url, len(watched.errors)
+    expect(page.locator("#atlas-layer-line")).to_contain_text("block 2 · fc1")
+    expect(page.locator("#notice")).to_contain_text("W3A8")
+    before, errors = query(page), len(watched.errors)
     page.reload()
     unloaded = watched.errors[errors:]  # what the old page said of its streams as it went
     assert all("abort" in text.lower() or "Connection errored" in text for text in unloaded)
@@ -164,29 +153,23 @@ def test_the_address_follows_and_a_reload_gives_the_same_view(watched):
     expect(page.get_by_role("radio", name="custom")).to_be_checked()
     expect(page.locator("#weight-bits input[type=number]")).to_have_value("3")
     expect(page.locator("#notice")).to_contain_text("W3A8")
-    page.locator("#atlas-layer .js-plotly-plot .main-svg").first.wait_for()
-    page.wait_for_timeout(1200)
-    assert parse_qs(urlsplit(page.url).query) == parse_qs(urlsplit(before).query)
+    expect(page.locator("#atlas-layer-line")).to_contain_text("block 2 · fc1")
+    assert query(page) == before
 
-    open_tab(page, "Take away")
+    watched.tab("Take away")
     address_has(page, tab="takeaway")
+    assert query(page) == {**before, "tab": "takeaway"}
     expect(page.locator("#link textarea, #link input")).to_have_value(page.url)
 
 
-def test_the_first_tab_is_drawn_for_its_address_too(watched):
-    page = watched.open("?bits=W8A8&convention=paper&inject=40")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_tab_is_drawn_for_its_address_too(visit, scheme):
+    page = visit("desktop", scheme).open("?bits=W8A8&convention=paper&inject=40")
     expect(page.locator("#notice")).to_contain_text("×40")
     expect(page.get_by_role("radio", name="W8A8")).to_be_checked()
     expect(page.locator("#convention input")).to_have_value("paper")
     expect(page.get_by_role("tab", name="Overview")).to_have_attribute("aria-selected", "true")
     assert query(page) == {"bits": "W8A8", "convention": "paper", "inject": "40"}
-
-
-def test_a_dark_page_restores_as_well(visit):
-    page = visit("desktop", "dark").open("?bits=W4A6&tab=takeaway")
-    ready(page)
-    expect(page.locator("#notice")).to_contain_text("W4A6")
-    expect(page.locator("#take-about")).to_contain_text("W4A6")
 
 
 @pytest.mark.parametrize(
@@ -195,19 +178,17 @@ def test_a_dark_page_restores_as_well(visit):
         "bits=../../etc/passwd&tab=../../etc/passwd&layer=../../etc/passwd",
         "recipe=" + quote("<script>window.pwned = 1</script>") + "&convention="
         + quote('"><img src=x onerror="window.pwned = 1">'),
-        "inject=NaN&alpha=NaN&seed=NaN&steps=1e9&guidance=-1&channel=" + quote("<b>"),
-        "x" * 10_000 + "=1",
-        quote("<svg onload=alert(1)>") + "=1&checkpoint=/etc/passwd",
+        "inject=NaN&alpha=NaN&steps=1e9&guidance=-1&channel=" + quote("<b>") + "x" * 10_000 + "=1",
     ],
-    ids=["paths", "markup", "numbers", "long", "names"],
+    ids=["paths", "markup", "numbers"],
 )  # fmt: skip
 def test_hostile_addresses_do_no_harm(watched, text):
     page = watched.open(f"?{text}&seed=9")
     page.wait_for_function("window.ditasRestored === true")
-    expect(page.locator("[data-testid=toast-body]").first).to_contain_text("left out")
+    toast(page, "left out")
     expect(page.locator("#notice")).to_contain_text("W4A8")
     assert page.evaluate("window.pwned") is None
-    open_tab(page, "Compare")
+    watched.tab("Compare")
     expect(page.locator("#compare-seed input")).to_have_value("9")
     address_has(page, tab="compare", seed="9")
     assert set(query(page)) <= {"tab", "seed"}, "what was wrong has gone"
@@ -248,51 +229,13 @@ def test_keyboard_only(watched):
     assert not page.evaluate("!!document.activeElement.closest('#snippet .cm-scroller')")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_it_fits_and_passes_axe(visit, axe, shots, bench, size, scheme):
-    """Idle, waiting in the line, refused, and done."""
-    seen = visit(size, scheme)
-    page = seen.open("?tab=takeaway&bits=W4A4")
-    ready(page)
-    expect(page.locator("#snippet .cm-scroller")).to_have_attribute("tabindex", "0")
-    found = [f"idle: {line}" for line in axe(page)]
-    page.screenshot(path=shots / f"takeaway-{size}-{scheme}.png", full_page=True)
-    if size == "desktop":
-        held = [bench.line.join()]
-        try:
-            page.locator("#start-takeaway").click()
-            expect(page.locator("#takeaway-status")).to_contain_text("number 2 in the line")
-            found += [f"waiting: {line}" for line in axe(page)]
-            page.locator("#cancel-takeaway").click()
-            expect(page.locator("#takeaway-status")).to_contain_text("Cancelled")
-            for _ in range(50):  # the place of the cancelled job is free at once
-                if len(bench.line.tickets) == 1:
-                    break
-                page.wait_for_timeout(100)
-            assert len(bench.line.tickets) == 1, "a cancelled job leaves the line"
-            while len(bench.line.tickets) < bench.line.places:
-                held.append(bench.line.join())
-            page.locator("#start-takeaway").click()
-            expect(page.locator("[data-testid=toast-body]").first).to_contain_text("Busy")
-            found += [f"refused: {line}" for line in axe(page)]
-        finally:
-            for ticket in held:
-                bench.line.leave(ticket)
-    page.locator("#start-takeaway").click()
-    expect(page.locator("#takeaway-status")).to_have_text(READY)
-    found += [f"done: {line}" for line in axe(page)]
-    assert overflow(page) <= 0
-    assert found == []
-
-
-def test_the_summary_is_about_the_last_comparison(watched, bench):
-    """A visitor's own comparison takes the shipped one's place."""
+def test_waiting_is_said_and_can_be_cancelled(watched, axe, bench):
     page = watched.open("?tab=takeaway")
     ready(page)
-    expect(page.locator("#take-about")).to_contain_text("shipped")
-    expect(page.locator("#take-sheet-view img")).to_have_attribute("alt", re.compile("cat-face"))
-    with page.expect_download() as arriving:
-        page.locator("#take-recipe").click()
-    document = json.loads(Path(arriving.value.path()).read_text("utf-8"))
-    assert document["convention"] == "integer" and len(document["layers"]) == 32
+    with bench.line.join():
+        page.locator("#start-takeaway").click()
+        expect(page.locator("#takeaway-status")).to_contain_text("number 2 in the line")
+        assert axe(page) == []
+        page.locator("#cancel-takeaway").click()
+        expect(page.locator("#takeaway-status")).to_contain_text("Cancelled")
+        until(lambda: len(bench.line.tickets) == 1, 60)  # the place is free at once

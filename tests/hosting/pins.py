@@ -40,16 +40,14 @@ with tempfile.TemporaryDirectory() as folder:
 
 def wanted(kind: str) -> list[str]:
     """``name==bound`` of every line of requirements.txt, or the lines as they are."""
-    lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
     found = []
-    for line in lines:
-        name, bound = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+).*", line).groups()
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, bound = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+).*", line.strip()).groups()
         torch = os.environ.get("PINS_TORCH") if name == "torch" else None
-        if torch:
-            found.append(f"torch=={torch}")
-        else:
-            found.append(f"{name}=={bound}" if kind == "lowest" else line)
+        lowest = f"{name}=={torch or bound}"
+        found.append(lowest if torch or kind == "lowest" else line.strip())
     return found
 
 
@@ -73,19 +71,9 @@ def run(kind: str) -> int:
             print(f"{kind}: these versions do not go together: {' '.join(wanted(kind))}")
             return 1
         print(f"{kind}: {versions(python).strip()}", flush=True)
-        tests = [
-            python,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not slow and not gpu",
-        ]
-        failed = subprocess.run(
-            [*tests, *(f"tests/{name}.py" for name in CORE)], cwd=ROOT
-        ).returncode
+        tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu",
+                 *(f"tests/{name}.py" for name in CORE)]  # fmt: skip
+        failed = subprocess.run(tests, cwd=ROOT).returncode
         page = subprocess.run([python, "-c", PAGE], cwd=ROOT).returncode
         print(f"{kind}: core tests {'failed' if failed else 'passed'}, "
               f"page {'failed' if page else 'started and answered'}", flush=True)  # fmt: skip

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from gradio_client import Client
+from processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARDS = Path(__file__).parent / "guards"
@@ -50,18 +52,13 @@ class Served:
 
     def values(self, endpoint: str, **changes: Any) -> list[Any]:
         """The endpoint's values as the page opens, some changed by label."""
-        known = self.client.view_api(return_format="dict", print_info=False)["named_endpoints"][
-            endpoint
-        ]
-        labels = [each["label"] for each in known["parameters"]]
-        assert set(changes) <= set(labels), (sorted(changes), labels)
-        return [
-            changes.get(
-                each["label"],
-                each["parameter_default"] if each["parameter_has_default"] else None,
-            )
-            for each in known["parameters"]
-        ]
+        known = self.client.view_api(return_format="dict", print_info=False)
+        found = {
+            each["label"]: each["parameter_default"] if each["parameter_has_default"] else None
+            for each in known["named_endpoints"][endpoint]["parameters"]
+        }
+        assert set(changes) <= set(found), (sorted(changes), list(found))
+        return list({**found, **changes}.values())
 
     def ask(self, endpoint: str, **changes: Any) -> str:
         """Everything that an endpoint answers, as text."""
@@ -116,18 +113,8 @@ def served(
                 process.wait(20)
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_for(process: subprocess.Popen[bytes], url: str, output: Path) -> Client:
     """A client once the page answers; an error if the process ends before."""
-    import httpx
-
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         assert process.poll() is None, output.read_text()[-3000:]

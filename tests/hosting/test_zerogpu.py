@@ -50,6 +50,8 @@ def test_without_the_package_everything_runs_here(modes):
     here = modes["none"]
     assert here["declared"] == [] and here["told"] == []
     assert here["found"]["unchanged"] and len(set(here["found"]["runs"].values())) == 3
+    assert modes["off"] == here, "off ZeroGPU the package changes nothing"
+    assert modes["start"] == here, "the calibration at the start is at nobody's expense"
 
 
 def test_on_zerogpu_every_run_declares_some_seconds_and_gives_the_same_numbers(modes):
@@ -60,15 +62,6 @@ def test_on_zerogpu_every_run_declares_some_seconds_and_gives_the_same_numbers(m
     assert there["told"] == [], "nothing fell back"
     assert there["found"] == modes["none"]["found"], "equal to the bit, progress included"
     assert there["found"]["shared"] == [], "the weights stay this process's own"
-
-
-def test_off_zerogpu_the_package_changes_nothing(modes):
-    assert modes["off"] == modes["none"]
-
-
-def test_without_a_visitor_nobody_s_quota_is_spent(modes):
-    """The calibration at the start."""
-    assert modes["start"] == modes["none"]
 
 
 def test_without_quota_it_runs_here_and_says_so(modes):
