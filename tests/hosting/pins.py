@@ -71,9 +71,8 @@ def run(kind: str) -> int:
             print(f"{kind}: these versions do not go together: {' '.join(wanted(kind))}")
             return 1
         print(f"{kind}: {versions(python).strip()}", flush=True)
-        tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m",
-                 "not slow and not gpu",
-                 *(f"tests/{name}.py" for name in CORE)]  # fmt: skip
+        options = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
+        tests = [python, "-m", "pytest", *options, *(f"tests/{name}.py" for name in CORE)]
         failed = subprocess.run(tests, cwd=ROOT).returncode
         page = subprocess.run([python, "-c", PAGE], cwd=ROOT).returncode
         print(f"{kind}: core tests {'failed' if failed else 'passed'}, "

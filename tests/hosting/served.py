@@ -53,12 +53,12 @@ class Served:
     def values(self, endpoint: str, **changes: Any) -> list[Any]:
         """The endpoint's values as the page opens, some changed by label."""
         known = self.client.view_api(return_format="dict", print_info=False)
-        found = {
-            each["label"]: each["parameter_default"] if each["parameter_has_default"] else None
+        values = [  # labels are not unique
+            (each["label"], each["parameter_default"] if each["parameter_has_default"] else None)
             for each in known["named_endpoints"][endpoint]["parameters"]
-        }
-        assert set(changes) <= set(found), (sorted(changes), list(found))
-        return list({**found, **changes}.values())
+        ]
+        assert set(changes) <= {label for label, _ in values}, (sorted(changes), values)
+        return [changes.get(label, value) for label, value in values]
 
     def ask(self, endpoint: str, **changes: Any) -> str:
         """Everything that an endpoint answers, as text."""
