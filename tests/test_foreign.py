@@ -176,30 +176,30 @@ def test_faults_that_loading_finds_say_which_file(stock: Path, tmp_path: Path) -
 
 
 TRANSFORMER, VAE, INDEX = "transformer/config.json", "vae/config.json", "model_index.json"
+NUMBERS = "^lender: {file}: expected .*{key}.*; pass another"
 WRONG = [
-    (TRANSFORMER, "num_attention_heads", "abc"),
-    (TRANSFORMER, "num_attention_heads", -1),
-    (TRANSFORMER, "attention_head_dim", 1e400),
-    (TRANSFORMER, "attention_head_dim", 2**70),
-    (TRANSFORMER, "norm_eps", None),
-    (TRANSFORMER, "norm_eps", float("nan")),
-    (VAE, "latent_channels", None),
-    (VAE, "latent_channels", "x"),
-    (VAE, "scaling_factor", 0),
-    (VAE, "_class_name", "VQModel"),
-    (INDEX, "id2label", 5),
+    (TRANSFORMER, "num_attention_heads", "abc", NUMBERS),
+    (TRANSFORMER, "num_attention_heads", -1, NUMBERS),
+    (TRANSFORMER, "attention_head_dim", 1e400, NUMBERS),
+    (TRANSFORMER, "attention_head_dim", 2**70, NUMBERS),
+    (TRANSFORMER, "norm_eps", None, NUMBERS),
+    (TRANSFORMER, "norm_eps", float("nan"), NUMBERS),
+    (VAE, "latent_channels", None, NUMBERS),
+    (VAE, "latent_channels", "x", NUMBERS),
+    (VAE, "scaling_factor", 0, "expected {key}"),
+    (VAE, "_class_name", "VQModel", "expected an AutoencoderKL"),
+    (INDEX, "id2label", 5, "expected {key}"),
 ]
 
 
-@pytest.mark.parametrize(("file", "key", "value"), WRONG)
+@pytest.mark.parametrize(("file", "key", "value", "words"), WRONG)
 def test_what_is_wrong_in_a_lender_is_refused(
-    stock: Path, tmp_path: Path, file: str, key: str, value: Any
+    stock: Path, tmp_path: Path, file: str, key: str, value: Any, words: str
 ) -> None:
     folder = Path(shutil.copytree(stock, tmp_path / "lender"))
     edit_json(folder / file, **{key: value})
     torch.save(DIT, tmp_path / "mine.pt")
-    said = "AutoencoderKL" if key == "_class_name" else key
-    with pytest.raises(CheckpointError, match=rf": .*expected .*{said}"):
+    with pytest.raises(CheckpointError, match=words.format(file=file, key=key)):
         load_checkpoint(tmp_path / "mine.pt", like=folder, heads=2)
 
 
