@@ -102,7 +102,7 @@ NOT_A_NAME = ["", "DDIM", "euler", None, 1, ["ddim"]]
 HOSTILE: list[tuple[str, Callable[[Any], object], list[Any]]] = [
     ("expected", lambda x: BitWidths(x, 8), [*NOT_A_COUNT, 0, 1, 4.0, 9, 17]),
     ("expected", lambda x: BitWidths(8, x), [*NOT_A_COUNT, 0, 1, 4.0, 17]),
-    ("expected", lambda x: QuantizerSpec(x, False, Granularity.PER_TENSOR), [*NOT_A_COUNT, 0, 1, 17]),
+    ("expected", lambda x: QuantizerSpec(x, False, Granularity.PER_TENSOR), [*NOT_A_COUNT, 1, 17]),
     ("group_size", lambda x: QuantizerSpec(4, False, Granularity.PER_GROUP, x), [0, *NOT_A_COUNT]),
     ("group_size", lambda x: QuantizerSpec(4, False, Granularity.PER_STRIDED_GROUP, x), [0, "32"]),
     ("steps", lambda x: SamplingSpec(steps=x), [*NOT_A_COUNT, 0, 1001]),
