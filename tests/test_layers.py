@@ -33,6 +33,7 @@ def build(
     smoothing: bool,
     seed: int = 0,
     unit: float = 1.0,
+    rank: int = RANK,
 ) -> QuantizedLinear:
     return QuantizedLinear.from_float(
         random(seed, *SHAPE) * unit,
