@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +17,12 @@ from conftest import build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 from PIL import Image
 
-from ditas_core.artifact import load_quantized, save_quantized, whole_folder
-from ditas_core.calibration import Calibration, calibrate
+from ditas_core.artifact import load_quantized, whole_folder
+from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.cli.parsing import split_names
-from ditas_core.conversion import quantize_transformer
-from ditas_core.search import SearchSpec, search
-from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
+from ditas_core.specs import CalibrationSpec, SamplingSpec
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +38,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run_json(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> dict:
-    assert main([*arguments, "--json"]) == 0
+def run_json(capsys: pytest.CaptureFixture[str], arguments: str) -> dict:
+    assert main([*shlex.split(arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
 def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = str(folder)
-    calibration, recipe = str(tmp_path / "c.safetensors"), str(tmp_path / "r.json")
-    info = run_json(capsys, ["info", source])
+    calibration, recipe, quantized = tmp_path / "c.safetensors", tmp_path / "r", tmp_path / "q"
+    info = run_json(capsys, f"info {folder}")
     assert info["blocks"] == 2 and info["width"] == 32 and len(info["groups"]) == 8
-    done = run_json(
-        capsys,
-        ["calibrate", source, "--steps", "3", "--samples", "2", "--out", calibration],
-    )
-    assert done["steps"] == 3 and Path(calibration).stat().st_size == done["bytes"]
-    found = run_json(
-        capsys,
-        ["search", source, "--calibration", calibration, "--bits", "W4A8", "--out", recipe],
-    )
-    assert set(found["alphas"]) == set(info["groups"])
-    quantized = tmp_path / "quantized"
-    made = run_json(capsys, ["quantize", source, "--recipe", recipe, "--out", str(quantized)])
+    done = run_json(capsys, f"calibrate {folder} --steps 3 --samples 2 --out {calibration}")
+    assert done["steps"] == 3 and calibration.stat().st_size == done["bytes"]
+    searching = f"search {folder} --calibration {calibration} --bits W4A8 --out {recipe}"
+    assert set(run_json(capsys, searching)["alphas"]) == set(info["groups"])
+    made = run_json(capsys, f"quantize {folder} --recipe {recipe} --out {quantized}")
     assert 4 < made["effective_bits"] < 10
-    sampled = run_json(
-        capsys,
-        [
-            "sample",
-            str(quantized),
-            "--classes",
-            "cat,owl",
-            "--steps",
-            "2",
-            "--seed",
-            "3",
-            "--out",
-            str(tmp_path / "samples"),
-        ],
-    )
-    assert sampled["classes"] == ["cat", "owl"]
-    picture = Image.open(tmp_path / "samples" / "0000-cat.png")
-    assert picture.size == (info["image_size"],) * 2
-    compared = run_json(
-        capsys, ["compare", source, str(quantized), "--samples", "3", "--steps", "2"]
-    )
+    drawing = f"sample {quantized} --classes cat,owl --steps 2 --seed 3 --out {tmp_path / 's'}"
+    assert run_json(capsys, drawing)["classes"] == ["cat", "owl"]
+    assert Image.open(tmp_path / "s" / "0000-cat.png").size == (info["image_size"],) * 2
+    compared = run_json(capsys, f"compare {folder} {quantized} --samples 3 --steps 2")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+    weights = quantized / "transformer" / "quantized.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="expected a whole quantized folder"):
+        load_quantized(quantized)
 
 
 LABELS = ("tench, Tinca tinca", "a red fox, in snow", "b", "b", "tench", "c, d", "c", "2")
@@ -128,13 +105,14 @@ def test_classes_with_commas_are_drawn_by_name(
     drawn = {}
     for text in ("a red fox, in snow,b,tench, Tinca tinca,3", "0,1,2,3", "0,1,2,1"):
         out = tmp_path / f"out{len(drawn)}"
-        command = ["sample", str(source), "--steps", "1", "--guidance", "1", "--out", str(out)]
-        told = run_json(capsys, [*command, "--classes", text])
+        command = f"sample {source} --steps 1 --guidance 1 --out {out} --classes"
+        told = run_json(capsys, f"{command} '{text}'")
         assert told["classes"] == [labels[0], "b", labels[2], "b"]
         drawn[text] = [file.read_bytes() for file in sorted(out.glob("0*.png"))]
     first, second, third = drawn.values()
     assert first == second and first[:3] == third[:3] and first[3] != third[3]
-    assert main([*command[:-1], str(tmp_path / "no"), "--classes", "a red fox, in rain"]) == 2
+    command = command.replace(str(out), str(tmp_path / "no"))
+    assert main([*shlex.split(command), "a red fox, in rain"]) == 2
     assert "got 'a red fox'" in capsys.readouterr().err
 
 
@@ -143,24 +121,8 @@ def test_ablation_reports_paired_gains(
 ) -> None:
     report = run_json(
         capsys,
-        [
-            "compare",
-            str(folder),
-            "--ablation",
-            "W4A8",
-            "--methods",
-            "plain,search",
-            "--inject",
-            "50",
-            "--samples",
-            "3",
-            "--steps",
-            "2",
-            "--convention",
-            "paper",
-            "--out",
-            str(tmp_path / "images"),
-        ],
+        f"compare {folder} --ablation W4A8 --methods plain,search --inject 50 --samples 3 --steps 2"
+        f" --convention paper --out {tmp_path / 'images'}",
     )
     plain, searched = report["results"]
     gain = searched["latent_sqnr_db"]["mean"] - plain["latent_sqnr_db"]["mean"]
@@ -169,42 +131,39 @@ def test_ablation_reports_paired_gains(
     assert (tmp_path / "images" / "side-by-side.png").is_file()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["info", "nowhere"],
-        ["info", "facebook/DiT-XL-2-1024"],
-        ["calibrate", "FOLDER", "--steps", "0", "--out", "OUT"],
-        ["calibrate", "FOLDER", "--guidance", "nan", "--out", "OUT"],
-        ["calibrate", "FOLDER", "--samples", "1e9", "--out", "OUT"],
-        ["search", "FOLDER", "--calibration", "nowhere", "--out", "OUT"],
-        ["search", "FOLDER", "--calibration", "nowhere", "--bits", "W9A8", "--out", "OUT"],
-        ["search", "FOLDER", "--calibration", "nowhere", "--convention", "best", "--out", "OUT"],
-        ["search", "FOLDER", "--calibration", "nowhere", "--method", "magic", "--out", "OUT"],
-        ["quantize", "FOLDER", "--recipe", "nowhere", "--out", "OUT"],
-        ["sample", "FOLDER", "--classes", "unicorn", "--out", "OUT"],
-        ["compare", "FOLDER"],
-        ["compare", "FOLDER", "nowhere"],
-        ["compare", "FOLDER", "--ablation", "W4"],
-        ["compare", "FOLDER", "--ablation", "W4A8", "--methods", "none"],
-        ["nonsense"],
-        [],
-    ],
-    ids=" ".join,
-)
+WRONG = """
+info nowhere
+info facebook/DiT-XL-2-1024
+calibrate FOLDER --steps 0 --out OUT
+calibrate FOLDER --guidance nan --out OUT
+calibrate FOLDER --samples 1e9 --out OUT
+search FOLDER --calibration nowhere --out OUT
+search FOLDER --calibration nowhere --bits W9A8 --out OUT
+search FOLDER --calibration nowhere --convention best --out OUT
+search FOLDER --calibration nowhere --method magic --out OUT
+quantize FOLDER --recipe nowhere --out OUT
+sample FOLDER --classes unicorn --out OUT
+compare FOLDER
+compare FOLDER nowhere
+compare FOLDER --ablation W4
+compare FOLDER --ablation W4A8 --methods none
+nonsense
+"""
+
+
+@pytest.mark.parametrize("arguments", WRONG.splitlines())
 def test_wrong_input_gets_one_line_and_exit_code_2(
-    arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swap = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
     try:
-        code = main([swap.get(word, word) for word in arguments])
+        code = main([swap.get(word, word) for word in arguments.split()])
     except SystemExit as stop:
         code = stop.code
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1
-    assert "Traceback" not in captured.err
     assert not list(tmp_path.iterdir())
 
 
@@ -217,53 +176,8 @@ def test_module_runs_and_helps() -> None:
         cwd=Path(__file__).resolve().parents[1],
     )
     assert done.returncode == 0
-    for verb in (
-        "info",
-        "calibrate",
-        "search",
-        "quantize",
-        "sample",
-        "compare",
-        "convert",
-        "bench",
-    ):
-        assert verb in done.stdout
-
-
-@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
-@pytest.mark.parametrize("bits", ["W2A4", "W4A8", "W8A16"])
-def test_a_saved_model_computes_the_same(
-    folder: Path, tmp_path: Path, convention: str, bits: str
-) -> None:
-    checkpoint = load_checkpoint(folder)
-    *_, calibration = calibrate(
-        checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=2, tokens=8)
-    )
-    spec = SearchSpec(BitWidths.parse(bits), convention, low_rank=LowRankSpec(4), grid=(0.5,))
-    *_, recipe = search(checkpoint, calibration, spec)
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    save_quantized(tmp_path / "q", checkpoint, model, recipe)
-    loaded, again = load_quantized(tmp_path / "q")
-    assert again == recipe
-    x = torch.randn(2, *checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
-    inputs = {"timestep": torch.tensor([5, 5]), "class_labels": torch.tensor([1, 2])}
-    assert torch.equal(model(x, **inputs).sample, loaded.transformer(x, **inputs).sample)
-
-
-def test_a_damaged_quantized_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(folder)
-    *_, recipe = search_plain(checkpoint)
-    *_, model = quantize_transformer(checkpoint, recipe)
-    save_quantized(tmp_path / "q", checkpoint, model, recipe)
-    weights = tmp_path / "q" / "transformer" / "quantized.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="expected a whole quantized folder"):
-        load_quantized(tmp_path / "q")
-
-
-def search_plain(checkpoint: Checkpoint) -> list:
-    empty = Calibration(checkpoint.fingerprint, CalibrationSpec(), (), {})
-    return list(search(checkpoint, empty, SearchSpec(BitWidths(8, 8), method="plain")))
+    verbs = ("info", "calibrate", "search", "quantize", "sample", "compare", "convert", "bench")
+    assert all(verb in done.stdout for verb in verbs)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -20,11 +20,8 @@ from ditas_core.figures import (
     channel_maps,
     contact_strip,
     difference,
-    divergence_curves,
-    empty_figure,
     enlarge,
     loss_curves,
-    overview_maps,
     pool_channels,
     relative_db,
     split_strip,
@@ -44,30 +41,6 @@ def panels(figure):
     return [trace for trace in figure.data if trace.type == "heatmap"]
 
 
-def test_both_panels_share_one_colour_range(atlas):
-    group = atlas.groups["0.fc2"]
-    figure = channel_maps(group.map().numpy(), group.smoothed(0.5).map().numpy(), atlas.timesteps)
-    before, after = panels(figure)
-    assert before.coloraxis == after.coloraxis == "coloraxis"
-    axis = figure.layout.coloraxis
-    assert axis.cmin < axis.cmax
-    assert max(np.max(before.z), np.max(after.z)) <= np.ceil(axis.cmax)
-    assert before.zmin is None and after.zmin is None
-
-
-def test_maps_have_a_row_per_step_and_are_finite(atlas):
-    alphas = dict.fromkeys(atlas.groups, 0.5)
-    figure = overview_maps(
-        atlas.overview().numpy(),
-        atlas.overview(alphas).numpy(),
-        list(atlas.groups),
-        atlas.timesteps,
-    )
-    for panel in panels(figure):
-        assert np.shape(panel.z) == (len(atlas.timesteps), len(atlas.groups))
-        assert np.isfinite(panel.customdata).all()
-
-
 def test_dead_channels_give_finite_figures():
     zeros = np.zeros((3, 8), np.float32)
     figure = channel_maps(zeros, zeros, (9, 5, 1))
@@ -82,25 +55,6 @@ def test_pooling_keeps_the_loudest(channels):
     pooled, width = pool_channels(values)
     assert pooled.shape[1] <= MAX_COLUMNS and pooled.shape[1] * width >= channels
     np.testing.assert_array_equal(pooled.max(1), values.max(1))
-
-
-def test_payload_is_small_for_a_large_layer():
-    values = np.random.default_rng(0).random((50, 4608)) + 0.1
-    figure = channel_maps(values, values / 3, tuple(range(50)))
-    assert len(figure.to_json()) < 300_000
-
-
-def test_strength_is_max_over_median():
-    assert float(outlier_strength(torch.tensor([1.0, 2.0, 30.0]))) == 15.0
-
-
-def test_atlas_round_trip(atlas, tmp_path):
-    atlas.save(tmp_path / "a.safetensors")
-    back = OutlierAtlas.load(tmp_path / "a.safetensors")
-    assert back.timesteps == atlas.timesteps and list(back.groups) == list(atlas.groups)
-    for name, group in atlas.groups.items():
-        assert torch.equal(back.groups[name].act_absmax, group.act_absmax)
-        torch.testing.assert_close(back.groups[name].absmax, group.absmax, rtol=0.03, atol=1e-4)
 
 
 def test_injection_is_exact_in_the_atlas(random_checkpoint, random_calibration, atlas):
@@ -137,16 +91,6 @@ def test_loss_curves_are_relative_to_no_smoothing():
     assert [trace.name for trace in figure.data] == ["qkv", "fc2"]
     assert min(figure.data[0].y) == pytest.approx(-3.01, abs=0.01)
     assert loss_curves([]).data == ()
-
-
-def test_divergence_has_a_line_per_model():
-    figure = divergence_curves((9, 5, 1), {"plain rounding": [30, 20, 10], "recipe": [31, 25, 16]})
-    assert [len(trace.y) for trace in figure.data] == [3, 3]
-    assert {trace.line.dash for trace in figure.data} == {"dot", "solid"}
-
-
-def test_no_template_in_the_payload():
-    assert len(empty_figure("nothing").to_json()) < 3000
 
 
 def test_images():

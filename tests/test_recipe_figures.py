@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -56,14 +55,3 @@ def test_looks_differ_within_a_figure():
     assert looks["DiTAS"] == ROLES["ditas"] and looks["plain rounding"] == ROLES["plain"]
     assert len(set(looks.values())) == len(names)
     assert len({(look.colour, look.symbol) for look in looks.values()}) == len(names)
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_frame_is_that_of_the_other_figures(dark):
-    for figure in (
-        recipe_alphas(LAYERS, ALPHAS, dark=dark),
-        recipe_errors(LAYERS, ERRORS, dark=dark),
-    ):
-        layout = json.loads(figure.to_json())["layout"]
-        assert layout["paper_bgcolor"] == "rgba(0,0,0,0)" and not layout.get("template")
-        assert layout["title"]["text"] and layout["autosize"] and "width" not in layout

@@ -91,19 +91,6 @@ def tiny_map(half_checkpoint: Checkpoint, half_calibration: Calibration) -> Sens
     return map_of(half_checkpoint, half_calibration)
 
 
-@pytest.fixture(scope="module")
-def demo_calibration(demo_checkpoint: Checkpoint) -> Calibration:
-    spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
-    *_, calibration = calibrate(demo_checkpoint, spec)
-    return calibration
-
-
-@pytest.fixture(scope="module")
-def demo_map(demo_checkpoint: Checkpoint, demo_calibration: Calibration) -> SensitivityMap:
-    spec = SearchSpec(BitWidths(4, 8), method="search", grid=(0.25, 0.5))
-    return map_of(demo_checkpoint, demo_calibration, spec)
-
-
 @pytest.mark.parametrize("method", ["search", *thorough("ditas")])
 def test_cells_are_the_best_of_the_search(
     random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
@@ -125,7 +112,6 @@ def test_cells_are_the_best_of_the_search(
             assert float(last.error[row, column]) == done.best / done.energy
             assert last.alphas[row][column] == done.alpha
     assert bool((last.error[:, 3] == 0).all()) and {row[3] for row in last.alphas} == {None}
-    assert bool((last.error[:, 0] > last.error[:, 2]).all())
 
 
 def test_alphas_of_a_recipe_are_kept(
@@ -142,15 +128,6 @@ def test_alphas_of_a_recipe_are_kept(
         map_of(half_checkpoint, half_calibration, recipe=other)
 
 
-def test_plain_and_fixed_methods_have_their_own_alphas(
-    random_checkpoint: Checkpoint, random_calibration: Calibration
-) -> None:
-    for method, alpha in (("plain", None), ("smoothing", 0.5)):
-        made = map_of(random_checkpoint, random_calibration, replace(SPEC, method=method), BITS[:2])
-        assert {a for row in made.alphas for a in row} == {alpha}
-        assert made.low_rank.rank == 0
-
-
 def test_hostile_inputs(
     half_checkpoint: Checkpoint, half_calibration: Calibration, tiny_map: SensitivityMap
 ) -> None:
@@ -160,16 +137,16 @@ def test_hostile_inputs(
     foreign = replace(half_calibration, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="calibration"):
         next(sensitivity(half_checkpoint, foreign, BITS, SPEC))
-    with pytest.raises(SpecError):
-        replace(tiny_map, error=tiny_map.error[:3])
-    with pytest.raises(SpecError):
-        replace(tiny_map, error=tiny_map.error * math.nan)
-    with pytest.raises(SpecError):
-        replace(tiny_map, divided_by=tuple(range(len(tiny_map.groups))))
-    with pytest.raises(SpecError):
-        tiny_map.recipe(tiny_map.uniform(BITS[0]) | {"0.qkv": BitWidths(7, 7)})
-    with pytest.raises(SpecError):
-        tiny_map.recipe({"0.qkv": BITS[0]})
+    for damage in (
+        {"error": tiny_map.error[:3]},
+        {"error": tiny_map.error * math.nan},
+        {"divided_by": tuple(range(len(tiny_map.groups)))},
+    ):
+        with pytest.raises(SpecError):
+            replace(tiny_map, **damage)
+    for widths in (tiny_map.uniform(BITS[0]) | {"0.qkv": BitWidths(7, 7)}, {"0.qkv": BITS[0]}):
+        with pytest.raises(SpecError):
+            tiny_map.recipe(widths)
 
 
 def test_json_round_trip_to_the_bit(tiny_map: SensitivityMap) -> None:
@@ -178,10 +155,7 @@ def test_json_round_trip_to_the_bit(tiny_map: SensitivityMap) -> None:
     assert again.to_json() == text
     for name, value in vars(tiny_map).items():
         other = getattr(again, name)
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other)
-        else:
-            assert value == other
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     document = json.loads(text)
     for damage in (
         {"format": "another"},
@@ -283,16 +257,9 @@ def test_allocation_is_optimal_with_groups_that_depend_on_each_other(
     """One block's four groups; an alpha more or less at the projection changes V's size."""
     keep = slice(0, 4)
     alphas = (*tiny_map.alphas[:1], (0.25, None, 0.75, None), *tiny_map.alphas[2:4])
-    block = replace(
-        tiny_map,
-        groups=tiny_map.groups[keep],
-        alphas=alphas,
-        divided_by=tiny_map.divided_by[keep],
-        weights=tiny_map.weights[keep],
-        error=tiny_map.error[keep],
-        stored=tiny_map.stored[keep],
-        division=tiny_map.division[keep],
-    )
+    parts = ("groups", "divided_by", "weights", "error", "stored", "division")
+    cut = {part: getattr(tiny_map, part)[keep] for part in parts}
+    block = replace(tiny_map, alphas=alphas, **cut)
     assert block.divided_by == (1, -1, -1, -1) and float(block.division[0, 0]) > 0
     found = allocate(block, budget)
     assert list(found) == list(block.groups)
@@ -338,9 +305,12 @@ def test_equal_errors_take_the_smallest_size(tiny_map: SensitivityMap) -> None:
         allocate(flat, smallest * (1 - 1e-6))
 
 
-def test_a_mixed_recipe_of_the_demo_fits_its_budget(
-    demo_checkpoint: Checkpoint, demo_calibration: Calibration, demo_map: SensitivityMap
-) -> None:
+def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint) -> None:
+    *_, demo_calibration = calibrate(
+        demo_checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
+    )
+    spec = SearchSpec(BitWidths(4, 8), method="search", grid=(0.25, 0.5))
+    demo_map = map_of(demo_checkpoint, demo_calibration, spec)
     uniform = demo_map.uniform(BITS[1])
     equal = demo_map.bits_per_weight(uniform)
     plain = converted(demo_checkpoint, demo_map.recipe(uniform), demo_calibration)
@@ -372,22 +342,15 @@ def test_measured_cells_are_those_of_separate_runs(
     assert torch.equal(last.stored, tiny_map.stored) and last.alphas == tiny_map.alphas
     assert [c.error for c in cells] == last.error.flatten().tolist()
     assert [c.done for c in cells] == list(range(1, 33))
-    assert bool((last.error[:, 3] == 0).all()) and bool((last.error[:, :3] > 0).all())
+    assert bool((last.error[:, 3] == 0).all())
     assert bool((last.error[:, 0] > last.error[:, 2]).all())
 
-    def final(transformer: nn.Module) -> torch.Tensor:
-        return sample_latents(
-            transformer,
-            half_checkpoint.scheduler,
-            labels,
-            half_checkpoint.latent_shape,
-            spec,
-            4,
-        )
-
+    of = half_checkpoint
     recipe = only(tiny_map.recipe(tiny_map.uniform(BITS[0])), ["1.proj"])
-    got = final(converted(half_checkpoint, recipe, half_calibration))
-    reference = final(half_checkpoint.transformer)
+    got, reference = (
+        sample_latents(transformer, of.scheduler, labels, of.latent_shape, spec, 4)
+        for transformer in (converted(of, recipe, half_calibration), of.transformer)
+    )
     expected = float((got - reference).norm() / reference.norm()) ** 2
     row = tiny_map.groups.index("1.proj")
     assert float(last.error[row, 0]) == pytest.approx(expected, rel=1e-4)
