@@ -344,7 +344,7 @@ def mutate(header: bytes, body: bytes, dice: random.Random) -> bytes:
     raw = bytearray(header)
     length = None
     for _ in range(dice.choice([1, 1, 1, 2, 4])):
-        kind = dice.randrange(13)
+        kind = dice.randrange(7)
         at = dice.randrange(max(1, len(raw)))
         if kind == 0:
             raw[at : at + 1] = bytes([raw[at] ^ (1 << dice.randrange(8))]) if raw else b"x"
@@ -359,25 +359,9 @@ def mutate(header: bytes, body: bytes, dice: random.Random) -> bytes:
         elif kind == 4:
             raw[at:at] = dice.choice([b"[", b'{"a":']) * dice.randrange(1, 50_000)
         elif kind == 5:
-            stop = raw.find(b"}", at) + 1
-            raw[1:1] = raw[raw.find(b'"', at) : stop] + b","
-        elif kind == 6:
-            raw[at:at] = dice.choice([b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\0", b"\\ud800"])
-        elif kind == 7:
             length = dice.choice([0, 1, 7, 2**20, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(raw) - 1])
-        elif kind == 8:
-            old = dice.choice([b'"F16"', b'"F32"', b'"shape"', b'"data_offsets"', b'"dtype"'])
-            new = dice.choice([b'"F4"', b"null", b"true", b'"x"', b"7", b'"F64"', b"[]", b"{}"])
-            raw = bytearray(bytes(raw).replace(old, new, 1))
-        elif kind == 9:
-            body = body[: dice.randrange(len(body))] if dice.random() < 0.5 else body + b"x"
-        elif kind == 10:
-            raw = bytearray(dice.randbytes(dice.randrange(1, 300)))
-        elif kind == 11:
-            end = raw.find(b"]", at)
-            raw[end:end] = b"," + str(dice.choice([0, 1, 2**62, 10**30])).encode()
         else:
-            raw = bytearray(bytes(raw).replace(b"],", b"] ,", 1).replace(b":", b" :", 1))
+            body = body[: dice.randrange(len(body))] if body else b"x"
     size = len(raw) if length is None else length
     return (size % 2**64).to_bytes(8, "little") + bytes(raw) + body
 
