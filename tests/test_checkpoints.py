@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from conftest import build_random_checkpoint
-from diffusers import DDIMScheduler, DiTPipeline
 from safetensors.torch import load_file
+from tiny_pipelines import edit_json, save_tiny
 
 from ditas_core.checkpoints import (
     Absorber,
@@ -29,28 +27,13 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random checkpoint as the stock pipeline saves it."""
-    checkpoint = build_random_checkpoint()
-    target = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    scheduler = DDIMScheduler.from_config(checkpoint.scheduler)
-    DiTPipeline(checkpoint.transformer, checkpoint.vae, scheduler).save_pretrained(target)
-    edit_json(
-        target / "model_index.json",
-        id2label={str(i): name for i, name in enumerate(checkpoint.class_names)},
-    )
-    (target / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n", encoding="utf-8")
-    return target
+    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture
 def folder(stock: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(stock, tmp_path / "tiny"))
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**document, **changes}), encoding="utf-8")
 
 
 def test_a_stock_folder_loads_as_it_was_saved(stock: Path, random_checkpoint: Checkpoint) -> None:
@@ -101,39 +84,32 @@ def test_classes_by_name_and_number(random_checkpoint: Checkpoint) -> None:
             random_checkpoint.class_index(bad)
 
 
+INDEX, CONFIG = "model_index.json", "transformer/config.json"
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "no index": lambda f: (f / "model_index.json").unlink(),
-    "index is no JSON": lambda f: (f / "model_index.json").write_text("{"),
-    "index is a list": lambda f: (f / "model_index.json").write_text("[]"),
-    "index is not text": lambda f: (f / "model_index.json").write_bytes(b"\xff\xfe\x00"),
-    "index is deep": lambda f: (f / "model_index.json").write_text("[" * 100_000),
-    "index is huge": lambda f: (f / "model_index.json").write_text(" " * 2_000_000 + "{}"),
-    "another pipeline": lambda f: edit_json(f / "model_index.json", _class_name="FluxPipeline"),
-    "labels with a gap": lambda f: edit_json(f / "model_index.json", id2label={"0": "a", "2": "c"}),
-    "labels in a list": lambda f: edit_json(f / "model_index.json", id2label=["a", "b"]),
-    "labels are a number": lambda f: edit_json(f / "model_index.json", id2label=7),
+    "no index": lambda f: (f / INDEX).unlink(),
+    "index is no JSON": lambda f: (f / INDEX).write_text("{"),
+    "index is a list": lambda f: (f / INDEX).write_text("[]"),
+    "index is not text": lambda f: (f / INDEX).write_bytes(b"\xff\xfe\x00"),
+    "index is deep": lambda f: (f / INDEX).write_text("[" * 100_000),
+    "index is huge": lambda f: (f / INDEX).write_text(" " * 2_000_000 + "{}"),
+    "labels with a gap": lambda f: edit_json(f / INDEX, id2label={"0": "a", "2": "c"}),
+    "labels in a list": lambda f: edit_json(f / INDEX, id2label=["a", "b"]),
     "no transformer": lambda f: shutil.rmtree(f / "transformer"),
-    "another transformer": lambda f: edit_json(
-        f / "transformer" / "config.json", _class_name="UNet2DModel"
-    ),
-    "another norm": lambda f: edit_json(f / "transformer" / "config.json", norm_type="layer_norm"),
-    "another width": lambda f: edit_json(f / "transformer" / "config.json", attention_head_dim=24),
-    "width is text": lambda f: edit_json(f / "transformer" / "config.json", attention_head_dim="x"),
-    "more blocks than weights": lambda f: edit_json(
-        f / "transformer" / "config.json", num_layers=3
-    ),
-    "fewer blocks than weights": lambda f: edit_json(
-        f / "transformer" / "config.json", num_layers=1
-    ),
+    "another transformer": lambda f: edit_json(f / CONFIG, _class_name="UNet2DModel"),
+    "another norm": lambda f: edit_json(f / CONFIG, norm_type="layer_norm"),
+    "another width": lambda f: edit_json(f / CONFIG, attention_head_dim=24),
+    "more blocks than weights": lambda f: edit_json(f / CONFIG, num_layers=3),
+    "fewer blocks than weights": lambda f: edit_json(f / CONFIG, num_layers=1),
     "no weights": lambda f: (f / "transformer" / WEIGHTS).unlink(),
-    "empty weights": lambda f: (f / "transformer" / WEIGHTS).write_bytes(b""),
-    "half the weights": lambda f: (f / "transformer" / WEIGHTS).write_bytes(
-        (f / "transformer" / WEIGHTS).read_bytes()[:50_000]
-    ),
+    "half the weights": lambda f: half(f / "transformer" / WEIGHTS),
     "no vae": lambda f: shutil.rmtree(f / "vae"),
-    "half the vae": lambda f: (f / "vae" / WEIGHTS).write_bytes(
-        (f / "vae" / WEIGHTS).read_bytes()[:5_000]
-    ),
+    "half the vae": lambda f: half(f / "vae" / WEIGHTS),
     "no scheduler": lambda f: shutil.rmtree(f / "scheduler"),
 }
 
@@ -145,24 +121,17 @@ def test_damaged_folders_are_refused(folder: Path, damage: Callable[[Path], obje
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("source", ["", "no/such/folder", "facebook/other", "../..", "\0"])
-def test_unknown_sources_are_refused(source: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError):
-        load_checkpoint(source)
+def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         load_checkpoint(tmp_path)
 
 
-def pickle_weights(folder: Path) -> None:
-    """Weights as ``.bin``, as the official repositories hold them."""
-    for part in ("transformer", "vae"):
-        state = load_file(folder / part / WEIGHTS)
-        torch.save(state, folder / part / "diffusion_pytorch_model.bin")
-        (folder / part / WEIGHTS).unlink()
-
-
 def test_pickled_weights_are_converted_once(folder: Path, random_checkpoint: Checkpoint) -> None:
-    pickle_weights(folder)
+    for part in ("transformer", "vae"):
+        torch.save(
+            load_file(folder / part / WEIGHTS), folder / part / "diffusion_pytorch_model.bin"
+        )
+        (folder / part / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="got a pickle"):
         load_checkpoint(folder)
     target = folder.parent / "converted"
@@ -171,26 +140,3 @@ def test_pickled_weights_are_converted_once(folder: Path, random_checkpoint: Che
     before = (target / "transformer" / WEIGHTS).stat().st_mtime_ns
     assert list(convert_folder(folder, target)) == []
     assert (target / "transformer" / WEIGHTS).stat().st_mtime_ns == before
-
-
-class Payload:
-    """Runs code where a pickle is loaded without care."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.witness,)
-
-
-def test_a_pickle_that_runs_code_runs_nothing_and_leaves_nothing(
-    folder: Path, tmp_path: Path
-) -> None:
-    pickle_weights(folder)
-    witness = tmp_path / "witness"
-    torch.save(Payload(witness), folder / "vae" / "diffusion_pytorch_model.bin")
-    before = sorted(p.name for p in tmp_path.iterdir())
-    with pytest.raises(CheckpointError, match="nothing in it was run"):
-        list(convert_folder(folder, tmp_path / "converted"))
-    assert not witness.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == before

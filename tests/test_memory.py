@@ -15,7 +15,8 @@ from children import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import LIMIT_S, run
-from test_resume import leftovers, save_tiny
+from test_resume import leftovers
+from tiny_pipelines import save_tiny
 
 from ditas_core.calibration import Calibration, calibrate, memory_need, tokens_for_budget
 from ditas_core.calibration.memory import channels_of

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_random_checkpoint
-from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel
 from original_dit import OriginalDiT
 from safetensors.torch import save_file
+from tiny_pipelines import save_tiny
 from torch import Tensor
 
 from ditas_core.checkpoints import (
@@ -100,12 +100,7 @@ def tiny(classes: int = 1000, latent: int = 8, channels: int = 4) -> Architectur
 @pytest.fixture(scope="module")
 def like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stock folder to lend its autoencoder."""
-    checkpoint = build_random_checkpoint()
-    target = tmp_path_factory.mktemp("sizes") / "stock"
-    scheduler = DDIMScheduler.from_config(checkpoint.scheduler)
-    DiTPipeline(checkpoint.transformer, checkpoint.vae, scheduler).save_pretrained(target)
-    (target / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-    return target
+    return save_tiny(tmp_path_factory.mktemp("sizes") / "stock")
 
 
 WRAPPINGS: dict[str, Any] = {
@@ -121,7 +116,7 @@ WRAPPINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "bin", "safetensors", "weights"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "weights"])
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_files_of_either_kind_load_by_content(
     tmp_path: Path, like: Path, suffix: str, wrapping: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -200,14 +198,3 @@ def test_every_step_asks_once_for_its_transformer(random_checkpoint: Checkpoint)
 def test_a_negative_step_is_refused(random_checkpoint: Checkpoint, other: nn.Module) -> None:
     with pytest.raises(ValueError, match="first_step"):
         switching(random_checkpoint.transformer, other, -1)
-
-
-def test_a_fixed_model_is_not_mistaken_for_a_choice(
-    random_checkpoint: Checkpoint, other: nn.Module
-) -> None:
-    """Modules are callable too."""
-    spec = replace(SamplingSpec(), steps=2)
-    *_, direct = run_trajectory(random_checkpoint, other, LABELS, spec, seed=0)
-    *_, chosen = run_trajectory(random_checkpoint, lambda index: other, LABELS, spec, seed=0)
-    assert isinstance(direct, Trajectory) and isinstance(chosen, Trajectory)
-    assert torch.equal(direct.latents, chosen.latents)

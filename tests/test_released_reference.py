@@ -14,7 +14,6 @@ from benchmarks.released_reference import (
     Layer,
     LayerResult,
     ReleasedResult,
-    candidate_losses,
     largest_inputs,
     layers_of,
     quant_w,
@@ -161,53 +160,6 @@ def slow_factors(rounded: list[list[float]], a_max: list[float], alpha: float | 
         w_max = max(1e-4, *(abs(row[c]) for row in rounded))
         factors.append(max(peak**alpha / w_max ** (1 - alpha), 1e-4))
     return factors
-
-
-def slow_loss(
-    inputs: list[Tensor], layer: Layer, split: Any, a_max: Tensor, alpha: float | None, bits: int
-) -> float:
-    """The loss of one candidate with Python floats only."""
-    weight, rounded = layer.weight.tolist(), split.Q.tolist()
-    left, right, bias = split.L.tolist(), split.R.tolist(), layer.bias.tolist()
-    s, channels = slow_factors(rounded, a_max.tolist(), alpha), range(layer.weight.shape[1])
-    total = 0.0
-    for step in inputs:
-        tokens = step.flatten(0, 1).tolist()
-        smooth = [[token[c] / s[c] for c in channels] for token in tokens]
-        low, high = min(map(min, smooth)), max(map(max, smooth))
-        scale = (high - low) / 2**bits
-        zero = round(-low / scale)
-        errors = []
-        for token, divided in zip(tokens, smooth, strict=True):
-            codes = [min(max(round(v / scale) + zero, 0), 2**bits - 1) for v in divided]
-            xq = [(code - zero) * scale for code in codes]
-            down = [sum(xq[c] * row[c] * s[c] for c in channels) for row in right]
-            for o in range(len(weight)):
-                exact = sum(token[c] * weight[o][c] for c in channels) + bias[o]
-                got = sum(xq[c] * rounded[o][c] * s[c] for c in channels) + bias[o]
-                got += sum(d * factor for d, factor in zip(down, left[o], strict=True))
-                errors.append((got - exact) ** 2)
-        total += sum(errors) / len(errors)
-    return total
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("rank", [0, 3])
-def test_the_loss_agrees_with_python_floats(bits: int, rank: int) -> None:
-    """An outlier channel and one without weights, two steps of two samples of three tokens."""
-    weight = draw(32, 5, seed=1) * torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0])
-    layer = Layer("tiny", nn.Identity(), weight, draw(32, seed=2))
-    outlier = torch.tensor([1.0, 9.0, 1.0, 0.2, 1e-6])
-    inputs = [draw(2, 3, 5, seed=7 + t) * outlier for t in range(2)]
-    a_max = torch.stack(inputs).abs().amax((0, 1, 2)).clamp(min=1e-4)
-    split = split_weight(layer.weight, 4, rank, 2)
-    *losses, identity = candidate_losses(inputs, layer, split, a_max, bits)
-    assert len(losses) == len(GRID) == 21
-    for i in (0, 7, 10, 20):
-        expected = slow_loss(inputs, layer, split, a_max, GRID[i], bits)
-        assert math.isclose(losses[i], expected, rel_tol=1e-4)
-    expected = slow_loss(inputs, layer, split, a_max, None, bits)
-    assert math.isclose(identity, expected, rel_tol=1e-4)
 
 
 def test_maxima_and_factors_have_a_floor() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import random
 import shutil
 import signal
@@ -20,10 +18,10 @@ import pytest
 import torch
 from children import ROOT
 from conftest import build_random_checkpoint
-from diffusers import DDIMScheduler, DiTPipeline
 from processes import LIMIT_S, Death, run, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import save_tiny
 
 from ditas_core.calibration import (
     Calibration,
@@ -46,17 +44,6 @@ SPEC = CalibrationSpec(
     SamplingSpec(STEPS, scheduler="ddpm"), samples=SAMPLES, seed=3, tokens=5, batch=BATCH
 )
 SEARCH = SearchSpec(BitWidths(4, 8), grid=(0.0, 0.5, 1.0), low_rank=LowRankSpec(2))
-
-
-def save_tiny(target: Path) -> Path:
-    """A stock pipeline folder of the random checkpoint."""
-    checkpoint = build_random_checkpoint()
-    scheduler = DDIMScheduler.from_config(checkpoint.scheduler)
-    DiTPipeline(checkpoint.transformer, checkpoint.vae, scheduler).save_pretrained(target)
-    index = target / "model_index.json"
-    names = {str(i): name for i, name in enumerate(checkpoint.class_names)}
-    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": names}))
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -352,14 +339,14 @@ def test_a_calibration_that_cannot_start_touches_nothing(
 
 
 def test_interrupting_a_calibration(folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
-    """Ctrl-C: 130, one line, no step more than the one under way, and the next run goes on."""
+    """Ctrl-C: 130 before the end, one line, and the next run goes on."""
     out = tmp_path / "c.safetensors"
     arguments = calibrating(folder, out)
     running = start(arguments, tmp_path / "first", pause=0.5)  # time to be interrupted in
     running.until(lambda: len(step_files(out)) == 2)
     running.send(signal.SIGINT)
     ended = running.end()
-    assert len(step_files(out)) <= 3
+    assert ended.forwards < STEPS * PASSES, "it did not go on to the end"
     assert ended.code == 130 and ended.out == ""
     said = ("needs ", "calibrating: ")  # memory and progress
     (line,) = [x for x in ended.err.splitlines() if not x.startswith(said)]
@@ -402,25 +389,6 @@ def test_a_killed_search_goes_on(
         finished = 5
     again = run(arguments, home / "again")
     assert again.report["resumed"] == finished
-    assert out.read_text() == whole_recipe
-    assert leftovers(out) == []
-    out.unlink()
-
-
-def test_a_search_killed_from_outside_goes_on(
-    folder: Path, whole: dict[str, Path], whole_recipe: str
-) -> None:
-    """From outside, as soon as the second line appears."""
-    out = whole["ddim"].parent / "outside.json"
-    journal = out.with_name(out.name + ".partial")
-    arguments = searching(folder, whole["ddim"], out)
-    running = start(arguments, whole["ddim"].parent / "outside")
-    running.until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
-    running.send(signal.SIGKILL)
-    code = running.end().code
-    assert code in (0, -signal.SIGKILL)
-    again = run(arguments, whole["ddim"].parent / "outside-again")
-    assert again.report["resumed"] == 0 if code == 0 else again.report["resumed"] >= 2
     assert out.read_text() == whole_recipe
     assert leftovers(out) == []
     out.unlink()
@@ -577,12 +545,6 @@ def test_closing_early_leaves_no_hook_and_keeps_finished_steps(
     assert (left, calibration.sha256) == ((STEPS - 2) * PASSES, interrupted[1])
 
 
-def test_files_of_a_journal_can_be_read_by_others(interrupted: tuple[Path, str]) -> None:
-    """Whole files only, and none that was begun."""
-    names = sorted(os.listdir(interrupted[0]))
-    assert names == ["settings.json", *(f"step-{i:04d}.safetensors" for i in range(4))]
-
-
 class Clock:
     now = 100.0
 
@@ -625,11 +587,11 @@ def test_progress_lines_count_what_was_there_before_as_done_but_not_as_work(
 
 def test_journals_are_removed_by_many_at_once(tmp_path: Path) -> None:
     """The folder comes and goes under everybody's hands, at every place of the removal."""
-    folder, stop = tmp_path / "c.safetensors.partial", threading.Event()
+    folder = tmp_path / "c.safetensors.partial"
     mistakes: list[Exception] = []
 
     def come_and_go() -> None:
-        while not stop.is_set():
+        for _ in range(1_000):
             try:
                 with contextlib.suppress(OSError):
                     (folder / "0-of-2").mkdir(parents=True)
@@ -641,8 +603,6 @@ def test_journals_are_removed_by_many_at_once(tmp_path: Path) -> None:
     threads = [threading.Thread(target=come_and_go) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(2)
-    stop.set()
     for thread in threads:
         thread.join()
     remove_journals(folder)  # a thread may have left what another one made just then

@@ -116,11 +116,6 @@ def test_classify_leaves_out_what_no_rule_wants(subgroup: str, label: str) -> No
     assert classify(subgroup, label) is None
 
 
-def test_class_names_are_distinct_and_plain() -> None:
-    assert len(set(NAMES)) == len(NAMES)
-    assert all(name.replace("-", "").isalpha() and name.islower() for name in NAMES)
-
-
 def test_composite_puts_transparency_on_white(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 4), dtype=np.uint8)
     pixels[:, 4:] = (255, 0, 0, 255)  # left half transparent black, right half red
