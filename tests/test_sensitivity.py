@@ -296,15 +296,6 @@ def test_importance_moves_bits_to_where_they_count(tiny_map: SensitivityMap) -> 
             allocate(tiny_map, 9.0, wrong)
 
 
-def test_equal_errors_take_the_smallest_size(tiny_map: SensitivityMap) -> None:
-    flat = replace(tiny_map, error=torch.ones_like(tiny_map.error))
-    found = allocate(flat, 12.0)
-    smallest = flat.bits_per_weight(found)
-    assert allocate(flat, smallest) == allocate(flat, 12.0) == found
-    with pytest.raises(BudgetError):
-        allocate(flat, smallest * (1 - 1e-6))
-
-
 def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint) -> None:
     *_, demo_calibration = calibrate(
         demo_checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
