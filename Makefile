@@ -42,7 +42,7 @@ browser: $(VENV)/.installed-dev chromium axe
 	$(PY) -m pytest -m "journey and not slow" $(PYTEST_ARGS)
 
 pictures: $(VENV)/.installed-dev chromium
-	PYTHONPATH=. $(PY) tests/browser/pictures.py
+	PYTHONPATH=.:tests $(PY) tests/browser/pictures.py
 
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

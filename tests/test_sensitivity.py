@@ -17,10 +17,9 @@ from torch import nn
 
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint
-from ditas_core.cli.commands import effective_bits
 from ditas_core.comparison import measured_sensitivity
 from ditas_core.conversion import quantize_transformer
-from ditas_core.layers import QuantizedLinear, group_bits_stored
+from ditas_core.layers import QuantizedLinear, effective_bits, group_bits_stored
 from ditas_core.sampling import sample_latents
 from ditas_core.search import (
     BudgetError,

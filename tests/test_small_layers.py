@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,6 +242,11 @@ def test_conversion_counts_its_groups_and_the_folder_takes_what_it_says(tmp_path
     names = [group.name for group in checkpoint.groups]
     assert events == [ConversionProgress(n, i, len(names)) for i, n in enumerate(names, 1)]
     assert isinstance(transformer, nn.Module) and not transformer.training
+    half = replace(checkpoint, transformer=deepcopy(checkpoint.transformer).bfloat16())
+    again = replace(recipe, checkpoint=half.fingerprint)
+    *_, wide = quantize_transformer(half, again)
+    floats = [x for x in wide.state_dict().values() if x.is_floating_point()]
+    assert {x.dtype for x in floats} == {torch.float32}, "of a model in half precision, too"
     save_quantized(tmp_path / "out", checkpoint, transformer, recipe)
     file = tmp_path / "out" / "transformer" / WEIGHTS
     header = int.from_bytes(file.read_bytes()[:8], "little")

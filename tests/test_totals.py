@@ -9,8 +9,8 @@ import pytest
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
-from ditas_core.cli.commands import effective_bits
 from ditas_core.conversion import quantize_transformer
+from ditas_core.layers import effective_bits
 from ditas_core.search import (
     LayerDone,
     SearchSpec,

@@ -24,7 +24,7 @@ from ..specs import SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
 from .origin import origin_of
 from .progress import Progress, check_progress, ended, told
-from .settings import GUIDANCE, TEXT_GUIDANCE
+from .settings import GUIDANCE, guidance_of
 
 BATCH = 8
 MOST_SHOWN = 8
@@ -116,9 +116,8 @@ def compare(
     (True, (64, 64))
     """
     check_progress(progress)
-    spec = SamplingSpec(steps=steps)
-    if guidance_scale is not None:
-        spec = SamplingSpec(steps=steps, guidance_scale=guidance_scale)
+    # checked before a model is loaded
+    SamplingSpec(steps=steps, guidance_scale=GUIDANCE if guidance_scale is None else guidance_scale)
     check_whole("samples", samples, 1, 256)
     check_whole("seed", seed, 0, 2**31 - 1)
     origin = origin_of(quantized)
@@ -129,9 +128,7 @@ def compare(
             f"quantized: expected a copy of {checkpoint.name}, got one of another model, "
             f"{origin.name}"
         )
-    if guidance_scale is None:
-        usual = TEXT_GUIDANCE if checkpoint.family.text else GUIDANCE
-        spec = SamplingSpec(steps=steps, guidance_scale=usual)
+    spec = SamplingSpec(steps=steps, guidance_scale=guidance_of(checkpoint, guidance_scale))
     labels = chosen(checkpoint, classes, samples)
     other = placed(quantized, checkpoint_of(quantized))
     first = placed(model, checkpoint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..artifact import stored_bytes
 from ..checkpoints import Checkpoint
-from ..layers import QuantizedLinear
+from ..layers import effective_bits
 from ..specs import Recipe
 
 HEADINGS = ("layer", "bits", "alpha", "rank", "error", "SQNR, dB")
@@ -134,8 +134,6 @@ def make_report(
 
     errors  relative, by group
     """
-    layers = [m for m in quantized.modules() if isinstance(m, QuantizedLinear)]
-    weights = sum(layer.codes.numel() for layer in layers)
     rows = tuple(
         LayerRow(
             group.title,
@@ -151,7 +149,7 @@ def make_report(
         recipe.name,
         recipe.convention,
         rows,
-        sum(layer.bits_stored for layer in layers) / max(1, weights),
+        effective_bits(quantized),
         sum(value.nbytes for value in source.state_dict().values()),
         stored_bytes(quantized),
         seconds,

@@ -25,6 +25,12 @@ GUIDANCE, TEXT_GUIDANCE = 1.5, 4.5
 """Of classes as the paper samples them; of captions as the stock pipelines do."""
 
 
+def guidance_of(checkpoint: Checkpoint, given: float | None) -> float:
+    """What was given, or the family's own."""
+    usual = TEXT_GUIDANCE if checkpoint.family.text else GUIDANCE
+    return usual if given is None else given
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """How to calibrate, before it is known what; ``guidance_scale`` None: the family's own."""
@@ -35,15 +41,15 @@ class Trajectory:
     seed: int
 
     def __post_init__(self) -> None:
-        self.spec(GUIDANCE, CalibrationSpec.tokens)
+        given = GUIDANCE if self.guidance_scale is None else self.guidance_scale
+        self.spec(given, CalibrationSpec.tokens)
 
     def of(self, checkpoint: Checkpoint) -> CalibrationSpec:
-        usual = TEXT_GUIDANCE if checkpoint.family.text else GUIDANCE
         available = self.samples * 2 * checkpoint.fewest_tokens
-        return self.spec(usual, min(CalibrationSpec.tokens, available))
+        scale = guidance_of(checkpoint, self.guidance_scale)
+        return self.spec(scale, min(CalibrationSpec.tokens, available))
 
-    def spec(self, usual: float, tokens: int) -> CalibrationSpec:
-        scale = usual if self.guidance_scale is None else self.guidance_scale
+    def spec(self, scale: float, tokens: int) -> CalibrationSpec:
         sampling = SamplingSpec(steps=self.steps, guidance_scale=scale)
         return CalibrationSpec(sampling, self.samples, self.seed, tokens)
 

@@ -169,18 +169,25 @@ def joined_headers(files: Weights) -> Headers:
     Raises:
         CheckpointError: see ``read_headers``; or a tensor stands in two of them.
     """
-    if len(files) == 1:
-        return read_headers(files[0])
+    return joined([read_headers(file) for file in files])
+
+
+def joined(parts: list[Headers]) -> Headers:
+    """Headers of several files as if they were one.
+
+    Raises:
+        CheckpointError: a tensor stands in two of them.
+    """
+    if len(parts) == 1:
+        return parts[0]
     tensors: dict[str, TensorHeader] = {}
-    size = 0
-    for file in files:
-        headers = read_headers(file)
-        twice = sorted(set(tensors) & set(headers.tensors))
+    for part in parts:
+        twice = sorted(set(tensors) & set(part.tensors))
         if twice:
-            raise CheckpointError(f"{file.name}: expected every tensor once, got {twice[0]} twice")
-        tensors.update(headers.tensors)
-        size += headers.file_bytes
-    return Headers(f"{files[0].name} ...", "safetensors", size, tensors)
+            raise CheckpointError(f"{part.name}: expected every tensor once, got {twice[0]} twice")
+        tensors.update(part.tensors)
+    size = sum(part.file_bytes for part in parts)
+    return Headers(f"{parts[0].name} ...", "safetensors", size, tensors)
 
 
 def joined_weights(files: Weights, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

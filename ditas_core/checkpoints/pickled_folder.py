@@ -17,8 +17,8 @@ import torch
 from .captions import FILE
 from .configurations import read_configurations
 from .errors import CheckpointError
-from .folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined_headers, weight_files
-from .headers import DTYPES
+from .folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined, weight_files
+from .headers import DTYPES, Headers
 from .loading import check_against, live, modern_names
 from .machine import figure
 from .weights import iterate_weights, read_headers
@@ -51,9 +51,11 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         done = 0
         for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
             files = weights_of(folder / part)
-            check_against(model, live(joined_headers(files)), part)
+            headers = [live(read_headers(file)) for file in files]
+            check_against(model, joined(headers), part)
             model.save_config(work / part)
-            for count in rewrite(files, work / part / WEIGHTS, set(model.state_dict())):
+            wanted = set(model.state_dict())
+            for count in rewrite(files, headers, work / part / WEIGHTS, wanted):
                 yield done + count
             done += sum(file.stat().st_size for file in files)
         os.chmod(work, 0o755)
@@ -82,11 +84,13 @@ def weights_of(folder: Path) -> Weights:
     return weight_files(folder, folder.parent)
 
 
-def rewrite(sources: Weights, target: Path, wanted: set[str]) -> Iterator[int]:
+def rewrite(
+    sources: Weights, headers: list[Headers], target: Path, wanted: set[str]
+) -> Iterator[int]:
     """A model's weights as one safetensors file, without ever holding more than a tensor."""
     document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    known = [live(read_headers(source)).tensors for source in sources]
+    known = [each.tensors for each in headers]
     # as they are read: by their place in a safetensors file, else in the pickle's order
     ordered = [sorted(tensors.items(), key=lambda pair: pair[1].start) for tensors in known]
     for key, tensor in itertools.chain.from_iterable(ordered):

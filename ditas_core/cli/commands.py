@@ -38,7 +38,7 @@ from ..calibration import (
 from ..calibration.trajectory import Exchange
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
-from ..layers import QuantizedLinear
+from ..layers import effective_bits
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
 from ..search import CandidateDone, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
@@ -72,12 +72,6 @@ def say(args: argparse.Namespace, line: str) -> None:
 
 def sampling_spec(args: argparse.Namespace) -> SamplingSpec:
     return SamplingSpec(args.steps, args.guidance, args.guided_channels, args.scheduler)
-
-
-def effective_bits(transformer: torch.nn.Module) -> float:
-    """Stored bits per weight of the quantized layers: codes, scales and branch."""
-    layers = [m for m in transformer.modules() if isinstance(m, QuantizedLinear)]
-    return sum(m.bits_stored for m in layers) / max(1, sum(m.codes.numel() for m in layers))
 
 
 def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSpec:

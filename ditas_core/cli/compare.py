@@ -17,6 +17,7 @@ from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
 from ..conversion import inject_outliers
 from ..evaluation import Interval, interval
+from ..layers import effective_bits
 from ..sampling import spread_labels
 from ..search import SearchSpec
 from ..specs import BitWidths, CalibrationSpec, SpecError, summarize
@@ -24,7 +25,6 @@ from .commands import (
     Report,
     calibrated,
     converted,
-    effective_bits,
     finite,
     low_rank_spec,
     sampling_spec,

@@ -19,8 +19,9 @@ from ..checkpoints import (
 from ..checkpoints.machine import figure
 from ..checkpoints.preflight import Need, diffusers_parameters
 from ..checkpoints.sources import is_file
+from ..layers import effective_bits
 from ..specs import summarize
-from .commands import Report, effective_bits, say
+from .commands import Report, say
 from .loading import load_any
 
 SIZES = {(12, 384): "S", (12, 768): "B", (24, 1024): "L", (28, 1152): "XL"}

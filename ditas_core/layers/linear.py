@@ -157,6 +157,12 @@ class QuantizedLinear(nn.Module):
         return self.codes.numel() * self.weight_spec.bits + own + table / self.shared
 
 
+def effective_bits(transformer: nn.Module) -> float:
+    """Stored bits per weight of the quantized layers: codes, scales and branch."""
+    layers = [m for m in transformer.modules() if isinstance(m, QuantizedLinear)]
+    return sum(m.bits_stored for m in layers) / max(1, sum(m.codes.numel() for m in layers))
+
+
 def stored_bits(tensor: Tensor) -> int:
     """Bits of a float tensor on disk: 16 per element if half precision holds it, else 32."""
     exact = bool((tensor.half().to(tensor.dtype) == tensor).all())

@@ -11,11 +11,12 @@ from typing import Any
 
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import load_checkpoint
-from ditas_core.cli.commands import converted, effective_bits, finite, searched
+from ditas_core.cli.commands import converted, finite, searched
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import trajectory
 from ditas_core.comparison import compare
 from ditas_core.evaluation import interval
+from ditas_core.layers import effective_bits
 from ditas_core.sampling import spread_labels
 from ditas_core.search import SearchSpec
 from ditas_core.specs import BIT_PRESETS, CONVENTIONS, BitWidths, CalibrationSpec, SamplingSpec

@@ -18,7 +18,8 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ditas_core.cli.parsing import number
@@ -145,35 +146,41 @@ def payload(page: Any, first: int) -> list[float]:
     return sizes[first:]
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+@contextmanager
+def browsed() -> Iterator[tuple[Any, str, Any]]:
+    """A bench with all that is shipped, the address of its page, and a browser."""
     from playwright.sync_api import sync_playwright
 
     from ditas_core.ui import Bench, build_app, launch_options
-    from ditas_core.ui.bench import Model
 
     bench = Bench()
     bench.warm().join()
-    atlas = bench.atlas(Model(bench.default.key))
-    assert atlas is not None
-    layers = [row.layer for row in atlas.ranking({})]
     demo = build_app(bench)
     _, url, _ = demo.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
     )
-    times: dict[str, list[float]] = {name: [] for name in TARGETS}
     try:
         with sync_playwright() as engine:
             browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            for _ in range(options.runs):
-                page = browser.new_page(viewport={"width": 1280, "height": 900})
-                page.set_default_timeout(60_000)
-                times["useful view"].append(first_view(page, url))
-                outliers(page, times, layers, options.moves)
-                alpha(page, times, options.moves)
-                page.close()
+            yield bench, url, browser
             browser.close()
     finally:
         demo.close()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    times: dict[str, list[float]] = {name: [] for name in TARGETS}
+    with browsed() as (bench, url, browser):
+        atlas = bench.atlas(bench.default)
+        assert atlas is not None
+        layers = [row.layer for row in atlas.ranking({})]
+        for _ in range(options.runs):
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(60_000)
+            times["useful view"].append(first_view(page, url))
+            outliers(page, times, layers, options.moves)
+            alpha(page, times, options.moves)
+            page.close()
     return {"machine": describe(), "runs": options.runs, "values": times, "targets": TARGETS}
 
 

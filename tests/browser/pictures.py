@@ -6,18 +6,15 @@ One walk through the page as a visitor sees it, every frame a screenshot of the 
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import browsed
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from ditas_core.ui import Bench, build_app, launch_options
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 OUT = Path(__file__).resolve().parents[2] / "assets" / "screenshots" / "tour.webp"
 SIZE = (960, 660)
 MOST_BYTES = 2_000_000
@@ -100,30 +97,17 @@ def walk(page: Any) -> Iterator[int]:
 
 
 def main() -> int:
-    bench = Bench()
-    bench.warm().join()
-    demo = build_app(bench)
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
     frames: list[Image.Image] = []
     stands: list[int] = []
-    try:
-        with sync_playwright() as engine:
-            browser = engine.chromium.launch(
-                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS
-            )
-            page = browser.new_page(viewport={"width": 1280, "height": 880})
-            page.set_default_timeout(180_000)
-            expect.set_options(timeout=180_000)
-            page.goto(url)
-            for milliseconds in walk(page):
-                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-                frames.append(shot.resize(SIZE, Image.Resampling.LANCZOS))
-                stands.append(milliseconds)
-            browser.close()
-    finally:
-        demo.close()
+    with browsed() as (_, url, browser):
+        page = browser.new_page(viewport={"width": 1280, "height": 880})
+        page.set_default_timeout(180_000)
+        expect.set_options(timeout=180_000)
+        page.goto(url)
+        for milliseconds in walk(page):
+            shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            frames.append(shot.resize(SIZE, Image.Resampling.LANCZOS))
+            stands.append(milliseconds)
     for quality in (80, 65, 50):
         held = io.BytesIO()
         frames[0].save(
