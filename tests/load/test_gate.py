@@ -20,8 +20,7 @@ import pytest
 
 gr = pytest.importorskip("gradio")
 
-from pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
-
+from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
 from ditas_core.checkpoints import Machine, weigh  # noqa: E402
 from ditas_core.ui import bench as bench_module  # noqa: E402
 from ditas_core.ui.limits import LEAST_CACHE_MB, Limits, read_limits  # noqa: E402

@@ -12,8 +12,7 @@ import pytest
 
 gr = pytest.importorskip("gradio")
 
-from pages import Served, Visitor, served, tiny_folder  # noqa: E402
-
+from ditas_core.bench.pages import Served, Visitor, served, tiny_folder  # noqa: E402
 from ditas_core.ui.limits import Limits  # noqa: E402
 from ditas_core.ui.parts.setup import read_choice  # noqa: E402
 

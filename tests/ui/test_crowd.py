@@ -21,8 +21,7 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from pages import SHORT, tiny_folder  # noqa: E402
-
+from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
 from ditas_core.checkpoints import CheckpointError, Machine  # noqa: E402
 from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
 from ditas_core.specs import BitWidths, SpecError  # noqa: E402

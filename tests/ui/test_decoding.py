@@ -11,8 +11,7 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from pages import SHORT, tiny_folder  # noqa: E402
-
+from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
 from ditas_core.specs import BitWidths, SamplingSpec  # noqa: E402
 from ditas_core.ui import build_app  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice  # noqa: E402

@@ -18,8 +18,8 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from pages import until  # noqa: E402
 
+from ditas_core.bench.pages import until  # noqa: E402
 from ditas_core.checkpoints import CheckpointError  # noqa: E402
 from ditas_core.specs import (  # noqa: E402
     BitWidths,

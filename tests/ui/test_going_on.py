@@ -14,8 +14,7 @@ import torch
 
 gr = pytest.importorskip("gradio")
 
-from pages import SHORT, tiny_folder  # noqa: E402
-
+from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
 from ditas_core.calibration import Calibration  # noqa: E402
 from ditas_core.sampling import Stopped, until_stopped  # noqa: E402
 from ditas_core.search import Cells, SearchSpec, SensitivityMap, sensitivity  # noqa: E402

@@ -22,9 +22,9 @@ gr = pytest.importorskip("gradio")
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from hub_server import REVISION, Hub, point_to, serve_hub  # noqa: E402
-from pages import until  # noqa: E402
 from test_original_sizes import random_state, tiny  # noqa: E402
 
+from ditas_core.bench.pages import until  # noqa: E402
 from ditas_core.calibration import Calibration  # noqa: E402
 from ditas_core.checkpoints import (  # noqa: E402
     Checkpoint,

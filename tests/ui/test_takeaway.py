@@ -29,9 +29,9 @@ gr = pytest.importorskip("gradio")
 
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
-from pages import until  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from ditas_core.bench.pages import until  # noqa: E402
 from ditas_core.evaluation import interval  # noqa: E402
 from ditas_core.evaluation.outliers import Half, Measure  # noqa: E402
 from ditas_core.search import plain_recipe  # noqa: E402

@@ -6,7 +6,6 @@ python -m ditas_core bench conventions
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ditas_core.calibration import Calibration, calibrate
@@ -21,9 +20,7 @@ from ditas_core.sampling import spread_labels
 from ditas_core.search import SearchSpec
 from ditas_core.specs import BIT_PRESETS, CONVENTIONS, BitWidths, CalibrationSpec, SamplingSpec
 
-from .machine import describe
-
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
+from .machine import DEMO, describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

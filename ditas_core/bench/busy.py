@@ -17,9 +17,8 @@ from statistics import median
 
 from ditas_core.threads import CHOSEN_BY_USER, share_cores
 
-from .machine import describe
+from .machine import DEMO, ROOT, describe
 
-ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 
@@ -45,9 +44,7 @@ for bits in ("W8A8", "W4A8"):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of all four cells (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="of each sampling (%(default)s)")
-    parser.add_argument(
-        "--checkpoint", type=Path, default=ROOT / "assets" / "fluent-emoji-dit", help="(the demo)"
-    )
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="(the demo)")
     parser.add_argument(
         "--limit", type=float, default=300, help="seconds until a run is given up (%(default)s)"
     )

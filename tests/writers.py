@@ -2,6 +2,9 @@
 
 A child process writes version A and version B of the same thing in turn. It is killed in
 the middle of a write; what lies there afterwards must be refused or be A or B, whole.
+
+    python tests/writers.py 40
+
 (The journals of ``calibrate`` and ``search`` are killed by tests/test_resume.py, downloads
 from the hub by tests/test_hub.py.)
 """
@@ -26,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from .checkpoint_writers import CHECKPOINT_WRITERS, Writer
+from checkpoint_writers import CHECKPOINT_WRITERS, Writer
 
 REFUSED = "refused"
 LIMIT_S = 3600
@@ -37,8 +39,7 @@ class Things:
     """Two versions of everything that is written, made once."""
 
     def __init__(self, folder: Path) -> None:
-        from pages import tiny_folder
-
+        from ditas_core.bench.pages import tiny_folder
         from ditas_core.calibration import Calibration, calibrate
         from ditas_core.checkpoints import load_checkpoint
         from ditas_core.conversion import quantize_transformer
@@ -289,10 +290,10 @@ def try_writer(name: str, things: Things, kills: int, folder: Path) -> dict[str,
 
 def kill_all(kills: int, names: list[str] | None = None) -> dict[str, Any]:
     """Every writer, in a process of its own that has no threads yet."""
-    tests = Path(__file__).resolve().parents[1]
+    tests = Path(__file__).resolve().parent
     path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.writers", str(kills), *(names or WRITERS)],
+        [sys.executable, "-m", "writers", str(kills), *(names or WRITERS)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -306,8 +307,13 @@ def kill_all(kills: int, names: list[str] | None = None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kills", type=int)
-    parser.add_argument("names", nargs="+", choices=list(WRITERS))
+    parser.add_argument("names", nargs="*", help="default: all")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(WRITERS):
+        parser.error(f"expected {', '.join(WRITERS)}, got {', '.join(sorted(unknown))}")
+    if not options.names:
+        print(json.dumps(kill_all(options.kills), indent=1))
+        return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         things = Things(Path(place))

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "assets" / "fluent-emoji-dit"
+
 
 def describe() -> dict[str, object]:
     """Processor, cores, threads, versions, load and date."""

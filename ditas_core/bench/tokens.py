@@ -27,9 +27,8 @@ from ditas_core.cli.progress import bar
 from ditas_core.search import LayerDone, SearchSpec, search_group
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError
 
-from .machine import describe
+from .machine import DEMO, describe
 
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
 SIZES = (1, 2, 4, 8, 16, 24, 48)
 WITHIN = 0.01
 

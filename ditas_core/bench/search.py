@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from ditas_core.calibration import Calibration, calibrate
@@ -29,11 +28,9 @@ from ditas_core.specs import (
     SamplingSpec,
 )
 
-from .machine import describe
+from .machine import DEMO, describe
 from .models import random_model
 from .released_reference import ReleasedResult, released_search
-
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +110,7 @@ def measure(checkpoint: Checkpoint, args: argparse.Namespace, xl: bool) -> dict[
                 0,
                 (bits.weight, bits.activation),
                 args.rank,
-                on_layer=lambda _layer, progress=progress: progress.update(1),
+                on_layer=lambda _: progress.update(1),  # noqa: B023
             )
         theirs.append(reference.seconds)
     return {

@@ -1,4 +1,4 @@
-"""Pages that tests and benchmarks serve over loopback, and visitors that speak plain HTTP."""
+"""Pages that benchmarks and tests serve over loopback, and visitors that speak plain HTTP."""
 
 from __future__ import annotations
 

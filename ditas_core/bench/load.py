@@ -13,7 +13,6 @@ Serves the page on loopback and speaks to it over plain HTTP. Each part has its 
     soak     200 jobs, a new visitor every fourth: memory grows by less than 0.5 MB a job
     joins    100 jobs asked for within a second: the page answers in less than 1 s meanwhile,
              whoever is refused is told so at once
-    killed   writers killed at random moments leave nothing that loads and is not whole
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pages import Served, Visitor, raw, rss_mb, served, tiny_folder, until
 
 from ditas_core.checkpoints.checkpoint import fingerprint
 from ditas_core.cli.parsing import number
 from ditas_core.ui.limits import Limits
 
 from .machine import describe
-from .writers import kill_all
+from .pages import Served, Visitor, raw, rss_mb, served, tiny_folder, until
 
-PARTS = ("crowd", "cycles", "leaving", "soak", "joins", "killed")
+PARTS = ("crowd", "cycles", "leaving", "soak", "joins")
 STOPPED_S = 5.0
 
 
@@ -50,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cycles", type=number(int, 1, 1000), default=50)
     parser.add_argument("--soak", type=number(int, 20, 10_000), default=200, help="jobs")
     parser.add_argument("--joins", type=number(int, 1, 1000), default=100)
-    parser.add_argument("--kills", type=number(int, 1, 10_000), default=40, help="kills per writer")
 
 
 def answer_of(message: dict[str, Any]) -> str:
@@ -86,7 +84,7 @@ def crowd(page: Served, clients: int, jobs: int) -> dict[str, Any]:
             failures.append(f"client {client}: {error!r}"[:300])
 
     began = time.monotonic()
-    in_threads([lambda c=client: work(c) for client in range(clients)])
+    in_threads([partial(work, client) for client in range(clients)])
     seconds = time.monotonic() - began
     page.bench.cache.entries.clear()
     differing, leaks = [], []
@@ -281,23 +279,20 @@ def status_of(link: Any) -> int:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    parts = PARTS if options.only is None else (options.only,)
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        if "killed" in parts:
-            found["killed"] = kill_all(options.kills)
-        if set(parts) - {"killed"}:
-            with served(tiny_folder(Path(folder) / "tiny"), Limits(job_s=600)) as page:
-                if "crowd" in parts:
-                    found["crowd"] = crowd(page, options.clients, options.jobs)
-                if "cycles" in parts:
-                    found["cycles"] = cycles(page, options.cycles)
-                if "leaving" in parts:
-                    found["leaving"] = leaving(page)
-                if "soak" in parts:
-                    found["soak"] = soak(page, options.soak)
-                if "joins" in parts:
-                    found["joins"] = joins(page, options.joins)
+    measures: dict[str, Callable[[Served], dict[str, Any]]] = {
+        "crowd": lambda page: crowd(page, options.clients, options.jobs),
+        "cycles": lambda page: cycles(page, options.cycles),
+        "leaving": leaving,
+        "soak": lambda page: soak(page, options.soak),
+        "joins": lambda page: joins(page, options.joins),
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(tiny_folder(Path(folder) / "tiny"), Limits(job_s=600)) as page,
+    ):
+        for part in PARTS if options.only is None else (options.only,):
+            found[part] = measures[part](page)
     return {"machine": describe(), "parts": found, "kept": kept(found)}
 
 
@@ -325,8 +320,6 @@ def kept(found: dict[str, Any]) -> dict[str, bool]:
             and one["sent_s"] < 1
             and one["accepted"] + one["turned_away"] == one["joins"]
         )
-    if one := found.get("killed"):
-        held["killed"] = all(not each["wrong"] for each in one.values())
     return held
 
 

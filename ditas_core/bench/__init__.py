@@ -1,0 +1,1 @@
+"""The project's benchmarks: ``ditas bench NAME``, a module each."""

@@ -1,1 +1,0 @@
-"""Slow, independent procedures that the library is measured against."""
