@@ -110,7 +110,7 @@ def measure(checkpoint: Checkpoint, args: argparse.Namespace, xl: bool) -> dict[
                 0,
                 (bits.weight, bits.activation),
                 args.rank,
-                on_layer=lambda _: progress.update(1),  # noqa: B023
+                on_layer=lambda _: progress.update(1),
             )
         theirs.append(reference.seconds)
     return {
