@@ -15,9 +15,14 @@ from test_search import DITAS, group_named
 
 from ditas_core.artifact.checks import check_count
 from ditas_core.calibration import Calibration, GroupStatistics, TokenDraw, calibrate
-from ditas_core.calibration.memory import CALL_COPIES, channels_of, memory_of
+from ditas_core.calibration.memory import (
+    CALL_COPIES,
+    channels_of,
+    memory_of,
+    tokens_for_budget,
+)
 from ditas_core.calibration.recorder import reduce_call
-from ditas_core.calibration.trajectory import Begun, shard_of
+from ditas_core.calibration.trajectory import Begun, Shard, shard_of, working_copy
 from ditas_core.checkpoints import Checkpoint, CheckpointError
 from ditas_core.lowrank import (
     fit_branch,
@@ -31,7 +36,7 @@ from ditas_core.search import CandidateDone, LayerDone, SearchSpec, plain_recipe
 from ditas_core.search.allocation import filled
 from ditas_core.search.alpha import Fitting
 from ditas_core.search.frontier import frontier, largest_uniform
-from ditas_core.search.journal import MARK, is_foreign
+from ditas_core.search.journal import MARK, SearchJournal, is_foreign
 from ditas_core.search.lab import FLOOR_DB, Grid, decibels, energy, histogram, median_grid
 from ditas_core.search.loss import group_loss
 from ditas_core.search.totals import bits_per_weight
@@ -334,3 +339,54 @@ def test_the_labs_numbers_by_hand() -> None:
     spec = QuantizerSpec(2, False, Granularity.PER_CHANNEL)
     scale, zero = torch.tensor([3.0, 1, 2, 4]), torch.tensor([0.0, 1, 2, 3]) + spec.qmin
     assert median_grid(scale, zero, spec) == Grid(2, -4, 2)
+
+
+def test_tokens_within_a_budget_by_hand(random_checkpoint: Checkpoint) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=3), samples=2, tokens=1)
+    each = 3 * sum(channels_of(random_checkpoint)) * 2 / 1e6  # one token in half precision, MB
+    assert tokens_for_budget(random_checkpoint, spec, 4.5 * each) == 4
+    assert tokens_for_budget(random_checkpoint, spec, 1.1 * each) == 1
+    most = 2 * 2 * random_checkpoint.fewest_tokens
+    assert tokens_for_budget(random_checkpoint, spec, 10 * most * each) == most
+    with pytest.raises(SpecError, match="token budget"):
+        tokens_for_budget(random_checkpoint, spec, 0.9 * each)
+
+
+def test_no_minimum_is_minus_zero() -> None:
+    zeros = torch.full((2, 3, 1), -0.0)
+    found = reduce_call(zeros, TokenDraw(0, 1, 6), 0, 0, 0, torch.float32)
+    assert not found.low.signbit().any() and not found.high.signbit().any()
+
+
+def test_each_shard_draws_the_noise_of_its_samples(random_checkpoint: Checkpoint) -> None:
+    spec = CalibrationSpec(SamplingSpec(steps=1), samples=2, tokens=1, batch=1)
+    whole, first, second = (
+        list(calibrate(random_checkpoint, spec, shard=shard))[-1]
+        for shard in (None, Shard(0, 1), Shard(1, 2))
+    )
+    assert isinstance(whole, Calibration) and isinstance(second, Calibration)
+    assert isinstance(first, Calibration)
+    low, one, two = (each.groups["0.qkv"].low for each in (whole, first, second))
+    assert torch.equal(low, torch.minimum(one, two)) and not torch.equal(one, two)
+
+
+def test_a_copy_in_half_holds_its_buffers_in_half() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    half = working_copy(model, "bfloat16")
+    assert {name: value.dtype for name, value in half.named_buffers()} == {
+        "running_mean": torch.bfloat16,
+        "running_var": torch.bfloat16,
+        "num_batches_tracked": torch.int64,
+    }
+    assert model.running_mean is not None and model.running_mean.dtype == torch.float32
+    assert working_copy(model, "float32") is model
+
+
+def test_groups_of_another_search_are_told(
+    random_checkpoint: Checkpoint, random_calibration: Calibration, tmp_path: Path
+) -> None:
+    path = tmp_path / "search.journal"
+    for lines, discards in (([], False), (["{}"], True)):
+        path.write_text("\n".join([MARK.decode() + ', "search": "another"}', *lines, ""]))
+        journal = SearchJournal(path, random_calibration, random_checkpoint, DITAS)
+        assert journal.discards is discards and journal.finished == {}

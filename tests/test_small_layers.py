@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import build_random_checkpoint
 from torch import nn
+from torch.nn import functional as F
 
 from ditas_core.artifact import check_new_file, check_new_folder, stored_bytes, whole_folder
 from ditas_core.artifact.checks import (
@@ -34,6 +35,7 @@ from ditas_core.conversion import (
     quantize_transformer,
     set_affine_,
 )
+from ditas_core.layers import QuantizedLinear
 from ditas_core.layers.build import divide, rows_of
 from ditas_core.layers.encoding import encode
 from ditas_core.layers.size import group_bits_stored, scales
@@ -280,3 +282,17 @@ def test_where_something_new_can_be_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(error):
             check_new_file(target, source)
+
+
+def test_a_branch_of_rank_one_counts() -> None:
+    checkpoint = build_random_checkpoint()
+    recipe = plain_recipe(checkpoint, BitWidths(2, 16), "integer")
+    branch = LowRankSpec(rank=1, iterations=1, weighting="none")
+    layers = {name: replace(layer, low_rank=branch) for name, layer in recipe.layers.items()}
+    *_, model = quantize_transformer(checkpoint, replace(recipe, layers=layers), None)
+    layer = next(each for each in model.modules() if isinstance(each, QuantizedLinear))
+    x = torch.randn(3, layer.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    branch_alone = F.linear(F.linear(x, layer.down), layer.up)
+    assert float(branch_alone.abs().max()) > 0.01
+    left = layer(x) - F.linear(x, layer.weight, layer.bias)
+    assert torch.allclose(left, branch_alone, rtol=1e-4, atol=1e-4)
