@@ -40,7 +40,7 @@ def converted_writer(_: Any) -> Writer:
     from hub_server import build_repository
 
     from ditas_core.checkpoints import load_folder
-    from ditas_core.checkpoints.pickled_folder import convert_folder
+    from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 
     home = tempfile.TemporaryDirectory()
     sources = [Path(home.name) / str(version) for version in range(2)]

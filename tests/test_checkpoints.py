@@ -20,7 +20,7 @@ from ditas_core.checkpoints import (
     get_linear,
     load_checkpoint,
 )
-from ditas_core.checkpoints.pickled_folder import convert_folder
+from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -17,9 +17,9 @@ from conftest import DEMO
 from safetensors.torch import load_file, save_file
 
 from ditas_core.checkpoints import CheckpointError
-from ditas_core.checkpoints.archives import check_archive
-from ditas_core.checkpoints.headers import MAX_TENSORS, kind_of, open_file
-from ditas_core.checkpoints.weights import read_headers, read_weights
+from ditas_core.checkpoints.files.archives import check_archive
+from ditas_core.checkpoints.files.headers import MAX_TENSORS, kind_of, open_file
+from ditas_core.checkpoints.files.weights import read_headers, read_weights
 
 Document = dict[str, Any]
 SMALL = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}

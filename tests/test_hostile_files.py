@@ -22,8 +22,8 @@ from tiny_pipelines import edit_json, save_tiny
 
 from ditas_core.artifact import load_quantized
 from ditas_core.checkpoints import CheckpointError, load_checkpoint, preflight
-from ditas_core.checkpoints.pickled_folder import convert_folder
-from ditas_core.checkpoints.weights import iterate_weights, read_headers, read_weights
+from ditas_core.checkpoints.files.weights import iterate_weights, read_headers, read_weights
+from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 from ditas_core.cli import main
 
 WEIGHTS = "diffusion_pytorch_model"

@@ -37,11 +37,11 @@ from ditas_core.checkpoints import (
     known_need,
     load_checkpoint,
     load_folder,
-    transfer,
     weigh,
 )
-from ditas_core.checkpoints.hub import fetch
-from ditas_core.checkpoints.pickled_folder import convert_folder
+from ditas_core.checkpoints.hub import transfer
+from ditas_core.checkpoints.hub.fetching import fetch
+from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 
 SOURCE = HubSource("facebook/DiT-tiny", "cc-by-nc-4.0", 0.001, REVISION)
 HEAVY, LIGHT = "transformer/diffusion_pytorch_model.bin", "transformer/config.json"
@@ -329,7 +329,7 @@ def test_a_full_disk_is_said_and_cleaned(hub: Hub, tmp_path: Path, monkeypatch: 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("ditas_core.checkpoints.pickled_folder.os.fsync", full)
+    monkeypatch.setattr("ditas_core.checkpoints.hub.pickled_folder.os.fsync", full)
     with pytest.raises(CheckpointError, match=r"of room in .*for the conversion"):
         list(convert_folder(hub.folder, tmp_path / "target"))
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from ditas_core.checkpoints import (
     load_checkpoint,
     load_folder,
 )
-from ditas_core.checkpoints.hub import fetch
+from ditas_core.checkpoints.hub.fetching import fetch
 
 HEAVY = "transformer/diffusion_pytorch_model.safetensors"
 NAME = f"someone/pixart@{REVISION}"

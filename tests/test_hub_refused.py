@@ -27,10 +27,10 @@ from ditas_core.checkpoints import (
     find_source,
     preflight,
 )
-from ditas_core.checkpoints.hub import fetch
-from ditas_core.checkpoints.hub_checks import need_of_parts
-from ditas_core.checkpoints.pickled_folder import convert_folder
-from ditas_core.checkpoints.transfer import ask, look_up
+from ditas_core.checkpoints.hub.checks import need_of_parts
+from ditas_core.checkpoints.hub.fetching import fetch
+from ditas_core.checkpoints.hub.pickled_folder import convert_folder
+from ditas_core.checkpoints.hub.transfer import ask, look_up
 
 NAME = f"facebook/DiT-tiny@{REVISION}"
 WEIGHTS = ("transformer/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin")

@@ -13,9 +13,9 @@ from diffusers import DDIMScheduler, DiTPipeline
 from hub_server import REVISION, serve_hub
 
 from ditas_core.checkpoints import CheckpointError, fingerprint, load_folder
-from ditas_core.checkpoints.folders import STEM
-from ditas_core.checkpoints.hub import fetch
-from ditas_core.checkpoints.hub_sources import find_source
+from ditas_core.checkpoints.files.folders import STEM
+from ditas_core.checkpoints.hub.fetching import fetch
+from ditas_core.checkpoints.hub.sources import find_source
 
 SOURCE = find_source(f"somebody/DiT-tiny@{REVISION}")
 INDEX = f"{STEM}.safetensors.index.json"

@@ -27,7 +27,7 @@ from ditas_core.checkpoints import (
     to_original,
     write_state,
 )
-from ditas_core.checkpoints.headers import Headers, TensorHeader
+from ditas_core.checkpoints.files.headers import Headers, TensorHeader
 from ditas_core.checkpoints.preflight import diffusers_parameters
 from ditas_core.cli import main
 from ditas_core.sampling import sample_latents

@@ -23,7 +23,7 @@ from ditas_core.checkpoints import (
     this_machine,
     write_state,
 )
-from ditas_core.checkpoints.headers import Headers, TensorHeader
+from ditas_core.checkpoints.files.headers import Headers, TensorHeader
 from ditas_core.checkpoints.machine import (
     address_space_left,
     available_memory,
@@ -100,7 +100,7 @@ def test_a_folder_that_does_not_fit_is_refused_before_it_is_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr("ditas_core.checkpoints.folders.iterate_weights", never)
+    monkeypatch.setattr("ditas_core.checkpoints.files.folders.iterate_weights", never)
     with pytest.raises(CheckpointError, match=r"fluent-emoji-dit: needs .* are free"):
         load_checkpoint(DEMO, machine=Machine(memory=100_000_000))
     with pytest.raises(AssertionError, match="a tensor was read"):

@@ -26,7 +26,7 @@ from ditas_core.artifact.checks import (
 )
 from ditas_core.artifact.folder import WEIGHTS, save_quantized
 from ditas_core.checkpoints import CheckpointError
-from ditas_core.checkpoints.headers import Headers, TensorHeader
+from ditas_core.checkpoints.files.headers import Headers, TensorHeader
 from ditas_core.checkpoints.preflight import WORKING
 from ditas_core.conversion import (
     ConversionProgress,

@@ -12,7 +12,7 @@ from diffusers.utils import is_transformers_available
 from torch import nn
 
 from ..checkpoints import Checkpoint, CheckpointError, settle_patches_
-from ..checkpoints.folders import read_json
+from ..checkpoints.files.folders import read_json
 from .checks import is_pipeline
 from .models import Model
 

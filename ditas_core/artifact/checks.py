@@ -29,8 +29,8 @@ from ..checkpoints import (
     get_linear,
     smoothing_groups,
 )
-from ..checkpoints.folders import check_inside
-from ..checkpoints.headers import Headers
+from ..checkpoints.files.folders import check_inside
+from ..checkpoints.files.headers import Headers
 from ..checkpoints.preflight import need_of
 from ..layers.build import ROW_SCALED
 from ..specs import (

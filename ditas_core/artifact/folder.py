@@ -36,10 +36,10 @@ from ..checkpoints import (
     this_machine,
 )
 from ..checkpoints.checkpoint import captions_for, check_captions
-from ..checkpoints.folders import joined_headers, weight_files
+from ..checkpoints.files.folders import joined_headers, weight_files
+from ..checkpoints.files.weights import iterate_weights
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
-from ..checkpoints.weights import iterate_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention, show

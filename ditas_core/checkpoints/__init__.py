@@ -14,8 +14,9 @@ from .families import (
     family_of_config,
     smoothing_groups,
 )
-from .hub import Progress, fetch_steps
-from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .files.weights import read_headers
+from .hub.fetching import Progress, fetch_steps
+from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
 from .layers import Absorber, SmoothingGroup, get_linear, group_fed_by
 from .machine import Machine, this_machine
 from .original import from_original, to_original
@@ -32,7 +33,6 @@ from .patches import settle_patches_
 from .preflight import Need, check_fits, check_machine, preflight
 from .sources import find_parts, load_checkpoint, weigh
 from .state_files import compact_state, half_is_exact, read_state, write_state
-from .weights import read_headers
 
 __all__ = [
     "DIT",

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
-from .weights import read_headers, read_weights
+from .files.weights import read_headers, read_weights
 
 FILE = "captions.safetensors"
 FORMAT = "ditas-captions-1"

@@ -16,7 +16,7 @@ from .captions import ADVICE, FILE, LONGEST_NAME, Captions, TextConditions
 from .configurations import read_configurations
 from .errors import CheckpointError, shown
 from .families import Family, Transformer, family_of, smoothing_groups
-from .folders import check_inside, read_json, weight_files
+from .files.folders import check_inside, read_json, weight_files
 from .layers import SmoothingGroup
 from .loading import fill_
 from .patches import NOTE as PATCHES_NOTE

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 
 from .errors import CheckpointError
 from .families import Family, Transformer, check_config, family_of_index
-from .folders import read_json
+from .files.folders import read_json
 from .loading import build_empty
 from .schedule import read_schedule
 

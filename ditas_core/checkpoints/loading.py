@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
 from .errors import CheckpointError, shown
-from .folders import Weights, joined_headers, joined_weights, read_json, weight_files
-from .headers import Headers
+from .files.folders import Weights, joined_headers, joined_weights, read_json, weight_files
+from .files.headers import Headers
 
 MAX_NUMBER = 2**20
 MAX_LIST = 64

@@ -30,6 +30,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
 from .errors import CheckpointError
+from .files.weights import unwrap
 from .original_layout import (
     EMBEDDERS,
     check_names,
@@ -39,7 +40,6 @@ from .original_layout import (
     original_names,
     recognise,
 )
-from .weights import unwrap
 
 # a moving average in single precision may stop this far from the constant it averages
 POS_TOLERANCE = 2e-3

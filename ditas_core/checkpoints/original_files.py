@@ -17,9 +17,10 @@ from diffusers import AutoencoderKL
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
 from .configurations import check_latents
 from .errors import CheckpointError, shown
-from .folders import joined_headers, read_json, weight_files
+from .files.folders import joined_headers, read_json, weight_files
+from .files.headers import Headers
+from .files.weights import read_headers, read_weights, unwrap
 from .foreign import not_original
-from .headers import Headers
 from .loading import MAX_NUMBER, load_whole
 from .machine import Machine
 from .original import from_original
@@ -27,7 +28,6 @@ from .original_layout import Architecture, recognise
 from .patches import settle_patches_
 from .preflight import Need, check_machine, diffusers_parameters, looks_original, need_of
 from .schedule import read_schedule
-from .weights import read_headers, read_weights, unwrap
 
 STANDARD_VAE = "stabilityai/sd-vae-ft-ema"
 STANDARD_SCHEDULER: dict[str, Any] = {

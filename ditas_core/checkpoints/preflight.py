@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError
-from .folders import joined_headers, weight_files
-from .headers import Headers
+from .files.folders import joined_headers, weight_files
+from .files.headers import Headers
+from .files.weights import read_headers, unwrap
 from .loading import live
 from .machine import Machine, dtype_name, figure
 from .original_layout import EMBEDDERS, Architecture, recognise
-from .weights import read_headers, unwrap
 
 WORKING = 256 * 2**20
 DTYPES = (torch.float32, torch.bfloat16)

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from .errors import CheckpointError, shown
-from .folders import read_json
+from .files.folders import read_json
 
 FILE = "scheduler_config.json"
 MAX_TIMES = 100_000

@@ -10,8 +10,9 @@ import torch
 
 from .captions import Captions
 from .checkpoint import Checkpoint, CheckpointError, load_folder
-from .hub import Progress, fetch
-from .hub_sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .files.weights import read_headers
+from .hub.fetching import Progress, fetch
+from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
 from .machine import Machine, this_machine
 from .original_files import (
     Parts,
@@ -22,7 +23,6 @@ from .original_files import (
     recognise_with,
 )
 from .preflight import Need, check_machine, preflight
-from .weights import read_headers
 
 __all__ = ["HUB_SOURCES", "HubSource", "find_parts", "load_checkpoint", "weigh"]
 HUB_IDS = f"REPO@REVISION on the hub, or one of {', '.join(HUB_SOURCES)}"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .weights import read_weights
+from .files.weights import read_weights
 
 
 def half_is_exact(tensors: Mapping[str, Tensor]) -> bool:

@@ -33,11 +33,11 @@ from ditas_core.checkpoints import (  # noqa: E402
     fingerprint,
     from_original,
     load_checkpoint,
-    transfer,
     weigh,
     write_state,
 )
-from ditas_core.checkpoints.pickled_folder import convert_folder  # noqa: E402
+from ditas_core.checkpoints.hub import transfer  # noqa: E402
+from ditas_core.checkpoints.hub.pickled_folder import convert_folder  # noqa: E402
 from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
 from ditas_core.conversion import quantize_transformer  # noqa: E402
 from ditas_core.search import SearchSpec, plain_recipe, search  # noqa: E402

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from .captions import FILE
-from .errors import CheckpointError
-from .folders import NAMES, WEIGHTS, check_inside, shards_said
-from .hub_checks import check_kind, check_remote, need_of_parts
-from .hub_sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
-from .machine import Machine
+from ..captions import FILE
+from ..errors import CheckpointError
+from ..files.folders import NAMES, WEIGHTS, check_inside, shards_said
+from ..machine import Machine
+from ..preflight import check_machine
+from .checks import check_kind, check_remote, need_of_parts
 from .pickled_folder import PARTS, PICKLE, convert_folder
-from .preflight import check_machine
+from .sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
 from .transfer import REMEDY, NotThere, Remote, Sleep, arrived, download, file_hash, look_up, tell
 
 SMALL_FILES = (

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
+from ..machine import address_space_left, figure
 from .archives import Entry, check_archive
-from .errors import CheckpointError
 from .headers import (
     DTYPES,
     MAX_TENSORS,
@@ -31,7 +32,6 @@ from .headers import (
     read_safetensors,
     read_safetensors_header,
 )
-from .machine import address_space_left, figure
 from .pickles import HOW_TO
 
 WRAPPERS = ("ema", "state_dict", "model")

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from .captions import FILE
-from .configurations import read_configurations
-from .errors import CheckpointError
-from .folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined, weight_files
-from .headers import DTYPES, Headers
-from .loading import check_against, live, modern_names
-from .machine import figure
-from .weights import iterate_weights, read_headers
+from ..captions import FILE
+from ..configurations import read_configurations
+from ..errors import CheckpointError
+from ..files.folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined, weight_files
+from ..files.headers import DTYPES, Headers
+from ..files.weights import iterate_weights, read_headers
+from ..loading import check_against, live, modern_names
+from ..machine import figure
 
 PICKLE = f"{STEM}.bin"
 COPIED = ("model_index.json", "README.md", "scheduler/scheduler_config.json", FILE)

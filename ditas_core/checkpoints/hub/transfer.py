@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import CheckpointError
-from .machine import figure
+from ..errors import CheckpointError
+from ..machine import figure
 
 CHUNK = 2**20
 TIMEOUT = 4.0  # seconds without a byte; then the rest is asked for again, or cancelling is heard

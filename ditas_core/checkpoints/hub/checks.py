@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .captions import FILE
-from .configurations import read_configurations
-from .errors import CheckpointError
-from .families import Family, family_of_index
-from .folders import read_json
-from .hub_sources import HubSource
-from .machine import figure
-from .preflight import WORKING, Need
+from ..captions import FILE
+from ..configurations import read_configurations
+from ..errors import CheckpointError
+from ..families import Family, family_of_index
+from ..files.folders import read_json
+from ..machine import figure
+from ..preflight import WORKING, Need
+from .sources import HubSource
 from .transfer import Remote
 
 MAX_SMALL, MAX_CAPTIONS, MAX_HEAVY = 1_000_000, 500_000_000, 20_000_000_000

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .errors import CheckpointError
-from .folders import NAMES
+from ..errors import CheckpointError
+from ..files.folders import NAMES
+from ..preflight import WORKING, Need
 from .pickled_folder import PICKLE
-from .preflight import WORKING, Need
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 CONVERTED = "safetensors"

@@ -1,0 +1,1 @@
+"""Repositories of the hub: asked, downloaded, compared with their hashes, kept."""
