@@ -12,15 +12,9 @@ from conftest import build_random_checkpoint
 from safetensors.torch import load_file
 from tiny_pipelines import edit_json, save_tiny
 
-from ditas_core.checkpoints import (
-    Absorber,
-    Checkpoint,
-    CheckpointError,
-    fingerprint,
-    get_linear,
-    load_checkpoint,
-)
+from ditas_core.checkpoints import Checkpoint, CheckpointError, fingerprint, load_checkpoint
 from ditas_core.checkpoints.hub.pickled_folder import convert_folder
+from ditas_core.models import Absorber, get_linear
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

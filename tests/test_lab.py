@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ditas_core.calibration import Calibration
-from ditas_core.checkpoints import Checkpoint, get_linear
+from ditas_core.checkpoints import Checkpoint
+from ditas_core.models import get_linear
 from ditas_core.quantizer import fake_quantize, fake_quantize_in_range
 from ditas_core.search import AlphaLab, LabView, SearchSpec, search_group
 from ditas_core.search.lab import BINS, FLOOR_DB

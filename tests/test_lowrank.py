@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ditas_core.calibration import Calibration, calibrate
-from ditas_core.checkpoints import Checkpoint, get_linear
+from ditas_core.checkpoints import Checkpoint
 from ditas_core.lowrank import (
     InputMoment,
     LowRankFit,
@@ -25,6 +25,7 @@ from ditas_core.lowrank import (
     input_moment,
     leading_subspace,
 )
+from ditas_core.models import get_linear
 from ditas_core.quantizer import fake_quantize
 from ditas_core.specs import CalibrationSpec, Granularity, LowRankSpec, QuantizerSpec, SamplingSpec
 

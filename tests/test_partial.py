@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ditas_core.calibration import Calibration
-from ditas_core.checkpoints import Checkpoint, get_linear
+from ditas_core.checkpoints import Checkpoint
 from ditas_core.comparison import Trajectory, TrajectoryProgress, run_trajectory, switching
 from ditas_core.conversion import quantize_transformer
 from ditas_core.layers import QuantizedLinear
+from ditas_core.models import get_linear
 from ditas_core.sampling import iterate_latents
 from ditas_core.search import plain_recipe
 from ditas_core.specs import (

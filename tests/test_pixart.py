@@ -32,18 +32,7 @@ from ditas_core.calibration import (
     CalibrationJournal,
     calibrate,
 )
-from ditas_core.checkpoints import (
-    DIT,
-    PIXART,
-    Absorber,
-    Checkpoint,
-    CheckpointError,
-    family_of,
-    fingerprint,
-    get_linear,
-    group_fed_by,
-    load_checkpoint,
-)
+from ditas_core.checkpoints import Checkpoint, CheckpointError, fingerprint, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.comparison import Trajectory, compare, measured_sensitivity, run_trajectory
 from ditas_core.conversion import (
@@ -55,6 +44,7 @@ from ditas_core.conversion import (
 from ditas_core.evaluation import ModelShape, estimate, measure_speed
 from ditas_core.evaluation.outliers import outlier_atlas
 from ditas_core.layers import QuantizedLinear
+from ditas_core.models import DIT, PIXART, Absorber, family_of, get_linear, group_fed_by
 from ditas_core.sampling import forward_arguments, generators, initial_noise
 from ditas_core.search import SearchSpec, search, sensitivity
 from ditas_core.specs import (

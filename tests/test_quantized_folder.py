@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from ditas_core.artifact import load_quantized, save_quantized
 from ditas_core.calibration import Calibration
-from ditas_core.checkpoints import Checkpoint, CheckpointError, Machine, Transformer
+from ditas_core.checkpoints import Checkpoint, CheckpointError, Machine
 from ditas_core.cli import main
 from ditas_core.conversion import quantize_transformer
+from ditas_core.models import Transformer
 from ditas_core.specs import LEFT_ALONE, BitWidths, LayerRecipe, LowRankSpec, Recipe
 
 WEIGHTS = "transformer/quantized.safetensors"

@@ -13,7 +13,7 @@ from slow_reference import slow_group_loss
 from torch import nn
 
 from ditas_core.calibration import Calibration, calibrate
-from ditas_core.checkpoints import Checkpoint, SmoothingGroup, fingerprint, get_linear
+from ditas_core.checkpoints import Checkpoint, fingerprint
 from ditas_core.conversion import (
     ConversionProgress,
     RecipeError,
@@ -22,6 +22,7 @@ from ditas_core.conversion import (
 )
 from ditas_core.conversion.quantized import POWER_ITERATIONS
 from ditas_core.layers import QuantizedLinear
+from ditas_core.models import SmoothingGroup, get_linear
 from ditas_core.search import (
     CandidateDone,
     GroupLoss,

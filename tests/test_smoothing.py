@@ -15,19 +15,14 @@ from ditas_core.calibration import (
     calibrate,
     record_inputs,
 )
-from ditas_core.checkpoints import (
-    Absorber,
-    Checkpoint,
-    fingerprint,
-    get_linear,
-    smoothing_groups,
-)
+from ditas_core.checkpoints import Checkpoint, fingerprint
 from ditas_core.conversion import (
     inject_outliers,
     injected_factors,
     quantize_transformer,
     rescaled_transformer,
 )
+from ditas_core.models import Absorber, get_linear, smoothing_groups
 from ditas_core.smoothing import (
     ALPHA_GRID,
     FLOOR,

@@ -32,10 +32,10 @@ from ditas_core.checkpoints import (
 )
 from ditas_core.checkpoints.checkpoint import licence_of_card, names_from_index
 from ditas_core.checkpoints.configurations import read_configurations
-from ditas_core.checkpoints.families import family_of_index
 from ditas_core.checkpoints.files.weights import read_headers
 from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 from ditas_core.cli import main
+from ditas_core.models import family_of_index
 
 ORIGINAL = Architecture(2, 32, 2, 2, 4, 4, 8, 5)
 

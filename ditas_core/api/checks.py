@@ -8,18 +8,19 @@ from typing import Any
 from diffusers import AutoencoderKL
 from torch import nn
 
-from ..checkpoints import (
+from ..checkpoints import CheckpointError
+from ..checkpoints.configurations import check_latents
+from ..checkpoints.schedule import check_schedule
+from ..layers import QuantizedLinear
+from ..models import (
     FAMILIES,
-    CheckpointError,
+    UNKNOWN,
     check_config,
     family_of,
     get_linear,
+    reason_of,
     smoothing_groups,
 )
-from ..checkpoints.configurations import check_latents
-from ..checkpoints.families import UNKNOWN, reason_of
-from ..checkpoints.schedule import check_schedule
-from ..layers import QuantizedLinear
 
 UNLOAD = (
     "hand over the full-precision pipeline, without adapters (unload_lora_weights) and without a "

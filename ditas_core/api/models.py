@@ -11,16 +11,9 @@ from typing import Any, TypeAlias
 import torch
 
 from ..artifact import is_quantized, load_quantized
-from ..checkpoints import (
-    HUB_SOURCES,
-    Captions,
-    Checkpoint,
-    CheckpointError,
-    Family,
-    family_of,
-    load_checkpoint,
-)
+from ..checkpoints import HUB_SOURCES, Captions, Checkpoint, CheckpointError, load_checkpoint
 from ..checkpoints.checkpoint import check_captions, licence_of_card
+from ..models import Family, family_of
 from .checks import check_layers, check_pipeline, is_pipeline, schedule_of
 from .origin import find_origin, remember_
 from .progress import Progress, check_progress, fetching

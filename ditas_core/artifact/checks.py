@@ -20,19 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import (
-    Absorber,
-    CheckpointError,
-    Need,
-    SmoothingGroup,
-    Transformer,
-    get_linear,
-    smoothing_groups,
-)
+from ..checkpoints import CheckpointError, Need
 from ..checkpoints.files.folders import check_inside
 from ..checkpoints.files.headers import Headers
 from ..checkpoints.preflight import need_of
 from ..layers.build import ROW_SCALED
+from ..models import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
 from ..specs import (
     FULL_PRECISION_BITS,
     Granularity,

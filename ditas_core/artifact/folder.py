@@ -27,12 +27,8 @@ from ..checkpoints import (
     Checkpoint,
     CheckpointError,
     Machine,
-    Transformer,
     check_machine,
-    family_of_config,
-    get_linear,
     read_headers,
-    smoothing_groups,
     this_machine,
 )
 from ..checkpoints.checkpoint import captions_for, check_captions
@@ -41,6 +37,7 @@ from ..checkpoints.files.weights import iterate_weights
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
 from ..layers import QuantizedLinear
+from ..models import Transformer, family_of_config, get_linear, smoothing_groups
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention, show
 from .checks import (

@@ -21,9 +21,10 @@ import torch
 
 from ditas_core.artifact import write_text
 from ditas_core.calibration import Calibration, GroupStatistics, calibrate
-from ditas_core.checkpoints import Checkpoint, SmoothingGroup, load_checkpoint
+from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
+from ditas_core.models import SmoothingGroup
 from ditas_core.search import LayerDone, SearchSpec, search_group
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoints import Checkpoint, get_linear
+from ..checkpoints import Checkpoint
+from ..models import get_linear
 from ..specs import CalibrationSpec, SpecError
 
 TOKEN_BYTES = {"float16": 2, "float32": 4}

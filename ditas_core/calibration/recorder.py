@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import SmoothingGroup, get_linear
+from ..models import SmoothingGroup, get_linear
 from .calibration import GroupStatistics
 from .draw import TokenDraw
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..models import CheckpointError
 from .files.weights import read_headers, read_weights
 
 FILE = "captions.safetensors"

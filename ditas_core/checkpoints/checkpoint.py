@@ -12,12 +12,18 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
+from ..models import (
+    CheckpointError,
+    Family,
+    SmoothingGroup,
+    Transformer,
+    family_of,
+    shown,
+    smoothing_groups,
+)
 from .captions import ADVICE, FILE, LONGEST_NAME, Captions, TextConditions
 from .configurations import read_configurations
-from .errors import CheckpointError, shown
-from .families import Family, Transformer, family_of, smoothing_groups
 from .files.folders import check_inside, read_json, weight_files
-from .layers import SmoothingGroup
 from .loading import fill_
 from .patches import NOTE as PATCHES_NOTE
 from .patches import has_exact_patches, settle_patches_

@@ -8,8 +8,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL
 
-from .errors import CheckpointError
-from .families import Family, Transformer, check_config, family_of_index
+from ..models import CheckpointError, Family, Transformer, check_config, family_of_index
 from .files.folders import read_json
 from .loading import build_empty
 from .schedule import read_schedule

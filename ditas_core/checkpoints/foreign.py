@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .errors import CheckpointError, shown
-from .families import reason_of
+from ..models import CheckpointError, reason_of, shown
 
 WANTED = "expected the state dict of an original DiT (x_embedder..., blocks.0...)"
 OTHERS = "such models are not supported; pass an original DiT, or a diffusers DiT or PixArt folder"

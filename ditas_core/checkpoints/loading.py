@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
-from .errors import CheckpointError, shown
+from ..models import CheckpointError, shown
 from .files.folders import Weights, joined_headers, joined_weights, read_json, weight_files
 from .files.headers import Headers
 

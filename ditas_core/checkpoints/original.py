@@ -29,7 +29,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..models import CheckpointError
 from .files.weights import unwrap
 from .original_layout import (
     EMBEDDERS,

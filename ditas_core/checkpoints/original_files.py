@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
+from ..models import CheckpointError, shown
 from .checkpoint import Checkpoint, licence_of_card, names_from_index
 from .configurations import check_latents
-from .errors import CheckpointError, shown
 from .files.folders import joined_headers, read_json, weight_files
 from .files.headers import Headers
 from .files.weights import read_headers, read_weights, unwrap

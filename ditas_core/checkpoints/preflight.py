@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import CheckpointError
+from ..models import CheckpointError
 from .files.folders import joined_headers, weight_files
 from .files.headers import Headers
 from .files.weights import read_headers, unwrap

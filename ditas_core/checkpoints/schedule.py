@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from .errors import CheckpointError, shown
+from ..models import CheckpointError, shown
 from .files.folders import read_json
 
 FILE = "scheduler_config.json"

@@ -71,7 +71,6 @@ def run_convert(args: argparse.Namespace) -> Report:
 def convert_to_original(args: argparse.Namespace) -> Report:
     from ..artifact import check_new_file
     from ..checkpoints import (
-        DIT,
         CheckpointError,
         compact_state,
         load_checkpoint,
@@ -79,6 +78,7 @@ def convert_to_original(args: argparse.Namespace) -> Report:
         to_original,
         write_state,
     )
+    from ..models import DIT
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")

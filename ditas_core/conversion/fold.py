@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
+from ..models import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
 from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration import Calibration, GroupStatistics
-from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, Transformer, group_fed_by
+from ..checkpoints import Checkpoint
 from ..layers import QuantizedLinear, build_layers
 from ..lowrank import WeightFit, fit_weight, input_moment, joined, rounding_variance
+from ..models import Absorber, SmoothingGroup, Transformer, group_fed_by
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..calibration import CONDITIONAL, UNCONDITIONAL, Calibration, GroupStatistics
-from ..checkpoints import Checkpoint, get_linear
+from ..checkpoints import Checkpoint
+from ..models import get_linear
 from ..smoothing import FLOOR, smoothing_factor, weight_absmax
 from .atlas_file import AtlasError, StoredGroup, read_atlas, write_atlas
 from .strength import Half, Measure, loudest_channels, outlier_strength, step_factors

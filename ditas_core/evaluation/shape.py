@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checkpoints import Checkpoint, get_linear
+from ..checkpoints import Checkpoint
+from ..models import get_linear
 
 FREQUENCIES = 256
 """Sines and cosines that a DiT's timestep embedder starts from."""

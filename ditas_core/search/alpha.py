@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
+from ..checkpoints import Checkpoint
 from ..lowrank import WeightFit, joined, released_fits
+from ..models import SmoothingGroup, get_linear
 from ..smoothing import ALPHA_GRID
 from ..specs import (
     METHODS,

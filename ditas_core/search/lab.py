@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint, SmoothingGroup
+from ..checkpoints import Checkpoint
+from ..models import SmoothingGroup
 from ..quantizer import choose_qparams, params_from_range
 from ..smoothing import smoothing_factor
 from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, get_convention

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..calibration import Calibration, GroupStatistics
-from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
+from ..checkpoints import Checkpoint
 from ..lowrank import (
     WeightFit,
     fit_weight,
@@ -33,6 +33,7 @@ from ..lowrank import (
     quick_fit,
     rounding_variance,
 )
+from ..models import SmoothingGroup, get_linear
 from ..quantizer import fake_quantize, fake_quantize_in_range
 from ..smoothing import smoothing_factor, weight_absmax
 from ..specs import (

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint, SmoothingGroup
+from ..checkpoints import Checkpoint
+from ..models import SmoothingGroup
 from ..specs import (
     FULL_PRECISION_BITS,
     LEFT_ALONE,

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..calibration import Calibration
-from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear, group_fed_by
+from ..checkpoints import Checkpoint
 from ..layers import group_bits_stored, stored_bits
+from ..models import Absorber, SmoothingGroup, get_linear, group_fed_by
 from ..specs import (
     LEFT_ALONE,
     BitWidths,

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..checkpoints import Checkpoint, get_linear
+from ..checkpoints import Checkpoint
 from ..layers import stored_bits
+from ..models import get_linear
 from ..specs import FULL_PRECISION_BITS, Recipe, SpecError, get_convention
 from .alpha import LayerDone
 from .predicted import relative

@@ -16,7 +16,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 from .headers import REMEDY, OpenFile
 from .pickles import check_pickle, refused
 

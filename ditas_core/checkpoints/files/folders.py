@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, shown
+from ...models import CheckpointError, shown
 from .headers import MAX_TENSORS, Headers, TensorHeader
 from .weights import iterate_weights, read_headers
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 
 MAX_HEADER = 2**20  # bytes
 MAX_TENSORS = 2_000

@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 from .headers import REMEDY, OpenFile
 
 MAX_STEPS = 200_000  # instructions; each may make an object

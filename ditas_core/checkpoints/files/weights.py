@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 from ..machine import address_space_left, figure
 from .archives import Entry, check_archive
 from .headers import (

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...models import CheckpointError, Family, family_of_index
 from ..captions import FILE
 from ..configurations import read_configurations
-from ..errors import CheckpointError
-from ..families import Family, family_of_index
 from ..files.folders import read_json
 from ..machine import figure
 from ..preflight import WORKING, Need

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from ...models import CheckpointError
 from ..captions import FILE
-from ..errors import CheckpointError
 from ..files.folders import NAMES, WEIGHTS, check_inside, shards_said
 from ..machine import Machine
 from ..preflight import check_machine

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from ...models import CheckpointError
 from ..captions import FILE
 from ..configurations import read_configurations
-from ..errors import CheckpointError
 from ..files.folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined, weight_files
 from ..files.headers import DTYPES, Headers
 from ..files.weights import iterate_weights, read_headers

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 from ..files.folders import NAMES
 from ..preflight import WORKING, Need
 from .pickled_folder import PICKLE

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import CheckpointError
+from ...models import CheckpointError
 from ..machine import figure
 
 CHUNK = 2**20

@@ -10,7 +10,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ...calibration import Calibration
-from ...checkpoints import SmoothingGroup
 from ...figures import (
     Counted,
     alpha_curve,
@@ -26,6 +25,7 @@ from ...figures import (
     level_grid,
     relative_db,
 )
+from ...models import SmoothingGroup
 from ...search import AlphaLab, Grid, Histogram, LabView, LayerDone, SearchSpec, search_group
 from ...specs import BitWidths, LayerRecipe, Recipe
 from ..bench import Bench, Model

@@ -1,7 +1,7 @@
 """Smoothing groups and the linear layers in them.
 
 A smoothing group is a set of linear layers with one and the same input, hence
-one smoothing factor. Which groups a block has is its family's matter (``families``).
+one smoothing factor. Which groups a block has is its family's matter.
 """
 
 from __future__ import annotations

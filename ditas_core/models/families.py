@@ -35,7 +35,7 @@ import torch.nn as nn
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 
 from .errors import CheckpointError, shown
-from .layers import Absorber, SmoothingGroup
+from .groups import Absorber, SmoothingGroup
 
 Transformer: TypeAlias = DiTTransformer2DModel | PixArtTransformer2DModel
 # before 0.29 diffusers had one class for all; the norm told which
