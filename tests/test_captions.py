@@ -14,8 +14,9 @@ from conftest import tiny_vae
 from safetensors.torch import load_file, save_file
 from tiny_pixart import LENGTHS, NAMES, SCHEDULE, TOKENS, tiny_captions, tiny_pixart
 
-from ditas_core.checkpoints import Captions, CheckpointError, TextConditions
-from ditas_core.checkpoints.captions import FORMAT, repeated
+from ditas_core.checkpoints import Captions, CheckpointError
+from ditas_core.checkpoints.captions import FORMAT
+from ditas_core.models.pixart import TextConditions, repeated
 
 pytestmark = pytest.mark.numeric
 

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline
 from torch import Tensor
 
 from ditas_core.checkpoints import Checkpoint
+from ditas_core.models import NULL_CLASS
 from ditas_core.sampling import (
     Step,
     build_scheduler,
@@ -20,7 +21,7 @@ from ditas_core.sampling import (
     sample_latents,
     spread_labels,
 )
-from ditas_core.specs import NULL_CLASS, SamplingSpec, SpecError
+from ditas_core.specs import SamplingSpec, SpecError
 
 pytestmark = pytest.mark.numeric
 

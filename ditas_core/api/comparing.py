@@ -24,7 +24,7 @@ from ..specs import SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
 from .origin import origin_of
 from .progress import Progress, check_progress, ended, told
-from .settings import GUIDANCE, guidance_of
+from .settings import guidance_of
 
 BATCH = 8
 MOST_SHOWN = 8
@@ -117,7 +117,7 @@ def compare(
     """
     check_progress(progress)
     # checked before a model is loaded
-    SamplingSpec(steps=steps, guidance_scale=GUIDANCE if guidance_scale is None else guidance_scale)
+    SamplingSpec(steps, SamplingSpec.guidance_scale if guidance_scale is None else guidance_scale)
     check_whole("samples", samples, 1, 256)
     check_whole("seed", seed, 0, 2**31 - 1)
     origin = origin_of(quantized)

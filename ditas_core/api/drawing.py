@@ -16,9 +16,6 @@ from ..checkpoints.files.folders import read_json
 from .checks import is_pipeline
 from .models import Model
 
-SHORT = 120
-"""Tokens of a caption in PixArtAlphaPipeline; in PixArtSigmaPipeline they are 300."""
-
 
 def pipeline(checkpoint: Checkpoint, **parts: Any) -> Any:
     """The stock diffusers pipeline over a checkpoint, quantized or not; its networks are shared.
@@ -55,10 +52,8 @@ def stock_pipeline(checkpoint: Checkpoint) -> Any:
         CheckpointError: it needs a library that is not installed.
     """
     family = checkpoint.family
-    captions, told = checkpoint.captions, checkpoint.conditions
-    short = captions is None or captions.tokens <= SHORT
-    sizes = told is not None and told.pixels is not None  # PixArt-alpha at 1024 px
-    name = family.pipelines[0 if short or sizes else -1]
+    tokens = 0 if checkpoint.captions is None else checkpoint.captions.tokens
+    name = family.pipeline_of(checkpoint.transformer, tokens)
     index = checkpoint.path / "model_index.json"
     if index.is_file():
         named = read_json(index).get("_class_name")

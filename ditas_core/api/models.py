@@ -13,7 +13,7 @@ import torch
 from ..artifact import is_quantized, load_quantized
 from ..checkpoints import HUB_SOURCES, Captions, Checkpoint, CheckpointError, load_checkpoint
 from ..checkpoints.checkpoint import check_captions, licence_of_card
-from ..models import Family, family_of
+from ..models import Family, family_of, null_class
 from .checks import check_layers, check_pipeline, is_pipeline, schedule_of
 from .origin import find_origin, remember_
 from .progress import Progress, check_progress, fetching
@@ -189,7 +189,7 @@ def name_of(pipeline: Any) -> tuple[str, str]:
 
 def class_names(pipeline: Any) -> tuple[str, ...]:
     """The pipeline's labels, the first of each class; numbers where it has none."""
-    count = int(pipeline.transformer.config.num_embeds_ada_norm)
+    count = null_class(pipeline.transformer)
     names: dict[int, str] = {}
     for name, index in (getattr(pipeline, "labels", None) or {}).items():
         names.setdefault(int(index), name)

@@ -21,14 +21,10 @@ from ..specs import (
     show,
 )
 
-GUIDANCE, TEXT_GUIDANCE = 1.5, 4.5
-"""Of classes as the paper samples them; of captions as the stock pipelines do."""
-
 
 def guidance_of(checkpoint: Checkpoint, given: float | None) -> float:
     """What was given, or the family's own."""
-    usual = TEXT_GUIDANCE if checkpoint.family.text else GUIDANCE
-    return usual if given is None else given
+    return checkpoint.family.guidance_scale if given is None else given
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,8 @@ class Trajectory:
     seed: int
 
     def __post_init__(self) -> None:
-        given = GUIDANCE if self.guidance_scale is None else self.guidance_scale
-        self.spec(given, CalibrationSpec.tokens)
+        given = self.guidance_scale
+        self.spec(SamplingSpec.guidance_scale if given is None else given, CalibrationSpec.tokens)
 
     def of(self, checkpoint: Checkpoint) -> CalibrationSpec:
         available = self.samples * 2 * checkpoint.fewest_tokens

@@ -25,7 +25,7 @@ from ..checkpoints.files.folders import check_inside
 from ..checkpoints.files.headers import Headers
 from ..checkpoints.preflight import need_of
 from ..layers.build import ROW_SCALED
-from ..models import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
+from ..models import Absorber, SmoothingGroup, Transformer, get_linear, null_class, smoothing_groups
 from ..specs import (
     FULL_PRECISION_BITS,
     Granularity,
@@ -93,7 +93,7 @@ def check_marker(marker: dict[str, Any]) -> None:
 
 def check_count(names: tuple[str, ...], transformer: Transformer) -> None:
     """Raise CheckpointError where there are more names than the transformer has classes."""
-    count = int(transformer.config.num_embeds_ada_norm)
+    count = null_class(transformer)
     if len(names) > count:
         raise CheckpointError(
             f"ditas.json: expected at most {count} class_names, as many as the transformer has "

@@ -1,7 +1,7 @@
 """Finding, checking and loading DiT and PixArt checkpoints."""
 
 from ..models import CheckpointError
-from .captions import Captions, TextConditions
+from .captions import Captions
 from .checkpoint import Checkpoint, fingerprint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch_steps
@@ -32,7 +32,6 @@ __all__ = [
     "Machine",
     "Need",
     "Progress",
-    "TextConditions",
     "check_fits",
     "check_machine",
     "check_parts",

@@ -14,14 +14,17 @@ from diffusers import AutoencoderKL
 
 from ..models import (
     CheckpointError,
+    Conditions,
     Family,
     SmoothingGroup,
     Transformer,
     family_of,
+    null_class,
     shown,
     smoothing_groups,
 )
-from .captions import ADVICE, FILE, LONGEST_NAME, Captions, TextConditions
+from ..models.family import Sizes
+from .captions import ADVICE, FILE, LONGEST_NAME, Captions
 from .configurations import read_configurations
 from .files.folders import check_inside, read_json, weight_files
 from .loading import fill_
@@ -83,29 +86,30 @@ class Checkpoint:
         return self.fingerprint + (f"+{self.captions.sha256}" if self.captions else "")
 
     @property
-    def conditions(self) -> TextConditions | None:
+    def conditions(self) -> Conditions | None:
         """From class numbers to the transformer's arguments; None where it takes the numbers."""
         if self.captions is None:
             return None
-        told = bool(self.transformer.use_additional_conditions)
-        return TextConditions(self.captions, self.image_size if told else None)
+        return self.family.conditions(self.transformer, self.captions, self.image_size)
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.family.sizes(self.transformer)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        size = int(self.transformer.config.sample_size)
-        return int(self.transformer.config.in_channels), size, size
+        sizes = self.sizes
+        return sizes.channels, sizes.side, sizes.side
 
     @property
     def width(self) -> int:
-        config = self.transformer.config
-        return int(config.num_attention_heads) * int(config.attention_head_dim)
+        return self.sizes.width
 
     @property
     def image_tokens(self) -> int:
         """Tokens of one image."""
-        config = self.transformer.config
-        return (int(config.sample_size) // int(config.patch_size)) ** 2
+        return self.sizes.tokens
 
     @property
     def fewest_tokens(self) -> int:
@@ -122,7 +126,7 @@ class Checkpoint:
     @property
     def image_size(self) -> int:
         down = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return int(self.transformer.config.sample_size) * down
+        return self.sizes.side * down
 
     def class_index(self, name: str) -> int:
         """Index of a class given by name or number."""
@@ -193,7 +197,7 @@ def load_folder(
     settle_patches_(transformer)
     vae = fill_(said.vae, weights[1], "vae")
     if captions is None:
-        count = int(transformer.config.num_embeds_ada_norm)
+        count = null_class(transformer)
         names = names_from_index(said.index) or tuple(str(i) for i in range(count))
         if len(names) > count:
             raise CheckpointError(
@@ -239,8 +243,7 @@ def captions_for(family: Family, path: Path, given: Captions | None) -> Captions
 
 def check_captions(captions: Captions, transformer: Transformer) -> None:
     """Raise CheckpointError unless the transformer takes embeddings of this width."""
-    config = transformer.config
-    width = config.caption_channels or config.cross_attention_dim
+    width = family_of(transformer).caption_width(transformer)
     if captions.width != width:
         raise CheckpointError(
             f"captions: expected embeddings of width {width}, as the transformer takes them, "

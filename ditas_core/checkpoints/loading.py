@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
-from ..models import CheckpointError, shown
+from ..models import FAMILIES, CheckpointError, shown
 from .files.folders import Weights, joined_headers, joined_weights, read_json, weight_files
 from .files.headers import Headers
 
@@ -26,8 +26,7 @@ MAX_TABLE = 2**27
 LIMITS = {"num_layers": 512, "sample_size": 4096, "layers_per_block": 32, "patch_size": 64}
 SEVERAL = ("block_out_channels", "sample_size")
 NOT_NEGATIVE = ("norm_eps", "dropout")
-# buffers that older files hold and no model takes: a fixed table, and what only training used
-DEAD = frozenset({"pos_embed.pos_embed", "caption_projection.y_embedding"})
+DEAD = frozenset[str]().union(*(family.dead for family in FAMILIES))
 # diffusers renamed the attention of the autoencoder; older files keep the old names
 OLD_ATTENTION = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..specs import NULL_CLASS
-
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
@@ -144,7 +142,7 @@ def convert_to_diffusers(args: argparse.Namespace) -> Report:
 
 def check_classes(found: Architecture) -> None:
     """Raise a CheckpointError where the stock pipeline could not run the model."""
-    from ..checkpoints import CheckpointError
+    from ..models import NULL_CLASS, CheckpointError
 
     if found.classes != NULL_CLASS:
         raise CheckpointError(

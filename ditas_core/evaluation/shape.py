@@ -22,7 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checkpoints import Checkpoint
-from ..models import get_linear
+from ..models import get_linear, null_class
+from ..models.pixart import is_told
 
 FREQUENCIES = 256
 """Sines and cosines that a DiT's timestep embedder starts from."""
@@ -122,7 +123,7 @@ class ModelShape:
     @staticmethod
     def of(checkpoint: Checkpoint) -> ModelShape:
         """A loaded checkpoint's."""
-        config = checkpoint.transformer.config
+        config, sizes = checkpoint.transformer.config, checkpoint.sizes
         first = next(group for group in checkpoint.groups if group.kind == "fc1")
         fc1 = get_linear(checkpoint.transformer, first.layers[0])
         text = None
@@ -130,18 +131,18 @@ class ModelShape:
             text = TextShape(
                 checkpoint.captions.tokens,
                 int(config.caption_channels or 0),
-                bool(checkpoint.transformer.use_additional_conditions),
+                is_told(checkpoint.transformer),
             )
         return ModelShape(
             depth=len(checkpoint.transformer.transformer_blocks),
-            width=checkpoint.width,
-            heads=int(config.num_attention_heads),
-            patch=int(config.patch_size),
-            latent_size=int(config.sample_size),
-            in_channels=int(config.in_channels),
+            width=sizes.width,
+            heads=sizes.heads,
+            patch=sizes.patch,
+            latent_size=sizes.side,
+            in_channels=sizes.channels,
             out_channels=int(config.out_channels or config.in_channels),
             mlp_ratio=fc1.out_features / fc1.in_features,
-            classes=int(config.num_embeds_ada_norm),
+            classes=null_class(checkpoint.transformer),
             weights=sum(p.numel() for p in checkpoint.transformer.parameters()),
             autoencoder=sum(p.numel() for p in checkpoint.vae.parameters()),
             text=text,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .encoding import numbers
 from .heatmaps import block_ticks
-from .style import GREY, KIND_COLOURS, ROLES, SPARE, dress, ink, legend_below, wrapped
+from .style import GREY, ROLES, SPARE, dress, ink, kind_colour, legend_below, wrapped
 
 IDENTICAL_DB = 199.9
 """From here on two runs are the same: metrics stop at 200 dB."""
@@ -46,7 +46,7 @@ def layer_bars(
                 y=numbers(np.array([known[name] for name in mine])),
                 customdata=numbers(np.array([sqnr_db[name] for name in mine])),
                 name=kind,
-                marker={"color": KIND_COLOURS.get(kind, GREY)},
+                marker={"color": kind_colour(kind)},
                 hovertemplate="only %{x}: error %{y:.3~g} % of the latents, "
                 "SQNR %{customdata:.1f} dB<extra></extra>",
             )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from .encoding import numbers
-from .style import GREY, KIND_COLOURS, dress, legend_below, role
+from .style import GREY, dress, kind_colour, legend_below, role
 
 
 def relative_db(losses: ArrayLike, identity: float) -> NDArray[np.float64]:
@@ -34,7 +34,7 @@ def loss_curves(
     lowest = 0.0
     for index, (name, grid, losses, identity) in enumerate(curves):
         kind = name.rsplit(".", 1)[-1]
-        colour = KIND_COLOURS.get(kind, GREY)
+        colour = kind_colour(kind)
         db = relative_db(losses, identity)
         best = int(db.argmin())
         lowest = min(lowest, float(db[best]))

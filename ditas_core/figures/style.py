@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from ..models import KINDS
+
 LOUDNESS = "Magma"
 """|X|, |W| and outlier strength."""
 ERROR = "Cividis"
@@ -30,22 +32,17 @@ TIME = ["#FDE725", "#9FDA3A", "#4AC16D", "#1FA187", "#277F8E", "#3F6FA8", "#6A5A
 BLUE, ORANGE, SKY, VERMILION, GREY = "#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#8A8F98"
 BEFORE, AFTER, WEIGHTS = VERMILION, BLUE, "#009E73"
 """The two states of one layer, also of its histograms and ranges."""
-KIND_COLOURS = {
-    "qkv": "#009E73",
-    "proj": "#6CC5A4",
-    "q2": "#0072B2",
-    "kv2": "#56B4E9",
-    "proj2": "#9CC9E8",
-    "fc1": "#B0579F",
-    "fc2": "#E09AC4",
-}
-"""Self-attention green, cross-attention blue, feed-forward violet."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GRID = "rgba(128, 134, 145, 0.28)"
 BAR_FOOT, BAR_TOP = 18, 64
 """Pixels above the plot area: room for the ticks of a colour bar, and where its title ends."""
 TITLE_WIDTH = 46
 """Characters of a title that fit on a phone."""
+
+
+def kind_colour(kind: str) -> str:
+    """Of a kind of layers."""
+    return KINDS[kind].colour if kind in KINDS else GREY
 
 
 class Role(NamedTuple):

@@ -1,12 +1,13 @@
 """Families of models: what a block consists of, what conditions it, what its layers are called."""
 
+from .dit import NULL_CLASS, class_conditions, null_class
 from .errors import CheckpointError, shown
 from .families import (
     DIT,
     FAMILIES,
+    KINDS,
     PIXART,
     UNKNOWN,
-    Family,
     Transformer,
     check_config,
     family_of,
@@ -15,24 +16,30 @@ from .families import (
     reason_of,
     smoothing_groups,
 )
+from .family import Conditions, Family
 from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by
 
 __all__ = [
     "DIT",
     "FAMILIES",
+    "KINDS",
+    "NULL_CLASS",
     "PIXART",
     "UNKNOWN",
     "Absorber",
     "CheckpointError",
+    "Conditions",
     "Family",
     "SmoothingGroup",
     "Transformer",
     "check_config",
+    "class_conditions",
     "family_of",
     "family_of_config",
     "family_of_index",
     "get_linear",
     "group_fed_by",
+    "null_class",
     "reason_of",
     "shown",
     "smoothing_groups",

@@ -1,41 +1,19 @@
-"""The families of transformers that are understood: what a block consists of, what may be folded.
-
-In a DiT block (adaLN-Zero):
-
-    group  layers          its division by s is absorbed by
-    qkv    to_q to_k to_v  adaLN, shift_msa and scale_msa (chunks 0, 1)
-    proj   to_out.0        the rows of to_v
-    fc1    ff.net.0.proj   adaLN, shift_mlp and scale_mlp (chunks 3, 4)
-    fc2    ff.net.2        nothing: divided on the fly
-
-In a PixArt block (adaLN-single; attn1 is self-, attn2 cross-attention):
-
-    qkv    attn1.to_q to_k to_v   nothing
-    proj   attn1.to_out.0         the rows of attn1.to_v
-    q2     attn2.to_q             nothing: its input is the residual stream itself
-    kv2    attn2.to_k to_v        nothing: its input is the text, the same in all blocks
-    proj2  attn2.to_out.0         the rows of attn2.to_v
-    fc1    ff.net.0.proj          nothing
-    fc2    ff.net.2               nothing
-
-adaLN-single cannot absorb a division: scale = table_b + e(t) is the sum of the block's own
-table and an embedding of the timestep that all blocks share. (1 + table_b + e(t)) / s needs
-e(t) / s, and with it the same s in every block. An attention's output, softmax(QK^T) V, is
-linear in V channel by channel, whatever the mask, so there the rows of V take it exactly.
-"""
+"""The families that are understood: which one a model is of, and why another is not taken."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch.nn as nn
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 
+from .dit import DiT
 from .errors import CheckpointError, shown
-from .groups import Absorber, SmoothingGroup
+from .family import Family
+from .groups import SmoothingGroup
+from .pixart import PixArt
 
 Transformer: TypeAlias = DiTTransformer2DModel | PixArtTransformer2DModel
 # before 0.29 diffusers had one class for all; the norm told which
@@ -60,85 +38,9 @@ REASONS = (
 UNKNOWN = "which of its layers share an input is not known here"
 
 
-def on_the_fly(block: int, kind: str, *layers: str) -> SmoothingGroup:
-    at = f"transformer_blocks.{block}"
-    paths = tuple(f"{at}.{layer}" for layer in layers)
-    return SmoothingGroup(f"{block}.{kind}", block, kind, paths, Absorber.ON_THE_FLY)
-
-
-def modulated(
-    block: int, kind: str, chunks: tuple[int, int], layers: tuple[str, ...]
-) -> SmoothingGroup:
-    at = f"transformer_blocks.{block}"
-    return SmoothingGroup(
-        f"{block}.{kind}",
-        block,
-        kind,
-        tuple(f"{at}.{layer}" for layer in layers),
-        Absorber.MODULATION,
-        f"{at}.norm1.linear",
-        *chunks,
-    )
-
-
-def attended(block: int, kind: str, attention: str) -> SmoothingGroup:
-    """The output projection of an attention."""
-    at = f"transformer_blocks.{block}.{attention}"
-    return SmoothingGroup(
-        f"{block}.{kind}", block, kind, (f"{at}.to_out.0",), Absorber.VALUE_ROWS, f"{at}.to_v"
-    )
-
-
-def dit_block(block: int) -> tuple[SmoothingGroup, ...]:
-    """The four groups of one DiT block, in execution order."""
-    qkv = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
-    return (
-        modulated(block, "qkv", (0, 1), qkv),
-        attended(block, "proj", "attn1"),
-        modulated(block, "fc1", (3, 4), ("ff.net.0.proj",)),
-        on_the_fly(block, "fc2", "ff.net.2"),
-    )
-
-
-def pixart_block(block: int) -> tuple[SmoothingGroup, ...]:
-    """The seven groups of one PixArt block, in execution order."""
-    return (
-        on_the_fly(block, "qkv", "attn1.to_q", "attn1.to_k", "attn1.to_v"),
-        attended(block, "proj", "attn1"),
-        on_the_fly(block, "q2", "attn2.to_q"),
-        on_the_fly(block, "kv2", "attn2.to_k", "attn2.to_v"),
-        attended(block, "proj2", "attn2"),
-        on_the_fly(block, "fc1", "ff.net.0.proj"),
-        on_the_fly(block, "fc2", "ff.net.2"),
-    )
-
-
-@dataclass(frozen=True)
-class Family:
-    """``text``: conditioned on embedded captions instead of classes.
-
-    cls        the diffusers class; ``pipelines`` those whose folders hold it
-    norm_type  of its configuration
-    """
-
-    name: str
-    cls: Any
-    pipelines: tuple[str, ...]
-    norm_type: str
-    text: bool
-    block_groups: Callable[[int], tuple[SmoothingGroup, ...]]
-
-
-DIT = Family("DiT", DiTTransformer2DModel, ("DiTPipeline",), "ada_norm_zero", False, dit_block)
-PIXART = Family(
-    "PixArt",
-    PixArtTransformer2DModel,
-    ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
-    "ada_norm_single",
-    True,
-    pixart_block,
-)
-FAMILIES = (DIT, PIXART)
+DIT, PIXART = DiT(), PixArt()
+FAMILIES: tuple[Family, ...] = (DIT, PIXART)
+KINDS = {name: kind for family in FAMILIES for name, kind in family.kinds.items()}
 
 
 def family_of(transformer: nn.Module) -> Family:
@@ -195,8 +97,8 @@ def family_of_config(config: dict[str, Any]) -> Family:
     raise refused(config.get("_class_name"))
 
 
-def check_config(family: Family, config: dict[str, Any]) -> None:
-    """Raise unless a transformer's configuration is of the family, with blocks as above.
+def check_config(family: Family, config: Mapping[str, Any]) -> None:
+    """Raise unless a transformer's configuration is of the family, with blocks as it knows them.
 
     Raises:
         CheckpointError: another class, with the reason, or an option that changes the blocks.
@@ -206,26 +108,14 @@ def check_config(family: Family, config: dict[str, Any]) -> None:
         raise refused(name, family)
     norm = config.get("norm_type", family.norm_type)
     if norm != family.norm_type:
-        kind = "adaLN-single" if family.text else "adaLN-Zero"
-        raise CheckpointError(f"transformer: expected {kind} blocks, got norm_type {shown(norm)}")
-    check_grid(config)
-    if not family.text:
-        return
-    if config.get("attention_type", "default") not in ("default", None):
         raise CheckpointError(
-            "transformer: expected blocks without additional attention, got attention_type "
-            f"{shown(config['attention_type'])}"
+            f"transformer: expected {family.blocks} blocks, got norm_type {shown(norm)}"
         )
-    if config.get("cross_attention_dim", 0) is None:
-        raise CheckpointError("transformer: expected cross-attention, got cross_attention_dim null")
-    for option in ("double_self_attention", "only_cross_attention"):
-        if config.get(option):
-            raise CheckpointError(
-                f"transformer: expected self- and cross-attention, got {option} true"
-            )
+    check_grid(config)
+    family.check_options(config)
 
 
-def check_grid(config: dict[str, Any]) -> None:
+def check_grid(config: Mapping[str, Any]) -> None:
     """Whole patches, and not too many: a table of positions is computed from their number.
 
     Raises:

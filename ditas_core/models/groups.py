@@ -39,6 +39,39 @@ class SmoothingGroup:
         return f"block {self.block} · {self.kind}"
 
 
+def on_the_fly(block: int, kind: str, *layers: str) -> SmoothingGroup:
+    at = f"transformer_blocks.{block}"
+    paths = tuple(f"{at}.{layer}" for layer in layers)
+    return SmoothingGroup(f"{block}.{kind}", block, kind, paths, Absorber.ON_THE_FLY)
+
+
+def modulated(
+    block: int, kind: str, chunks: tuple[int, int], layers: tuple[str, ...]
+) -> SmoothingGroup:
+    at = f"transformer_blocks.{block}"
+    return SmoothingGroup(
+        f"{block}.{kind}",
+        block,
+        kind,
+        tuple(f"{at}.{layer}" for layer in layers),
+        Absorber.MODULATION,
+        f"{at}.norm1.linear",
+        *chunks,
+    )
+
+
+def attended(block: int, kind: str, attention: str) -> SmoothingGroup:
+    """The output projection of an attention.
+
+    softmax(QK^T) V is linear in V channel by channel, whatever the mask: its rows take the
+    division exactly.
+    """
+    at = f"transformer_blocks.{block}.{attention}"
+    return SmoothingGroup(
+        f"{block}.{kind}", block, kind, (f"{at}.to_out.0",), Absorber.VALUE_ROWS, f"{at}.to_v"
+    )
+
+
 def group_fed_by(
     group: SmoothingGroup, groups: tuple[SmoothingGroup, ...]
 ) -> SmoothingGroup | None:

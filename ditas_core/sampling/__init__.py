@@ -1,7 +1,6 @@
 """The guided denoising loop."""
 
 from .loop import (
-    Conditions,
     ForwardDone,
     Position,
     Step,
@@ -21,7 +20,6 @@ from .processes import batches_of, join_rows, process_group, wait_for_all
 from .stopping import Stopped, until_stopped
 
 __all__ = [
-    "Conditions",
     "ForwardDone",
     "Position",
     "Step",

@@ -15,14 +15,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
-from ..specs import NULL_CLASS, SamplingSpec, SpecError
+from ..models import Conditions, class_conditions
+from ..specs import SamplingSpec, SpecError
 from .stopping import between
 
 StepCallback = Callable[["Step"], None]
 TransformerAt = Callable[[int], nn.Module]
 """Which transformer runs the step of this loop index (from 0)."""
-Conditions = Callable[[Tensor], Mapping[str, Any]]
-"""From class numbers (N,) to the transformer's arguments of both halves (2N, ...)."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +95,6 @@ def guided_eps(eps: Tensor, spec: SamplingSpec) -> Tensor:
         keep = conditional[:, spec.guided_channels :]
         guided = torch.cat([guided[:, : spec.guided_channels], keep], dim=1)
     return guided
-
-
-def null_class(transformer: nn.Module) -> int:
-    """The row of no class, the last one of the label table."""
-    config = getattr(transformer, "config", None)
-    return int(getattr(config, "num_embeds_ada_norm", None) or NULL_CLASS)
-
-
-def class_conditions(transformer: nn.Module, labels: Tensor) -> dict[str, Any]:
-    """Of a transformer that takes the numbers: they, then as many times no class."""
-    return {"class_labels": torch.cat([labels, torch.full_like(labels, null_class(transformer))])}
 
 
 def placed(value: Any, there: Tensor) -> Any:

@@ -157,7 +157,7 @@ def sized_map(
             i for i, x in enumerate(layers) if stored_bits(x.weight) == 16 * x.weight.numel()
         ]
         sizes = [
-            size_of(group, shapes, widths, convention, branch, alpha, in_half)
+            size_of(group, groups, shapes, widths, convention, branch, alpha, in_half)
             for widths, alpha in zip(bits, strengths, strict=True)
         ]
         stored.append([float(whole) for whole, _ in sizes])
@@ -180,6 +180,7 @@ def sized_map(
 
 def size_of(
     group: SmoothingGroup,
+    groups: tuple[SmoothingGroup, ...],
     shapes: list[tuple[int, int]],
     bits: BitWidths,
     convention: Convention,
@@ -188,7 +189,8 @@ def size_of(
     in_half: list[int],
 ) -> tuple[int, int]:
     """Bits on disk where V's rows stay whole, and where they are divided."""
-    values = [i for i, path in enumerate(group.layers) if path.endswith("to_v")]
+    fed = group_fed_by(group, groups)
+    values = [i for i, path in enumerate(group.layers) if fed and path == fed.absorber_path]
     on_the_fly = group.absorber is Absorber.ON_THE_FLY
     whole, divided = (
         group_bits_stored(

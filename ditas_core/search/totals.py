@@ -82,7 +82,7 @@ def bits_per_weight(checkpoint: Checkpoint, recipe: Recipe) -> float:
             halves = [stored_bits(x.weight) == 16 * x.weight.numel() for x in linears]
             in_half = [index for index, fits in enumerate(halves) if fits]
         whole, divided = size_of(
-            group, shapes, layer.bits, convention, layer.low_rank, layer.alpha, in_half
+            group, groups, shapes, layer.bits, convention, layer.low_rank, layer.alpha, in_half
         )
         other = divider(group, groups)
         is_divided = other != NOBODY and recipe.layers[groups[other].name].alpha is not None

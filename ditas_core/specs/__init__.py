@@ -27,7 +27,7 @@ from .recipe import (
     only,
     summarize,
 )
-from .sampling import NULL_CLASS, SCHEDULERS, CalibrationSpec, SamplingSpec, read_timesteps
+from .sampling import SCHEDULERS, CalibrationSpec, SamplingSpec, read_timesteps
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -36,7 +36,6 @@ __all__ = [
     "FULL_PRECISION_BITS",
     "LEFT_ALONE",
     "METHODS",
-    "NULL_CLASS",
     "RELEASED_BRANCH",
     "SCHEDULERS",
     "WEIGHTINGS",

@@ -10,8 +10,6 @@ from .document import parse_json
 SCHEDULERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_DTYPES = ("float16", "float32")
-NULL_CLASS = 1000
-"""The unconditional class; stock DiTPipeline has no other."""
 
 
 @dataclass(frozen=True)

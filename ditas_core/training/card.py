@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import safe_open
 
 from ..artifact import write_text
-from ..specs import NULL_CLASS
+from ..models import NULL_CLASS
 from .data import HELD_OUT_EVERY, IMAGE_PACKAGE, NAMES_PACKAGE
 
 Json = dict[str, Any]

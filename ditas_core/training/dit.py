@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from ..specs import NULL_CLASS
+from ..models import NULL_CLASS
 from .data import load_images, to_float
 from .runs import Log, Run, cosine_rate
 

@@ -6,6 +6,8 @@ import html
 import itertools
 import re
 
+from ...models import KINDS
+
 TERMS = {
     "channel": "One feature of a layer's input: one column of its activations.",
     "outlier": "A channel whose values are many times larger than those of the others.",
@@ -36,13 +38,7 @@ TERMS = {
     "sensitivity": "How much the output suffers when one layer alone is rounded.",
     "full precision": "The model as it was trained, in 32-bit floating point.",
     "recipe": "Bits, α and rank of every layer: all that decides how a model is quantized.",
-    "qkv": "The three products before attention; they share one input.",
-    "proj": "The product after attention, which mixes its heads.",
-    "q2": "In PixArt models: what each image token asks of the text.",
-    "kv2": "In PixArt models: the two products that read the text's embedding.",
-    "proj2": "In PixArt models: the product after attention to the text.",
-    "fc1": "First half of the feed-forward part.",
-    "fc2": "Second half of the feed-forward part.",
+    **{name: kind.meaning for name, kind in KINDS.items()},
 }
 MARK = re.compile(r"\[\[(.+?)(?:\|(.+?))?\]\]")
 NUMBERS = itertools.count()

@@ -12,6 +12,7 @@ import gradio as gr
 from ...calibration import Calibration
 from ...evaluation.outliers import AtlasError, Half, Measure, OutlierAtlas
 from ...figures import empty_figure
+from ...models import FAMILIES
 from ..bench import Bench
 from ..desk import Desk
 from ..jobs.measuring import measure as measure_model
@@ -29,8 +30,7 @@ LEAD = (
     "its [[outlier strength]]. [[rounding|Rounding]] has to span the loudest channel, so the "
     "others are left with few levels; [[smoothing]] divides the loud ones and multiplies the "
     "[[weight|weights]] that read them. <b>Click a cell or select a row</b> to open the layer. "
-    "It is named by its block and part: [[qkv]] and [[proj]] are attention, [[fc1]] and [[fc2]] "
-    "the feed-forward; in a PixArt model [[q2]], [[kv2]] and [[proj2]] attend to the text."
+    f"It is named by its block and part: {'; '.join(family.said for family in FAMILIES)}."
 )
 LAYER = (
     "<b>One layer.</b> What flows into it before and after smoothing, and what smoothing does "

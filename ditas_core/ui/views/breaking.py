@@ -23,7 +23,6 @@ MISLED = (
     " The map added up each layer’s own error, which does not know what the rest of the model "
     "makes of it: try the map that is weighed by what reaches the latents."
 )
-KINDS = ("qkv", "proj", "q2", "kv2", "proj2", "fc1", "fc2")
 
 
 def decibels(value: Interval) -> str:
@@ -249,7 +248,7 @@ def bits_table(
             f'<td class="{look}"><b>{bits.weight}</b> <span aria-hidden="true">{mark}</span>'
             f'<span class="unseen">bits, {word} {uniform.weight}</span> <small>{error}</small></td>'
         )
-    kinds = [k for k in KINDS if any(k in row for row in blocks.values())]
+    kinds = dict.fromkeys(kind for row in blocks.values() for kind in row)
     rows = "".join(
         f'<tr><th scope="row">block {block}</th>'
         + "".join(row.get(kind, "<td></td>") for kind in kinds)
