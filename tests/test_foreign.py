@@ -32,25 +32,19 @@ def named(*names: str) -> dict[str, Any]:
 
 
 DIT = random_state(tiny(classes=5))
-FLUX = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "img_in.weight")
 SD = "model.diffusion_model."
+OTHER = "another family of transformers: which of its layers share an input"
 # (names in a file, what it is called, what to do)
 FILES: dict[str, tuple[dict[str, Any], str, str]] = {
     "SD3": (
         named(f"{SD}joint_blocks.0.x_block.attn.qkv.weight", f"{SD}x_embedder.proj.weight"),
-        "Stable Diffusion 3: text and image run through joint blocks",
+        OTHER,
         "not supported",
     ),
-    "Flux": (named(*FLUX), "Flux: text and image", "not supported"),
-    "Flux, prefixed": (named(*(SD + name for name in FLUX)), "Flux: text and", "not supported"),
+    "Flux": (named("double_blocks.0.img_attn.qkv.weight", "img_in.weight"), OTHER, "not supported"),
     "Flux of diffusers": (
         named("single_transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.ff.net.2.bias"),
-        "Flux or a relative",
-        "not supported",
-    ),
-    "HunyuanVideo": (
-        named("double_blocks.0.img_attn_qkv.weight"),
-        "HunyuanVideo: .* frames",
+        OTHER,
         "not supported",
     ),
     "a whole Stable Diffusion": (
@@ -88,21 +82,16 @@ FILES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "Sana": (
         named("blocks.0.cross_attn.q_linear.weight", "blocks.0.mlp.inverted_conv.conv.weight"),
-        "Sana: .* linear",
+        OTHER,
         "not supported",
     ),
-    "Latte": ({**DIT, **named("temp_embed")}, "Latte: .* frames", "not supported"),
+    "Latte": ({**DIT, **named("temp_embed")}, OTHER, "not supported"),
     "Open-Sora": (
         named("blocks.0.attn_temp.qkv.weight", "x_embedder.proj.weight", "t_block.1.weight"),
-        "a video model: .* frames",
+        OTHER,
         "not supported",
     ),
-    "Wan": (
-        named("blocks.0.self_attn.q.weight", "blocks.0.cross_attn.q.weight")
-        | named("patch_embedding.weight"),
-        "Wan: .* frames",
-        "not supported",
-    ),
+    "Wan": (named("patch_embedding.weight", "blocks.0.cross_attn.q.weight"), OTHER, "not supp"),
     "T5": (
         named("encoder.block.0.layer.0.SelfAttention.q.weight"),
         "a text encoder: ",

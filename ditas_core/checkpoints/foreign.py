@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..models import CheckpointError, reason_of, shown
+from ..models import UNKNOWN, CheckpointError, reason_of, shown
 
 WANTED = "expected the state dict of an original DiT (x_embedder..., blocks.0...)"
 OTHERS = "such models are not supported; pass an original DiT, or a diffusers DiT or PixArt folder"
@@ -24,8 +24,13 @@ PIXART = (
     "convert it to a diffusers folder first: diffusers' scripts/convert_pixart_alpha_to_diffusers"
     ".py or convert_pixart_sigma_to_diffusers.py"
 )
-JOINT = reason_of("SD3Transformer2DModel")
-FRAMES = "its layers run over frames, too"
+OTHER = (
+    r"(^|\.)((joint|double|in)_blocks|double_layers|single_transformer_blocks)\.\d"
+    r"|(^|[._])(temp_embed|temporal|attn_temp|spatial_blocks|motion_modules)([._]|$)"
+    r"|^(model\.diffusion_model\.)?patch_embedding\.|\.(inverted_conv|conv_inverted)\."
+    r"|(^|\.)style_embedder\.|\.attn1\.Wqkv\.|(^|\.)layers\.\d+\.attention\.(wq|qkv)\."
+)
+"""Joint blocks, skip connections, frames, linear attention: SD3, Flux, Wan, Sana and the like."""
 
 FOREIGN: tuple[tuple[str, str, str, str], ...] = (
     # a part of one of the tensors' names, what the file holds, why that is not loaded, what to do
@@ -35,11 +40,7 @@ FOREIGN: tuple[tuple[str, str, str, str], ...] = (
         "it adds to the weights of another model",
         "fuse it into that model and save the whole: fuse_lora(), save_pretrained()",
     ),
-    (r"(^|\.)joint_blocks\.\d", "Stable Diffusion 3", JOINT, OTHERS),
-    (r"(^|\.)double_blocks\.\d+\.img_attn_qkv\.", "HunyuanVideo", FRAMES, OTHERS),
-    (r"(^|\.)double_blocks\.\d", "Flux", JOINT, OTHERS),
-    (r"(^|\.)double_layers\.\d", "AuraFlow", JOINT, OTHERS),
-    (r"(^|\.)single_transformer_blocks\.\d", "Flux or a relative of it", JOINT, OTHERS),
+    (OTHER, "another family of transformers", UNKNOWN, OTHERS),
     (
         r"(^|\.)(input|middle|output)_blocks?\.\d|^(unet\.)?(down_blocks|mid_block|up_blocks)\.",
         "a U-Net",
@@ -58,33 +59,6 @@ FOREIGN: tuple[tuple[str, str, str, str], ...] = (
         "it embeds captions",
         TRANSFORMER,
     ),
-    (r"(^|\.)temp_embed$", "Latte", FRAMES, OTHERS),
-    (r"^(model\.diffusion_model\.)?patch_embedding\.", "Wan", FRAMES, OTHERS),
-    (
-        r"(^|[._])(temporal|attn_temp|spatial_blocks|motion_modules)([._]|$)",
-        "a video model",
-        FRAMES,
-        OTHERS,
-    ),
-    (
-        r"\.(inverted_conv|conv_inverted)\.",
-        "Sana",
-        reason_of("SanaTransformer2DModel"),
-        OTHERS,
-    ),
-    (
-        r"(^|\.)style_embedder\.|\.attn1\.Wqkv\.",
-        "Hunyuan-DiT",
-        reason_of("HunyuanDiT2DModel"),
-        OTHERS,
-    ),
-    (
-        r"(^|\.)layers\.\d+\.attention\.(wq|qkv)\.",
-        "Lumina",
-        reason_of("LuminaNextDiT2DModel"),
-        OTHERS,
-    ),
-    (r"(^|\.)in_blocks\.\d", "U-ViT", "skip connections join its blocks", OTHERS),
     (
         r"(^|\.)t_block\.|\.cross_attn\.|(^|\.)y_embedder\.y_proj\.",
         "an original PixArt",
