@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -102,7 +103,7 @@ def check_option(key: str, value: Any, known: inspect.Parameter, what: str) -> N
     if value is None and (type(None) in kinds or known.default is None):
         return
     if kinds & {int, float}:
-        several = isinstance(value, list) and key in SEVERAL
+        several = isinstance(value, list) and (key in SEVERAL or ... in kinds)
         for number in value if several else [value]:
             check_number(key, number, float in kinds, what)
     elif bool in kinds and not isinstance(value, bool):
@@ -123,9 +124,10 @@ def check_number(key: str, number: Any, fraction: bool, what: str) -> None:
 
 
 def tables_of(model: torch.nn.Module) -> list[PatchEmbed]:
-    """The parts that hold a fixed sine-cosine table of positions, the one that no file holds."""
+    """The parts that hold a fixed sine-cosine table of positions which no file holds."""
     found = [module for module in model.modules() if isinstance(module, PatchEmbed)]
-    return [module for module in found if module.pos_embed is not None]
+    fixed = [module for module in found if "pos_embed" in module._non_persistent_buffers_set]
+    return [module for module in fixed if module.pos_embed is not None]
 
 
 def compute_positions_(model: torch.nn.Module) -> None:
@@ -152,9 +154,10 @@ def modern_names(names: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
     return found
 
 
-def live(headers: Headers) -> Headers:
-    """Without the dead buffers."""
-    return replace(headers, tensors={k: t for k, t in headers.tensors.items() if k not in DEAD})
+def live(headers: Headers, wanted: Collection[str] = ()) -> Headers:
+    """Without the dead buffers, but for those that a model wants."""
+    dead = DEAD - set(wanted)
+    return replace(headers, tensors={k: t for k, t in headers.tensors.items() if k not in dead})
 
 
 def check_against(model: torch.nn.Module, headers: Headers, what: str) -> None:
@@ -190,9 +193,11 @@ def load_whole(cls: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 def fill_(model: Any, weights: Weights, what: str, dtype: torch.dtype = torch.float32) -> Any:
     """A model without memory, with the weights of its files; see ``load_whole``."""
-    check_against(model, live(joined_headers(weights)), what)
-    tensors = {key: value for key, value in joined_weights(weights, dtype) if key not in DEAD}
     wanted = set(model.state_dict())
+    headers = live(joined_headers(weights), wanted)
+    check_against(model, headers, what)
+    pairs = joined_weights(weights, dtype)
+    tensors = {key: value for key, value in pairs if key in headers.tensors}
     model.load_state_dict(modern_names(tensors, wanted), strict=True, assign=True)
     compute_positions_(model)
     return model.requires_grad_(False).eval()

@@ -38,9 +38,9 @@ class DiT(Family):
     def block_groups(self, block: int) -> tuple[SmoothingGroup, ...]:
         qkv = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
         return (
-            modulated(block, "qkv", (0, 1), qkv),
+            modulated(block, "qkv", "norm1", (0, 1), *qkv),
             attended(block, "proj", "attn1"),
-            modulated(block, "fc1", (3, 4), ("ff.net.0.proj",)),
+            modulated(block, "fc1", "norm1", (3, 4), "ff.net.0.proj"),
             on_the_fly(block, "fc2", "ff.net.2"),
         )
 

@@ -147,6 +147,4 @@ def refused(name: Any, wanted: Family | None = None) -> CheckpointError:
 
 def smoothing_groups(transformer: nn.Module) -> tuple[SmoothingGroup, ...]:
     """All groups of a transformer, in execution order."""
-    family = family_of(transformer)
-    blocks: Any = transformer.transformer_blocks
-    return tuple(group for i in range(len(blocks)) for group in family.block_groups(i))
+    return family_of(transformer).groups(transformer)

@@ -91,6 +91,11 @@ class Family(Protocol):
         """The groups of one block, in execution order."""
         ...
 
+    def groups(self, transformer: nn.Module) -> tuple[SmoothingGroup, ...]:
+        """All groups of a transformer, in execution order."""
+        blocks: Any = transformer.transformer_blocks
+        return tuple(group for i in range(len(blocks)) for group in self.block_groups(i))
+
     def check_options(self, config: Mapping[str, Any]) -> None:
         """Raise CheckpointError for an option of the configuration that changes the blocks."""
         return

@@ -46,8 +46,9 @@ def on_the_fly(block: int, kind: str, *layers: str) -> SmoothingGroup:
 
 
 def modulated(
-    block: int, kind: str, chunks: tuple[int, int], layers: tuple[str, ...]
+    block: int, kind: str, norm: str, chunks: tuple[int, int], *layers: str
 ) -> SmoothingGroup:
+    """Layers behind a normalisation, with the chunks of its shift and scale."""
     at = f"transformer_blocks.{block}"
     return SmoothingGroup(
         f"{block}.{kind}",
@@ -55,7 +56,7 @@ def modulated(
         kind,
         tuple(f"{at}.{layer}" for layer in layers),
         Absorber.MODULATION,
-        f"{at}.norm1.linear",
+        f"{at}.{norm}.linear",
         *chunks,
     )
 

@@ -51,10 +51,10 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
         done = 0
         for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
             files = weights_of(folder / part)
-            headers = [live(read_headers(file)) for file in files]
+            wanted = set(model.state_dict())
+            headers = [live(read_headers(file), wanted) for file in files]
             check_against(model, joined(headers), part)
             model.save_config(work / part)
-            wanted = set(model.state_dict())
             for count in rewrite(files, headers, work / part / WEIGHTS, wanted):
                 yield done + count
             done += sum(file.stat().st_size for file in files)
