@@ -23,15 +23,13 @@ from ..models import (
     shown,
     smoothing_groups,
 )
-from ..models.family import Sizes
 from .captions import ADVICE, FILE, LONGEST_NAME, Captions
 from .configurations import read_configurations
-from .files.folders import check_inside, read_json, weight_files
+from .files.folders import check_inside, weight_files
 from .loading import fill_
 from .patches import NOTE as PATCHES_NOTE
 from .patches import has_exact_patches, settle_patches_
 
-__all__ = ["Checkpoint", "CheckpointError", "fingerprint", "load_folder", "read_json"]
 MAX_CARD = 65_536
 LICENCE = re.compile(r"[A-Za-z0-9 .+-]{1,60}")
 
@@ -93,23 +91,21 @@ class Checkpoint:
         return self.family.conditions(self.transformer, self.captions, self.image_size)
 
     @property
-    def sizes(self) -> Sizes:
-        return self.family.sizes(self.transformer)
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        sizes = self.sizes
-        return sizes.channels, sizes.side, sizes.side
+        size = int(self.transformer.config.sample_size)
+        return int(self.transformer.config.in_channels), size, size
 
     @property
     def width(self) -> int:
-        return self.sizes.width
+        config = self.transformer.config
+        return int(config.num_attention_heads) * int(config.attention_head_dim)
 
     @property
     def image_tokens(self) -> int:
         """Tokens of one image."""
-        return self.sizes.tokens
+        config = self.transformer.config
+        return (int(config.sample_size) // int(config.patch_size)) ** 2
 
     @property
     def fewest_tokens(self) -> int:
@@ -126,7 +122,7 @@ class Checkpoint:
     @property
     def image_size(self) -> int:
         down = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.sizes.side * down
+        return int(self.transformer.config.sample_size) * down
 
     def class_index(self, name: str) -> int:
         """Index of a class given by name or number."""

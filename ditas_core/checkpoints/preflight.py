@@ -111,22 +111,30 @@ def looks_original(names: Iterable[str]) -> bool:
     return any(name.startswith(own) for name in names)
 
 
-def need_of(
-    name: str, file: Headers, vae: Headers | None, parameters: int, beside: int, disk: int = 0
+def need_of(name: str, file: Headers, vae: Headers | None, parameters: int, beside: int) -> Need:
+    """The sums above, from headers."""
+    files = [file] if vae is None else [file, vae]
+    fixed = 4 * (vae.parameters if vae else 0) + largest(file)
+    mapped = sum(headers.file_bytes for headers in files if headers.kind == "archive")
+    total = sum(headers.file_bytes for headers in files)
+    return add_up(name, total, parameters, fixed, beside, mapped=mapped)
+
+
+def add_up(
+    name: str,
+    file_bytes: int,
+    parameters: int,
+    fixed: int,
+    beside: int = 0,
+    disk: int = 0,
+    mapped: int = 0,
 ) -> Need:
-    """The sums above; ``beside`` counts parameters that stand beside the transformer's."""
-    fixed = 4 * (vae.parameters if vae else 0) + largest(file) + WORKING
-    sizes = {dtype: (parameters + beside) * dtype.itemsize + fixed for dtype in DTYPES}
-    mapped = sum(h.file_bytes for h in (file, vae) if h is not None and h.kind == "archive")
-    return Need(
-        name,
-        file.file_bytes + (vae.file_bytes if vae else 0),
-        parameters,
-        sizes[torch.float32],
-        sizes[torch.bfloat16],
-        disk,
-        mapped,
-    )
+    """The sums above; ``beside`` counts parameters that stand beside the transformer's.
+
+    fixed  bytes in any dtype, but for the forward pass: V 4 + L
+    """
+    single, half = ((parameters + beside) * dtype.itemsize + fixed + WORKING for dtype in DTYPES)
+    return Need(name, file_bytes, parameters, single, half, disk, mapped)
 
 
 def check_fits(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ..models import CheckpointError
 from .captions import Captions
-from .checkpoint import Checkpoint, CheckpointError, load_folder
+from .checkpoint import Checkpoint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch
 from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache

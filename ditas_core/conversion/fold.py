@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..models import Absorber, SmoothingGroup, Transformer, family_of, get_linear, smoothing_groups
+from ..models import Absorber, SmoothingGroup, Transformer, get_linear, smoothing_groups
 from ..smoothing import Affine, divide_rows, fold_modulation, multiply_columns
 
 
@@ -78,7 +78,7 @@ def injected_factors(
     """
     if not 1.0 <= strength <= 1e4:
         raise ValueError(f"strength: expected 1 to 10000, got {strength}")
-    width = family_of(transformer).sizes(transformer).width
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
     if not 1 <= channels <= width:
         raise ValueError(f"channels: expected 1 to {width}, got {channels}")
     generator = torch.Generator().manual_seed(seed)

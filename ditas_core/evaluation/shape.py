@@ -123,7 +123,7 @@ class ModelShape:
     @staticmethod
     def of(checkpoint: Checkpoint) -> ModelShape:
         """A loaded checkpoint's."""
-        config, sizes = checkpoint.transformer.config, checkpoint.sizes
+        config = checkpoint.transformer.config
         first = next(group for group in checkpoint.groups if group.kind == "fc1")
         fc1 = get_linear(checkpoint.transformer, first.layers[0])
         text = None
@@ -135,11 +135,11 @@ class ModelShape:
             )
         return ModelShape(
             depth=len(checkpoint.transformer.transformer_blocks),
-            width=sizes.width,
-            heads=sizes.heads,
-            patch=sizes.patch,
-            latent_size=sizes.side,
-            in_channels=sizes.channels,
+            width=checkpoint.width,
+            heads=int(config.num_attention_heads),
+            patch=int(config.patch_size),
+            latent_size=int(config.sample_size),
+            in_channels=int(config.in_channels),
             out_channels=int(config.out_channels or config.in_channels),
             mlp_ratio=fc1.out_features / fc1.in_features,
             classes=null_class(checkpoint.transformer),

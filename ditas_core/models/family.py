@@ -49,24 +49,8 @@ FEED_FORWARD = {
 """Self-attention green, feed-forward violet; safe for colour-blind readers."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Of a transformer: latents of (channels, side, side) in square patches, heads of a width."""
-
-    channels: int
-    side: int
-    patch: int
-    heads: int
-    width: int
-
-    @property
-    def tokens(self) -> int:
-        """Of one image."""
-        return (self.side // self.patch) ** 2
-
-
 class Family(Protocol):
-    """Transformers whose ``transformer_blocks`` are all alike.
+    """Transformers of diffusers, their ``transformer_blocks`` and sizes named as usual there.
 
     cls             the diffusers class; ``pipelines`` those whose folders hold it
     norm_type       of its configuration; ``blocks`` is what such blocks are called
@@ -99,17 +83,6 @@ class Family(Protocol):
     def check_options(self, config: Mapping[str, Any]) -> None:
         """Raise CheckpointError for an option of the configuration that changes the blocks."""
         return
-
-    def sizes(self, transformer: nn.Module) -> Sizes:
-        config: Any = transformer.config
-        heads = int(config.num_attention_heads)
-        return Sizes(
-            int(config.in_channels),
-            int(config.sample_size),
-            int(config.patch_size),
-            heads,
-            heads * int(config.attention_head_dim),
-        )
 
     def conditions(
         self, transformer: nn.Module, captions: Embedded, pixels: int

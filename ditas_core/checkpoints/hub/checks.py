@@ -11,7 +11,7 @@ from ..captions import FILE
 from ..configurations import read_configurations
 from ..files.folders import read_json
 from ..machine import figure
-from ..preflight import WORKING, Need
+from ..preflight import Need, add_up
 from .sources import HubSource
 from .transfer import Remote
 
@@ -55,15 +55,8 @@ def need_of_parts(source: HubSource, raw: Path, captions: bool, sizes: Sequence[
     transformer, largest = counted(configured.transformer.state_dict().values())
     vae, _ = counted(configured.vae.state_dict().values())
     stored = min(8, max(1, round(sizes[0] / transformer)))  # bytes of a number
-    beside = 4 * vae + stored * largest + WORKING
-    return Need(
-        source.repo,
-        sum(sizes),
-        transformer,
-        4 * transformer + beside,
-        2 * transformer + beside,
-        disk=2 * sum(sizes),
-    )
+    fixed = 4 * vae + stored * largest
+    return add_up(source.repo, sum(sizes), transformer, fixed, disk=2 * sum(sizes))
 
 
 def counted(tensors: Iterable[Any]) -> tuple[int, int]:

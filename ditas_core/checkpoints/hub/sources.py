@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...models import CheckpointError
 from ..files.folders import NAMES
-from ..preflight import WORKING, Need
+from ..preflight import Need, add_up
 from .pickled_folder import PICKLE
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -102,15 +102,7 @@ def converted(source: HubSource, cache: Path | None = None) -> Path | None:
 def need_to_load(source: HubSource, transformer: int, vae: int) -> Need:
     """What downloading, converting and loading take, if these bytes of files hold float32."""
     total = transformer + vae
-    return Need(
-        source.repo,
-        total,
-        transformer // 4,
-        transformer + vae + WORKING,
-        transformer // 2 + vae + WORKING,
-        disk=2 * total,
-        mapped=0,
-    )
+    return add_up(source.repo, total, transformer // 4, vae, disk=2 * total)
 
 
 def known_need(source: HubSource) -> Need:
