@@ -157,6 +157,17 @@ def test_only_the_quantizer_rounds_tensors(path: Path) -> None:
 
 
 @every_module
+def test_only_models_know_families(path: Path) -> None:
+    """Beside what is of DiT alone: the original layout, training, benchmarks."""
+    if room_of(path) in {"models", "training", "bench"} or path.name.startswith("original"):
+        return
+    text = path.read_text(encoding="utf-8")
+    words = ("DiTTransformer2DModel", "PixArtTransformer2DModel", "attn1.to", "attn2", ".to_v")
+    found = [word for word in (*words, "norm_type", "num_embeds_ada_norm") if word in text]
+    assert not found, "see models/family.py"
+
+
+@every_module
 def test_modules_stay_readable(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES

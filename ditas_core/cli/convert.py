@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
-    from diffusers import DiTTransformer2DModel
-
     from ..checkpoints import Architecture
+    from ..models import Transformer
     from .commands import Report
 
 COPIED = ("model_index.json", "README*", "LICENSE*", "LICENCE*")
@@ -152,7 +151,7 @@ def check_classes(found: Architecture) -> None:
         )
 
 
-def save_transformer(transformer: DiTTransformer2DModel, target: Path) -> None:
+def save_transformer(transformer: Transformer, target: Path) -> None:
     """As the stock pipeline saves it; in half precision where that is exact for every weight."""
     from ..checkpoints import half_is_exact
 
