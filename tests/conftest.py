@@ -45,7 +45,6 @@ THOROUGH = {
     "test_distributed",
     "test_hostile_files",
     "test_hub",
-    "test_hub_pixart",
     "test_hub_refused",
     "test_memory",
     "test_preflight",

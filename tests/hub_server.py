@@ -64,7 +64,7 @@ def write_json(path: Path, document: Any) -> None:
 class Hub:
     """What the server does next, and what it was asked.
 
-    A fault is a status, a status with seconds to wait, or a word: "drop" breaks off in the
+    A fault is a status, a status with headers, or a word: "drop" breaks off in the
     middle, "cut" before the first byte, "stall" says nothing after half, "wrong" has a bit
     changed, "all again" ignores where to start (", short": and breaks off), "a page" answers
     with something else.
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(fault, int):
                 return self.answer(fault)
             if isinstance(fault, tuple):
-                return self.answer(fault[0], {"Retry-After": str(fault[1])})
+                return self.answer(*fault)
         else:
             fault = None
         file = self.hub.folder / path
