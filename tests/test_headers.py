@@ -67,13 +67,6 @@ def test_files_are_told_by_content_and_read_whole(tmp_path: Path, name: str, kin
     assert found["a"].sum() == 15  # in memory of its own
 
 
-def test_the_demo_is_read_as_the_safetensors_package_reads_it() -> None:
-    path = DEMO / "transformer" / "diffusion_pytorch_model.safetensors"
-    found, expected = read_weights(path), load_file(path)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in expected.items())
-
-
 def test_odd_but_right_files_are_read(tmp_path: Path) -> None:
     tensors = {
         "scalar": torch.tensor(3.0),

@@ -66,34 +66,27 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (TRANSFORMER, {"sample_size": 8.5}, "sample_size of at least 1"),
     (TRANSFORMER, {"patch_size": 0}, "patch_size of at least 1"),
     (TRANSFORMER, {"norm_eps": "x"}, "a number as norm_eps"),
-    (TRANSFORMER, {"norm_eps": -1}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"norm_eps": float("nan")}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"num_attention_heads": True}, "a number as num_attention_heads"),
     (TRANSFORMER, {"num_layers": 0}, "num_layers of more than 0"),
     (TRANSFORMER, {"in_channels": 8}, "4 latent channels in and 4 or 8 out .*, got 8 and 4"),
     (TRANSFORMER, {"out_channels": 5}, "4 latent channels in and 4 or 8 out .*, got 4 and 5"),
     (TRANSFORMER, {"_class_name": ["a"]}, "not known here"),
-    (TRANSFORMER, {"_class_name": "WanTransformer3DModel"}, "it makes video"),
     (TRANSFORMER, {"num_layers": 10**9}, "expected"),
-    (TRANSFORMER, {"num_attention_heads": 10**9}, "expected"),
     (TRANSFORMER, {"attention_head_dim": 2**40}, "expected"),
     (TRANSFORMER, {"num_embeds_ada_norm": 10**12}, "expected"),
     (TRANSFORMER, {"activation_fn": "__import__('os')"}, "expected"),
     (VAE, {"layers_per_block": 10**9}, "expected"),
     (VAE, {"block_out_channels": [10**9, 16]}, "expected"),
     (VAE, {"down_block_types": ["os.system", "eval"]}, "expected"),
-    (VAE, {"norm_num_groups": 7}, "expected"),
     (VAE, {"latent_channels": 16}, "16 latent channels in and 16 or 32 out"),
     (VAE, {"scaling_factor": None}, "a number as scaling_factor"),
-    (VAE, {"scaling_factor": float("nan")}, "expected scaling_factor of"),
     (VAE, {"scaling_factor": 0}, "scaling_factor of at least"),
     (VAE, {"out_channels": 1}, "images of 3 channels"),
     (VAE, {"block_out_channels": [8] * 65}, "up to 64 block_out_channels"),
     (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, "expected an AutoencoderKL, got 'Asym"),
-    (VAE, {"_class_name": "VQModel"}, "expected an AutoencoderKL, got 'VQModel'.*not known"),
     (INDEX, {"id2label": {str(i): f"c{i}" for i in range(1001)}}, "at most 1000"),
     (INDEX, {"id2label": {"0": {"a": 1}}}, "names of up to 300 characters"),
-    (INDEX, {"id2label": {"0": "x" * 5000}}, "names of up to 300 characters"),
     (INDEX, {"_class_name": "X", "transformer": [{}]}, "got 'X' with {}: .*not known here"),
     (INDEX, {"_class_name": "PixArtSigmaPAGPipeline"}, "not how this pipeline samples"),
     (SCHEDULE, {"beta_schedule": "nope"}, "a noise schedule .nope"),
@@ -102,7 +95,6 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (SCHEDULE, {"trained_betas": [0.1] * 3}, "1000 trained_betas, got 3"),
     (SCHEDULE, {"trained_betas": ["x"] * 1000}, "a noise schedule"),
     (SCHEDULE, {"num_train_timesteps": 300_000_000}, "1 to 100000"),
-    (SCHEDULE, {"num_train_timesteps": True}, "1 to 100000"),
     (SCHEDULE, {"steps_offset": 5000}, "time 5980 of 1000: steps_offset 5000"),
     (SCHEDULE, {"steps_offset": -5}, "time -5 of 1000|steps_offset -5"),
     (SCHEDULE, {"steps_offset": "x"}, "a whole number as steps_offset"),
@@ -111,9 +103,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (SCHEDULE, {"thresholding": True, "dynamic_thresholding_ratio": 7}, "a noise schedule"),
     (SCHEDULE, {"prediction_type": "nope"}, "epsilon, sample, v_prediction, got 'nope'"),
     (SCHEDULE, {"timestep_spacing": "nope"}, "leading, linspace, trailing, got 'nope'"),
-    (SCHEDULE, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "ratio of zero"),
     (SCHEDULE, {"_class_name": "DPMSolverMultistepScheduler", **FLOW}, "flow-matching"),
-    (SCHEDULE, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
     (SCHEDULE, {"_class_name": "EDMEulerScheduler"}, "continuous noise levels"),
 ]
 
@@ -132,15 +122,9 @@ FINE: list[tuple[str, dict[str, Any]]] = [
     (SCHEDULE, {"prediction_type": "sample"}),
     (SCHEDULE, {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"}),
     (SCHEDULE, {"thresholding": True, "lambda_min_clipped": float("-inf"), "solver_order": 2}),
-    (
-        SCHEDULE,
-        {
-            "rescale_betas_zero_snr": True,
-            "timestep_spacing": "trailing",
-            "prediction_type": "v_prediction",
-        },
-    ),
+    (SCHEDULE, {"variance_type": None, "algorithm_type": "dpmsolver++"}),
     (TRANSFORMER, {"out_channels": None, "num_vector_embeds": None, "norm_num_groups": 32}),
+    (TRANSFORMER, {"_class_name": "Transformer2DModel", "norm_elementwise_affine": False}),
     (VAE, {"_class_name": None, "sample_size": [16, 16], "latents_mean": [-3.0] * 4}),
     (VAE, {"shift_factor": None, "force_upcast": False}),
     (INDEX, {"id2label": []}),
@@ -180,12 +164,31 @@ def test_every_other_pipeline_is_refused_with_a_reason(pipeline: str, reason: st
         family_of_index({"_class_name": pipeline})
 
 
-def test_an_interpolation_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_options_that_change_a_pixarts_blocks_are_refused(tmp_path: Path) -> None:
     served = save_tiny_pixart(tmp_path / "pixart", told=False)
-    for scale in (0, "x", float("inf")):
-        edit_json(served / TRANSFORMER, interpolation_scale=scale)
-        with pytest.raises(CheckpointError, match="interpolation_scale"):
+    whole = (served / TRANSFORMER).read_text()
+    wrong: list[tuple[str, Any, str]] = [
+        ("_class_name", "SanaTransformer2DModel", "SanaTransformer2DModel.*linear"),
+        ("_class_name", "DiTTransformer2DModel", "another family's pipeline"),
+        ("_class_name", None, "None"),
+        ("norm_type", "ada_norm_zero", "adaLN-single"),
+        ("attention_type", "gated", "additional attention"),
+        ("cross_attention_dim", None, "cross-attention"),
+        ("only_cross_attention", True, "only_cross_attention"),
+        ("caption_channels", 24, "expected shape"),
+        ("interpolation_scale", 0, "interpolation_scale"),
+        ("interpolation_scale", "x", "interpolation_scale"),
+        ("interpolation_scale", float("inf"), "interpolation_scale"),
+    ]
+    for key, value, said in wrong:
+        edit_json(served / TRANSFORMER, **{key: value})
+        with pytest.raises(CheckpointError, match=said):
             load_checkpoint(served)
+        (served / TRANSFORMER).write_text(whole)
+    # as published alpha folders have it, from before the class had a name of its own
+    old = {"double_self_attention": False, "only_cross_attention": False, "num_vector_embeds": None}
+    edit_json(served / TRANSFORMER, _class_name="Transformer2DModel", **old)
+    assert load_checkpoint(served).fingerprint == fingerprint(tiny_pixart(told=False))
     edit_json(served / TRANSFORMER, interpolation_scale=0.5)
     assert load_checkpoint(served).name == "pixart"
 
@@ -226,87 +229,6 @@ def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> N
     wrong = changed(copy, tmp_path / "wrong", VAE, latent_channels=8)
     with pytest.raises(CheckpointError, match="8 latent channels"):
         read_configurations(wrong)
-
-
-BLOCK: dict[str, Any] = {
-    "_class_name": "Transformer2DModel",
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "norm_elementwise_affine": False,
-    "norm_num_groups": 32,
-    "num_attention_heads": 16,
-    "num_embeds_ada_norm": 1000,
-    "num_layers": 28,
-    "num_vector_embeds": None,
-    "out_channels": 8,
-    "patch_size": 2,
-}
-PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
-    "DiTPipeline": (
-        {"norm_type": "ada_norm_zero", "sample_size": 32, "norm_eps": 1e-5},
-        {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": True},
-        749.8e6,
-    ),
-    "PixArtAlphaPipeline": (
-        {
-            "attention_type": "default",
-            "caption_channels": 4096,
-            "cross_attention_dim": 1152,
-            "norm_eps": 1e-6,
-            "norm_type": "ada_norm_single",
-            "sample_size": 128,
-        },
-        {
-            "_class_name": "DPMSolverMultistepScheduler",
-            "algorithm_type": "dpmsolver++",
-            "dynamic_thresholding_ratio": 0.995,
-            "lambda_min_clipped": float("-inf"),
-            "solver_order": 2,
-            "timestep_spacing": "linspace",
-            "variance_type": None,
-        },
-        610.9e6,
-    ),
-}
-
-
-@pytest.mark.parametrize("pipeline", PUBLISHED)
-def test_configurations_of_published_checkpoints_are_understood(
-    pipeline: str, tmp_path: Path
-) -> None:
-    """The options that the stock repositories store, as of the versions they are from."""
-    config, schedule, parameters = PUBLISHED[pipeline]
-    vae = {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "latent_channels": 4,
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "sample_size": 256,
-    }
-    betas = {
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "beta_schedule": "linear",
-        "num_train_timesteps": 1000,
-        "prediction_type": "epsilon",
-    }
-    files = {
-        INDEX: {"_class_name": pipeline},
-        TRANSFORMER: {**BLOCK, **config},
-        VAE: vae,
-        SCHEDULE: {**betas, **schedule},
-    }
-    for name, document in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(document))
-    said = read_configurations(tmp_path)
-    found = sum(p.numel() for p in said.transformer.parameters())
-    assert found == pytest.approx(parameters, rel=1e-3)
 
 
 def test_the_table_of_positions_waits_for_the_weights(
@@ -435,16 +357,15 @@ def test_dead_buffers_of_published_pixart_folders_are_dropped(
     tmp_path: Path, pickled: bool
 ) -> None:
     folder = with_dead_buffers(save_tiny_pixart(tmp_path / "alpha", told=True), pickled)
-    expected = tiny_pixart(told=True)
-    if pickled:
-        list(convert_folder(folder, tmp_path / "converted"))
-        folder = tmp_path / "converted"
-        kept = read_headers(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-        assert set(kept.tensors) == set(expected.state_dict())
-    loaded = load_checkpoint(folder)
-    assert loaded.fingerprint == fingerprint(expected)
-    assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
-    assert weigh(folder).parameters == sum(p.numel() for p in expected.parameters())
+    expected, converted = tiny_pixart(told=True), tmp_path / "converted"
+    list(convert_folder(folder, converted))
+    kept = read_headers(converted / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert set(kept.tensors) == set(expected.state_dict())
+    for found in [converted] if pickled else [converted, folder]:
+        loaded = load_checkpoint(found)
+        assert loaded.fingerprint == fingerprint(expected)
+        assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
+        assert weigh(found).parameters == sum(p.numel() for p in expected.parameters())
 
 
 def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
