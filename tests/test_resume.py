@@ -6,19 +6,16 @@ import contextlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
-from children import ROOT
 from conftest import build_random_checkpoint
-from processes import LIMIT_S, Death, run, start
+from processes import Death, run, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import save_tiny
@@ -102,6 +99,7 @@ MOMENTS = {
     "last step written, not renamed": (Death("rename", STEPS + 1), STEPS - 1),
     "after the last step": (Death("rename", STEPS + 1, "after"), STEPS),
     "calibration written, not renamed": (Death("rename", STEPS + 2), STEPS),
+    "calibration there, steps not removed": (Death("rename", STEPS + 2, "after"), STEPS),
 }
 
 
@@ -116,25 +114,14 @@ def test_a_killed_calibration_goes_on(
     out = tmp_path / "c.safetensors"
     arguments = calibrating(folder, out, scheduler)
     assert run(arguments, tmp_path / "killed", death).code == -signal.SIGKILL
-    assert not out.exists()
+    expected = Calibration.load(whole[scheduler]).sha256
+    there = death == Death("rename", STEPS + 2, "after")
+    assert out.exists() == there and (not there or Calibration.load(out).sha256 == expected)
     assert len(step_files(out)) == finished
     again = run(arguments, tmp_path / "again")
-    assert again.report["sha256"] == Calibration.load(whole[scheduler]).sha256
+    assert again.report["sha256"] == expected
     assert Calibration.load(out).sha256 == again.report["sha256"]
     assert again.forwards == (STEPS - finished) * PASSES
-    assert leftovers(out) == []
-
-
-def test_killed_after_the_file_is_there(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out)
-    death = Death("rename", STEPS + 2, "after")
-    assert run(arguments, tmp_path / "killed", death).code == -signal.SIGKILL
-    assert Calibration.load(out).sha256 == Calibration.load(whole["ddpm"]).sha256
-    again = run(arguments, tmp_path / "again")
-    assert again.code == 0 and again.forwards == 0
     assert leftovers(out) == []
 
 
@@ -162,29 +149,6 @@ def test_killed_again_and_again_at_random_moments(
     # of the step that a kill interrupts all passes may have run, but not been kept
     assert STEPS * PASSES <= passes + last.forwards <= STEPS * PASSES + kills * PASSES
     assert leftovers(out) == []
-
-
-def test_python_m_ditas_core_is_killed_and_goes_on(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
-) -> None:
-    """The real thing, without any of the tests' machinery in the process."""
-    out = tmp_path / "c.safetensors"
-    arguments = [sys.executable, "-m", "ditas_core", *calibrating(folder, out)]
-    with subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + LIMIT_S
-        while not step_files(out) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        process.kill()
-        process.communicate(timeout=LIMIT_S)
-    if process.returncode == 0:
-        pytest.skip("the run was faster than the eye")
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists() and step_files(out)
-    again = run(calibrating(folder, out), tmp_path / "again")
-    assert again.report["sha256"] == Calibration.load(whole["ddpm"]).sha256
-    assert again.forwards < STEPS * PASSES
 
 
 def cut(path: Path, keep: float) -> None:
@@ -224,6 +188,12 @@ def interrupted(
     return home, calibration.sha256
 
 
+@pytest.fixture
+def home(interrupted: tuple[Path, str], tmp_path: Path) -> Path:
+    """The journal, to be damaged."""
+    return Path(shutil.copytree(interrupted[0], tmp_path / "journal"))
+
+
 def journal_in(
     home: Path, checkpoint: Checkpoint, spec: CalibrationSpec = SPEC
 ) -> CalibrationJournal:
@@ -244,12 +214,10 @@ def resumed(
 def test_damaged_steps_are_run_again(
     random_checkpoint: Checkpoint,
     interrupted: tuple[Path, str],
-    tmp_path: Path,
+    home: Path,
     damage: str,
     step: int,
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     DAMAGE[damage](home / f"step-{step:04d}.safetensors")
     passes, calibration = resumed(home, random_checkpoint)
     assert calibration.sha256 == interrupted[1]
@@ -260,11 +228,9 @@ def test_damaged_steps_are_run_again(
 def test_a_journal_without_its_settings_is_started_anew(
     random_checkpoint: Checkpoint,
     interrupted: tuple[Path, str],
-    tmp_path: Path,
+    home: Path,
     content: bytes | None,
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     (home / "settings.json").unlink()
     if content is not None:
         (home / "settings.json").write_bytes(content)
@@ -287,13 +253,8 @@ def test_a_journal_without_its_settings_is_started_anew(
     ids=lambda spec: ",".join(str(v) for v in vars(spec).values())[-40:],
 )
 def test_another_calibrations_steps_are_not_reused(
-    random_checkpoint: Checkpoint,
-    interrupted: tuple[Path, str],
-    tmp_path: Path,
-    other: CalibrationSpec,
+    random_checkpoint: Checkpoint, home: Path, other: CalibrationSpec
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     passes, calibration = resumed(home, random_checkpoint, other)
     assert passes == STEPS * -(-other.samples // other.batch)
     *_, expected = calibrate(random_checkpoint, other)
@@ -311,12 +272,10 @@ def test_another_checkpoints_or_shards_steps_are_not_reused(
 
 @pytest.mark.parametrize("rows", ["[" * 100_000, "[]", "{}", '{"0.qkv": 1e999}'])
 def test_a_step_that_no_journal_wrote_is_run_again(
-    random_checkpoint: Checkpoint, interrupted: tuple[Path, str], tmp_path: Path, rows: str
+    random_checkpoint: Checkpoint, home: Path, rows: str
 ) -> None:
     """Whole by its checksum all the same."""
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
-    journal = CalibrationJournal(home, random_checkpoint.fingerprint, SPEC, (0, SAMPLES))
+    journal = journal_in(home, random_checkpoint)
     with safe_open(journal.path(2), framework="pt") as file:
         metadata = {**file.metadata(), "rows": rows}
     tensors = load_file(journal.path(2))
@@ -493,73 +452,11 @@ def test_a_search_that_cannot_start_touches_nothing(
     assert leftovers(out) == []
 
 
-def test_other_bits_start_anew_on_the_command_line(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
+def test_progress_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "r.json"
-    arguments = searching(folder, whole["ddim"], out)
-    assert run(arguments, tmp_path / "killed", Death("sync", 2, "after")).code < 0
-    other = run(searching(folder, whole["ddim"], out, "W8A8"), tmp_path / "other")
-    assert other.report["resumed"] == 0
-    assert {layer.bits for layer in Recipe.from_json(out.read_text()).layers.values()} == {
-        BitWidths(8, 8)
-    }
-    assert leftovers(out) == []
-
-
-def test_finished_groups_are_repeated_and_not_searched(
-    random_checkpoint: Checkpoint,
-    random_calibration: Calibration,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    events = list(search(random_checkpoint, random_calibration, SEARCH))
-    layers = {event.group: event for event in events if isinstance(event, LayerDone)}
-    some = {name: layers[name] for name in ("1.fc2", "0.proj")}
-    again = list(search(random_checkpoint, random_calibration, SEARCH, finished=some))
-    assert again[-1] == events[-1]
-    assert again == [
-        e for e in events if getattr(e, "group", "") not in some or isinstance(e, LayerDone)
-    ]
-    assert [e for e in again if isinstance(e, LayerDone)] == list(layers.values())
-    alpha = sys.modules["ditas_core.search.alpha"]
-    monkeypatch.setattr(alpha, "search_group", None)  # would raise if called
-    all_known = list(search(random_checkpoint, random_calibration, SEARCH, finished=layers))
-    assert all_known == [*layers.values(), events[-1]]
-
-
-def test_closing_early_leaves_no_hook_and_keeps_finished_steps(
-    random_checkpoint: Checkpoint, interrupted: tuple[Path, str], tmp_path: Path
-) -> None:
-    transformer = random_checkpoint.transformer
-    for passes in range(1, 6):
-        journal = journal_in(tmp_path / str(passes), random_checkpoint)
-        running = calibrate(random_checkpoint, SPEC, journal)
-        for _ in range(passes):
-            next(running)
-        assert any(module._forward_pre_hooks for module in transformer.modules())
-        running.close()
-        assert not any(module._forward_pre_hooks for module in transformer.modules())
-        assert torch.is_grad_enabled()
-        assert len(list(journal.steps())) == passes // PASSES
-    left, calibration = resumed(tmp_path / "5", random_checkpoint)
-    assert (left, calibration.sha256) == ((STEPS - 2) * PASSES, interrupted[1])
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
     monkeypatch.setattr("ditas_core.cli.progress.time", clock)
-    return clock
-
-
-def test_progress_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Lines("working", 200) as progress:
         for now, count in ((101.0, 10), (101.9, 10), (102.0, 20), (110.0, 20), (117.0, 40)):
             clock.now = now
@@ -571,12 +468,8 @@ def test_progress_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
         clock.now = 500.0
         progress.update(100)  # all done: nothing is left to wait for
         assert capsys.readouterr().err == ""
-
-
-def test_progress_lines_count_what_was_there_before_as_done_but_not_as_work(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress = Lines("working", 100, initial=50)
+    clock.now = 100.0
+    progress = Lines("working", 100, initial=50)  # done before, but no work of this run
     clock.now = 103.0
     progress.update(0)  # no work yet, no estimate
     assert capsys.readouterr().err == ""
