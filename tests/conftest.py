@@ -142,6 +142,14 @@ def demo_checkpoint() -> Checkpoint:
     return load_checkpoint(path)
 
 
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random checkpoint as a stock pipeline folder, to be read only."""
+    from tiny_pipelines import save_tiny  # builds on this module
+
+    return save_tiny(tmp_path_factory.mktemp("stock") / "tiny")
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny repository for a hub on loopback, one for each file of tests."""

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_random_checkpoint
-from safetensors.torch import load_file
-from tiny_pipelines import edit_json, save_tiny
+from tiny_pipelines import edit_json
 
 from ditas_core.checkpoints import (
     Absorber,
@@ -20,14 +19,8 @@ from ditas_core.checkpoints import (
     get_linear,
     load_checkpoint,
 )
-from ditas_core.checkpoints.pickled_folder import convert_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
 @pytest.fixture
@@ -115,19 +108,3 @@ def test_damaged_folders_are_refused(folder: Path, damage: Callable[[Path], obje
     damage(folder)
     with pytest.raises(CheckpointError, match=r"expected|missing"):
         load_checkpoint(folder)
-
-
-def test_pickled_weights_are_converted_once(folder: Path, random_checkpoint: Checkpoint) -> None:
-    for part in ("transformer", "vae"):
-        torch.save(
-            load_file(folder / part / WEIGHTS), folder / part / "diffusion_pytorch_model.bin"
-        )
-        (folder / part / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match="got a pickle"):
-        load_checkpoint(folder)
-    target = folder.parent / "converted"
-    assert list(convert_folder(folder, target))
-    assert load_checkpoint(target).fingerprint == random_checkpoint.fingerprint
-    before = (target / "transformer" / WEIGHTS).stat().st_mtime_ns
-    assert list(convert_folder(folder, target)) == []
-    assert (target / "transformer" / WEIGHTS).stat().st_mtime_ns == before

@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_transformer, tiny_vae
 from safetensors.torch import save_file
 from test_original_sizes import random_state, tiny
-from tiny_pipelines import edit_json, save_tiny
+from tiny_pipelines import edit_json
 from tiny_pixart import tiny_pixart
 
 from ditas_core.checkpoints import (
@@ -118,11 +118,6 @@ def test_an_original_that_is_not_whole_says_which_file_and_what_to_do(tmp_path: 
     words = r"^mine\.pt: .*expected the tensor pos_embed.*; pass a whole state dict"
     with pytest.raises(CheckpointError, match=words):
         recognise_file(read_headers(tmp_path / "mine.pt"))
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("foreign") / "stock")
 
 
 def test_faults_that_loading_finds_say_which_file(stock: Path, tmp_path: Path) -> None:

@@ -168,14 +168,11 @@ def test_a_cancelled_download_is_resumed(hub: Hub, tmp_path: Path, monkeypatch: 
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
     assert int(hub.requests("GET", HEAVY)[-1]["range"][6:-1]) >= 10_000
 
-    class Enough(Exception):
-        pass
-
     def stop(step: Progress) -> None:
         if step.doing.startswith("converting"):
-            raise Enough
+            raise InterruptedError
 
-    with pytest.raises(Enough):
+    with pytest.raises(InterruptedError):
         get(hub, tmp_path / "again", progress=stop)
     assert not [n for n in left_in(tmp_path / "again") if "convert" in n]
     assert load_folder(get(hub, tmp_path / "again")).latent_shape == (4, 8, 8)
@@ -336,12 +333,6 @@ def test_a_full_disk_is_said_and_cleaned(hub: Hub, tmp_path: Path, monkeypatch: 
     assert not [p for p in tmp_path.iterdir() if "convert" in p.name or p.name == "target"]
 
 
-def test_a_cache_that_cannot_be_written_is_said(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="set HF_HOME"):
-        get(hub, tmp_path / "file")
-
-
 # Processes
 
 
@@ -444,14 +435,9 @@ def test_what_the_hub_cache_holds_is_converted_offline(
 
 @pytest.mark.slow
 def test_the_command_line_fetches_and_then_works_offline(hub: Hub, tmp_path: Path) -> None:
-    home = {
-        "HF_HOME": str(tmp_path),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_TOKEN": "",
-        "HF_HUB_CACHE": "",
-    }
-    env = {k: v for k, v in {**os.environ, **home}.items() if v}
-    env.pop("HF_HUB_CACHE", None)
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.endpoint}
+    for name in ("HF_TOKEN", "HF_HUB_CACHE"):
+        env.pop(name, None)
     command = [sys.executable, "-m", "ditas_core", "info", "facebook/DiT-XL-2-512", "--json"]
 
     def info(**more: str) -> dict[str, Any]:

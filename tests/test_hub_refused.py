@@ -19,7 +19,6 @@ from tiny_pixart import save_tiny_pixart
 
 from ditas_core.checkpoints import (
     CheckpointError,
-    HubSource,
     Machine,
     check_machine,
     find_source,
@@ -30,7 +29,8 @@ from ditas_core.checkpoints.hub_checks import need_of_parts
 from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.transfer import ask, look_up
 
-NAME = f"facebook/DiT-tiny@{REVISION}"
+SOURCE = find_source(f"facebook/DiT-tiny@{REVISION}")
+assert SOURCE is not None
 WEIGHTS = ("transformer/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin")
 
 
@@ -51,14 +51,8 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
-def the_source() -> HubSource:
-    source = find_source(NAME)
-    assert source is not None
-    return source
-
-
 def get(hub: Hub, cache: Path, **options: Any) -> Path:
-    return fetch(the_source(), cache=cache, endpoint=hub.endpoint, sleep=Waits(), **options)
+    return fetch(SOURCE, cache=cache, endpoint=hub.endpoint, sleep=Waits(), **options)
 
 
 def weights_asked_for(hub: Hub) -> list[str]:
@@ -91,7 +85,7 @@ def test_what_is_counted_before_the_weights_is_what_loading_takes(
     sizes = [
         next((served / part).glob("diffusion_*")).stat().st_size for part in ("transformer", "vae")
     ]
-    before = need_of_parts(the_source(), served, captions=True, sizes=sizes)
+    before = need_of_parts(SOURCE, served, captions=True, sizes=sizes)
     assert before.parameters == after.parameters
     # apart from the largest tensor as stored: what surrounds the numbers of a file counts there
     assert after.float32 == pytest.approx(before.float32, abs=50_000)

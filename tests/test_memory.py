@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import run
 from test_resume import leftovers
-from tiny_pipelines import save_tiny
 
 from ditas_core.calibration import (
     Calibration,
@@ -110,14 +109,9 @@ def test_a_budget_is_used_up_and_kept(
         assert more > megabytes * 1e6
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("memory") / "tiny")
-
-
-def calibrating(folder: Path, out: Path, *more: str) -> list[str]:
+def calibrating(stock: Path, out: Path, *more: str) -> list[str]:
     sizes = ["--steps", "3", "--samples", "4", "--json"]
-    return ["calibrate", str(folder), *sizes, *more, "--out", str(out)]
+    return ["calibrate", str(stock), *sizes, *more, "--out", str(out)]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +120,10 @@ def calibrating(folder: Path, out: Path, *more: str) -> list[str]:
     [("0.0027", 1), ("0.05", 18), ("0.1", 37), ("1000", 4 * 2 * 16)],
 )
 def test_the_budget_on_the_command_line(
-    folder: Path, tmp_path: Path, megabytes: str, tokens: int
+    stock: Path, tmp_path: Path, megabytes: str, tokens: int
 ) -> None:
     out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out, "--token-budget-mb", megabytes)
+    arguments = calibrating(stock, out, "--token-budget-mb", megabytes)
     report = run(arguments, tmp_path / "run").report
     assert report["tokens"] == tokens
     calibration = Calibration.load(out)
@@ -150,26 +144,14 @@ def test_the_budget_on_the_command_line(
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
-    folder: Path, tmp_path: Path, option: str, value: str, expected: str
+    stock: Path, tmp_path: Path, option: str, value: str, expected: str
 ) -> None:
     out = tmp_path / "c.safetensors"
-    ended = run(calibrating(folder, out, option, value), tmp_path / "run")
+    ended = run(calibrating(stock, out, option, value), tmp_path / "run")
     assert ended.code == 2 and ended.out == "" and ended.forwards == 0
     (line,) = [x for x in ended.err.splitlines() if not x.startswith("needs ")]
     assert expected in line
     assert not out.exists() and leftovers(out) == []
-
-
-@pytest.mark.numeric
-def test_as_many_tokens_as_a_step_has(random_checkpoint: Checkpoint) -> None:
-    available = 4 * 2 * random_checkpoint.image_tokens
-    *_, calibration = calibrate(random_checkpoint, spec_of(tokens=available))
-    assert isinstance(calibration, Calibration)
-    stats = calibration.groups["0.fc1"]
-    mean = stats.tokens.float().square().mean(1)  # (T, C), of all rows
-    assert torch.allclose(mean, stats.energy, rtol=5e-3)
-    with pytest.raises(SpecError, match="expected at most"):
-        next(calibrate(random_checkpoint, spec_of(tokens=available + 1)))
 
 
 @pytest.mark.numeric

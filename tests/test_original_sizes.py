@@ -13,7 +13,6 @@ import torch
 from diffusers import DiTTransformer2DModel
 from original_dit import original_dit
 from safetensors.torch import save_file
-from tiny_pipelines import save_tiny
 from torch import Tensor
 
 from ditas_core.checkpoints import (
@@ -100,12 +99,6 @@ def tiny(classes: int = 1000, latent: int = 8, channels: int = 4) -> Architectur
     return Architecture(2, 32, 2, 2, channels, 2 * channels, latent, classes)
 
 
-@pytest.fixture(scope="module")
-def like(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stock folder to lend its autoencoder."""
-    return save_tiny(tmp_path_factory.mktemp("sizes") / "stock")
-
-
 WRAPPINGS: dict[str, Any] = {
     "bare": lambda s: s,
     "training": lambda s: {
@@ -122,7 +115,7 @@ WRAPPINGS: dict[str, Any] = {
 @pytest.mark.parametrize("suffix", ["pt", "safetensors", "weights"])
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_files_of_either_kind_load_by_content(
-    tmp_path: Path, like: Path, suffix: str, wrapping: str
+    tmp_path: Path, stock: Path, suffix: str, wrapping: str
 ) -> None:
     state = random_state(tiny())
     path = tmp_path / f"model.{suffix}"
@@ -130,7 +123,7 @@ def test_files_of_either_kind_load_by_content(
         save_file(state, path)
     else:
         torch.save(WRAPPINGS[wrapping](state), path)
-    checkpoint = load_checkpoint(path, like=like, heads=2)
+    checkpoint = load_checkpoint(path, like=stock, heads=2)
     expected = from_original(state, heads=2)
     own = checkpoint.transformer.state_dict()
     assert all(torch.equal(own[k], v) for k, v in expected.state_dict().items())
@@ -139,11 +132,11 @@ def test_files_of_either_kind_load_by_content(
 
 
 def test_classes_come_from_the_table_and_no_class_is_its_last_row(
-    tmp_path: Path, like: Path
+    tmp_path: Path, stock: Path
 ) -> None:
     state = random_state(tiny(classes=10))
     write_state(tmp_path / "model.pt", state)
-    checkpoint = load_checkpoint(tmp_path / "model.pt", like=like, heads=2)
+    checkpoint = load_checkpoint(tmp_path / "model.pt", like=stock, heads=2)
     assert checkpoint.class_names == tuple("0123456789")
     labels = torch.tensor([3, 9])
     arguments = (checkpoint.scheduler, labels, checkpoint.latent_shape, SamplingSpec(steps=3))
@@ -157,7 +150,7 @@ def test_classes_come_from_the_table_and_no_class_is_its_last_row(
 
 
 def test_the_published_parts_are_taken_from_the_hub_cache(
-    tmp_path: Path, like: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Architecture(1, 384, 6, 8, 4, 8, 32, 1000)
     write_state(tmp_path / "S-8.pt", random_state(model))
@@ -169,7 +162,7 @@ def test_the_published_parts_are_taken_from_the_hub_cache(
 
     def cached(repo: str, name: str) -> str:
         asked.append(repo)
-        return str(like / "vae" / name)
+        return str(stock / "vae" / name)
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     checkpoint = load_checkpoint(tmp_path / "S-8.pt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import build_random_checkpoint
 from slow_reference import slow_fake_quantize, slow_smoothing_factor
+from test_cli import run_json
 from tiny_pipelines import DDIM, pixart
 from tiny_pixart import LENGTHS, NAMES, TOKENS, save_tiny_pixart, tiny_captions, tiny_pixart
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -86,12 +86,6 @@ def calibrations(checkpoints: dict[bool, Checkpoint]) -> dict[bool, Calibration]
     return found
 
 
-@pytest.fixture
-def folder(folders: dict[bool, Path], tmp_path: Path) -> Path:
-    """A copy of Sigma's to damage."""
-    return Path(shutil.copytree(folders[False], tmp_path / "tiny"))
-
-
 def forward(checkpoint: Checkpoint, transformer: torch.nn.Module, seed: int = 0) -> torch.Tensor:
     """One pass of all captions, both halves."""
     labels = torch.arange(len(NAMES))
@@ -155,15 +149,12 @@ def test_layers_of_a_group_share_their_input(
     """Seen, not said: every layer of a group gets the same tensor, other groups another."""
     checkpoint = checkpoints[told]
     seen: dict[str, torch.Tensor] = {}
-    handles = []
-    for group in checkpoint.groups:
-        for path in group.layers:
 
-            def hook(_m: Any, args: tuple[torch.Tensor, ...], path: str = path) -> None:
-                seen[path] = args[0].clone()
+    def watch(path: str) -> Any:
+        layer = get_linear(checkpoint.transformer, path)
+        return layer.register_forward_pre_hook(lambda _, args: seen.update({path: args[0].clone()}))
 
-            layer = get_linear(checkpoint.transformer, path)
-            handles.append(layer.register_forward_pre_hook(hook))
+    handles = [watch(path) for group in checkpoint.groups for path in group.layers]
     forward(checkpoint, checkpoint.transformer)
     for handle in handles:
         handle.remove()
@@ -397,7 +388,8 @@ def test_sensitivity_sizes_and_costs(
     assert estimate(shape, 1e9).total_s > 0
 
 
-def test_without_captions_it_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+def test_without_captions_it_says_what_to_do(folders: dict[bool, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders[False], tmp_path / "tiny"))
     (tmp_path / "mine").mkdir()
     mine = tiny_captions(seed=4)
     found = load_checkpoint(str(folder), captions=str(mine.save(tmp_path / "mine")))
@@ -415,45 +407,31 @@ def test_without_captions_it_says_what_to_do(folder: Path, tmp_path: Path) -> No
         load_checkpoint(folder, captions=narrow)
 
 
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert main([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-
 @pytest.mark.thorough
 def test_the_whole_walk(
     folders: dict[bool, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every verb, as people type it."""
-    source, short = str(folders[False]), ("--steps", "2", "--guidance", "4.5")
-    calibration, recipe = str(tmp_path / "c.safetensors"), str(tmp_path / "r.json")
-    info = run_json(capsys, "info", source)
+    source, short = folders[False], "--steps 2 --guidance 4.5"
+    calibration, recipe, quantized = tmp_path / "c.safetensors", tmp_path / "r", tmp_path / "q"
+    info = run_json(capsys, f"info {source}")
     assert info["family"] == "PixArt" and info["classes"] == list(NAMES)
     assert len(info["groups"]) == 14
-    run_json(
-        capsys, "calibrate", source, *short, "--samples", "2", "--tokens", "8", "--out", calibration
-    )
-    found = run_json(
-        capsys, "search", source, "--calibration", calibration, "--bits", "W4A8", "--out", recipe
-    )
-    assert set(found["alphas"]) == set(info["groups"])
-    quantized = str(tmp_path / "quantized")
-    made = run_json(capsys, "quantize", source, "--recipe", recipe, "--out", quantized)
+    run_json(capsys, f"calibrate {source} {short} --samples 2 --tokens 8 --out {calibration}")
+    searching = f"search {source} --calibration {calibration} --bits W4A8 --out {recipe}"
+    assert set(run_json(capsys, searching)["alphas"]) == set(info["groups"])
+    made = run_json(capsys, f"quantize {source} --recipe {recipe} --out {quantized}")
     assert 4 < made["effective_bits"] < 12
-    assert run_json(capsys, "info", quantized)["classes"] == list(NAMES)
-    images = str(tmp_path / "images")
-    classes = ("--classes", f"{NAMES[0]},2", *short)
-    sampled = run_json(capsys, "sample", quantized, *classes, "--out", images)
-    assert sampled["classes"] == [NAMES[0], NAMES[2]]
-    compared = run_json(capsys, "compare", source, quantized, "--samples", "3", *short)
+    assert run_json(capsys, f"info {quantized}")["classes"] == list(NAMES)
+    drawing = f"sample {quantized} --classes '{NAMES[0]},2' {short} --out {tmp_path / 'images'}"
+    assert run_json(capsys, drawing)["classes"] == [NAMES[0], NAMES[2]]
+    compared = run_json(capsys, f"compare {source} {quantized} --samples 3 {short}")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
-    ablated = run_json(
-        capsys, "compare", source, "--ablation", "W8A8", "--methods", "plain,smoothing",
-        "--samples", "2", *short,
-    )  # fmt: skip
-    assert [one["label"] for one in ablated["results"]] == ["W8A8 plain", "W8A8 smoothing"]
-    assert main(["convert", source, "--to", "original", "--out", str(tmp_path / "x.pt")]) == 2
+    ablation = f"compare {source} --ablation W8A8 --methods plain,smoothing --samples 2 {short}"
+    ablated = run_json(capsys, ablation)["results"]
+    assert [one["label"] for one in ablated] == ["W8A8 plain", "W8A8 smoothing"]
+    assert main(["convert", str(source), "--to", "original", "--out", str(tmp_path / "x.pt")]) == 2
     assert "expected a DiT" in capsys.readouterr().err
 
 

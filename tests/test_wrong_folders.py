@@ -17,8 +17,9 @@ import pytest
 import torch
 from conftest import build_random_checkpoint
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
+from test_cli import run_json
 from test_original_sizes import random_state
-from tiny_pipelines import edit_json, save_tiny
+from tiny_pipelines import edit_json
 from tiny_pixart import save_tiny_pixart, tiny_pixart, with_dead_buffers
 
 from ditas_core.checkpoints import (
@@ -35,19 +36,13 @@ from ditas_core.checkpoints.configurations import read_configurations
 from ditas_core.checkpoints.families import family_of_index
 from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.weights import read_headers
-from ditas_core.cli import main
 
 ORIGINAL = Architecture(2, 32, 2, 2, 4, 4, 8, 5)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wrong") / "tiny")
-
-
-def changed(folder: Path, target: Path, file: str, **values: Any) -> Path:
+def changed(source: Path, target: Path, file: str, **values: Any) -> Path:
     """A copy whose JSON file says something else."""
-    shutil.copytree(folder, target)
+    shutil.copytree(source, target)
     edit_json(target / file, **values)
     return target
 
@@ -63,18 +58,15 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (TRANSFORMER, {"attention_bias": "no"}, "attention_bias true or false"),
     (TRANSFORMER, {"sample_size": 9}, "whole patches of 2"),
     (TRANSFORMER, {"sample_size": 4096}, "at most 65536"),
-    (TRANSFORMER, {"sample_size": 8.5}, "sample_size of at least 1"),
     (TRANSFORMER, {"patch_size": 0}, "patch_size of at least 1"),
     (TRANSFORMER, {"norm_eps": "x"}, "a number as norm_eps"),
     (TRANSFORMER, {"norm_eps": float("nan")}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"num_attention_heads": True}, "a number as num_attention_heads"),
     (TRANSFORMER, {"num_layers": 0}, "num_layers of more than 0"),
     (TRANSFORMER, {"in_channels": 8}, "4 latent channels in and 4 or 8 out .*, got 8 and 4"),
-    (TRANSFORMER, {"out_channels": 5}, "4 latent channels in and 4 or 8 out .*, got 4 and 5"),
     (TRANSFORMER, {"_class_name": ["a"]}, "not known here"),
     (TRANSFORMER, {"num_layers": 10**9}, "expected"),
     (TRANSFORMER, {"attention_head_dim": 2**40}, "expected"),
-    (TRANSFORMER, {"num_embeds_ada_norm": 10**12}, "expected"),
     (TRANSFORMER, {"activation_fn": "__import__('os')"}, "expected"),
     (VAE, {"layers_per_block": 10**9}, "expected"),
     (VAE, {"block_out_channels": [10**9, 16]}, "expected"),
@@ -98,10 +90,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (SCHEDULE, {"steps_offset": 5000}, "time 5980 of 1000: steps_offset 5000"),
     (SCHEDULE, {"steps_offset": -5}, "time -5 of 1000|steps_offset -5"),
     (SCHEDULE, {"steps_offset": "x"}, "a whole number as steps_offset"),
-    (SCHEDULE, {"clip_sample": True, "clip_sample_range": "x"}, "a number as clip_sample_range"),
     (SCHEDULE, {"clip_sample": "no"}, "clip_sample true or false"),
     (SCHEDULE, {"thresholding": True, "dynamic_thresholding_ratio": 7}, "a noise schedule"),
-    (SCHEDULE, {"prediction_type": "nope"}, "epsilon, sample, v_prediction, got 'nope'"),
     (SCHEDULE, {"timestep_spacing": "nope"}, "leading, linspace, trailing, got 'nope'"),
     (SCHEDULE, {"_class_name": "DPMSolverMultistepScheduler", **FLOW}, "flow-matching"),
     (SCHEDULE, {"_class_name": "EDMEulerScheduler"}, "continuous noise levels"),
@@ -110,10 +100,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("file", "values", "said"), WRONG)
 def test_what_would_fail_later_is_refused(
-    folder: Path, tmp_path: Path, file: str, values: dict[str, Any], said: str
+    stock: Path, tmp_path: Path, file: str, values: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CheckpointError, match=said):
-        load_checkpoint(changed(folder, tmp_path / "copy", file, **values))
+        load_checkpoint(changed(stock, tmp_path / "copy", file, **values))
 
 
 FINE: list[tuple[str, dict[str, Any]]] = [
@@ -133,10 +123,10 @@ FINE: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("file", "values"), FINE)
 def test_what_is_unusual_and_sound_loads(
-    folder: Path, tmp_path: Path, file: str, values: dict[str, Any]
+    stock: Path, tmp_path: Path, file: str, values: dict[str, Any]
 ) -> None:
     before = torch.get_rng_state()
-    copy = changed(folder, tmp_path / "copy", file, **values)
+    copy = changed(stock, tmp_path / "copy", file, **values)
     assert load_checkpoint(copy).fingerprint == build_random_checkpoint().fingerprint
     loaded = load_folder(copy)
     assert loaded.latent_shape == (4, 8, 8)
@@ -196,8 +186,8 @@ def test_options_that_change_a_pixarts_blocks_are_refused(tmp_path: Path) -> Non
 # What the small files say, without the weights
 
 
-def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_no_value_of_any_option_fails_in_another_way(stock: Path, tmp_path: Path) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     classes = {TRANSFORMER: DiTTransformer2DModel, VAE: AutoencoderKL, SCHEDULE: DDIMScheduler}
     taken = refused = 0
     for file in (INDEX, TRANSFORMER, VAE, SCHEDULE):
@@ -217,8 +207,8 @@ def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Pat
     assert taken > 50 and refused > 150
 
 
-def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_the_small_files_are_enough_to_refuse(stock: Path, tmp_path: Path) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     for weights in copy.rglob("*.safetensors"):
         weights.unlink()
     said = read_configurations(copy)
@@ -232,10 +222,10 @@ def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> N
 
 
 def test_the_table_of_positions_waits_for_the_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = {"num_attention_heads": 16, "attention_head_dim": 64}
-    copy = changed(folder, tmp_path / "a", TRANSFORMER, sample_size=256, patch_size=1, **wide)
+    copy = changed(stock, tmp_path / "a", TRANSFORMER, sample_size=256, patch_size=1, **wide)
     computed = []
     monkeypatch.setattr(loading, "compute_positions_", computed.append)
     with pytest.raises(CheckpointError, match=r"expected shape \(1024, 4, 1, 1\)"):
@@ -272,8 +262,8 @@ def test_the_table_of_positions_is_that_of_diffusers(options: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("file", [INDEX, TRANSFORMER, SCHEDULE, "README.md", WEIGHTS])
-def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, file: str) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_no_file_may_be_a_link_to_another_place(stock: Path, tmp_path: Path, file: str) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     path = copy / file
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -298,9 +288,9 @@ def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, fi
     ],
 )
 def test_only_the_layout_of_the_hubs_cache_may_link(
-    folder: Path, tmp_path: Path, home: str, where: str, taken: bool
+    stock: Path, tmp_path: Path, home: str, where: str, taken: bool
 ) -> None:
-    copy = changed(folder, tmp_path / home, INDEX)
+    copy = changed(stock, tmp_path / home, INDEX)
     above = copy.parents[1] / where
     above.mkdir(parents=True)
     for number, file in enumerate([INDEX, VAE, WEIGHTS]):
@@ -361,6 +351,7 @@ def test_dead_buffers_of_published_pixart_folders_are_dropped(
     list(convert_folder(folder, converted))
     kept = read_headers(converted / "transformer" / "diffusion_pytorch_model.safetensors")
     assert set(kept.tensors) == set(expected.state_dict())
+    assert list(convert_folder(folder, converted)) == [], "once is enough"
     for found in [converted] if pickled else [converted, folder]:
         loaded = load_checkpoint(found)
         assert loaded.fingerprint == fingerprint(expected)
@@ -381,8 +372,8 @@ def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
         ("diffusion_pytorch_model.int8.safetensors", r"\.int8\.safetensors: rename it"),
     ],
 )
-def test_weights_under_other_names(folder: Path, tmp_path: Path, name: str, said: str) -> None:
-    copy = changed(folder, tmp_path / "copy", SCHEDULE)
+def test_weights_under_other_names(stock: Path, tmp_path: Path, name: str, said: str) -> None:
+    copy = changed(stock, tmp_path / "copy", SCHEDULE)
     weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name(name))
     with pytest.raises(CheckpointError, match=said):
@@ -407,14 +398,14 @@ def at_once(work: Callable[[int], object], count: int, rounds: int) -> list[obje
         return [each for found in pool.map(one, range(count)) for each in found]
 
 
-def test_folders_that_load_together_leave_torch_as_it_was(folder: Path) -> None:
+def test_folders_that_load_together_leave_torch_as_it_was(stock: Path) -> None:
     before = (torch.nn.Module.register_parameter, torch.nn.init.kaiming_uniform_)
     expected = build_random_checkpoint().fingerprint
 
     def work(number: int) -> str:
         if number == 0:  # somebody else builds modules meanwhile
             return ",".join(torch.nn.Linear(2, 2).weight.device.type for _ in range(500))
-        return load_checkpoint(folder).fingerprint
+        return load_checkpoint(stock).fingerprint
 
     found = at_once(work, 3, 6)
     assert set(found) == {",".join(["cpu"] * 500), expected}
@@ -441,38 +432,29 @@ def test_what_a_caller_allows_stays_allowed(tmp_path: Path) -> None:
 # The command line
 
 
-def told(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = main([str(each) for each in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 def test_info_says_the_heads_that_loading_takes(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # as wide as the lender, with its heads; or not known
     for width, expected in ((32, "2"), (40, "not known.*name the number")):
         file = tmp_path / f"w{width}.pt"
         torch.save(random_state(Architecture(2, width, 2, 2, 4, 4, 8, 5)), file)
-        code, out, _ = told(["info", file, "--like", folder, "--json"], capsys)
-        assert code == 0 and re.search(expected, str(json.loads(out)["heads"]))
-    assert load_checkpoint(tmp_path / "w32.pt", like=folder).transformer.config[HEADS] == 2
+        heads = run_json(capsys, f"info {file} --like {stock}")["heads"]
+        assert re.search(expected, str(heads))
+    assert load_checkpoint(tmp_path / "w32.pt", like=stock).transformer.config[HEADS] == 2
 
 
 def test_every_verb_loads_in_half_precision(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    half = ["--weights", "bfloat16"]
-    small = ["--steps", 2, "--samples", 1, "--tokens", 4]
-    calibration, recipe = tmp_path / "c.safetensors", tmp_path / "r.json"
-    verbs: list[list[Any]] = [
-        ["info", folder, *half],
-        ["calibrate", folder, *half, *small, "--out", calibration],
-        ["search", folder, *half, "--calibration", calibration, "--bits", "W8A8", "--out", recipe],
-        ["quantize", folder, *half, "--recipe", recipe, "--out", tmp_path / "q"],
-        ["compare", folder, tmp_path / "q", *half, "--steps", 2, "--samples", 1],
-        ["sample", folder, *half, "--steps", 1, "--samples", 1, "--out", tmp_path / "s"],
-    ]
-    for verb in verbs:
-        code, _, err = told(verb, capsys)
-        assert code == 0, (verb[0], err[-500:])
+    small, calibration = "--samples 1 --steps 2", tmp_path / "c.safetensors"
+    recipe, quantized, out = (tmp_path / name for name in "rqo")
+    for verb in (
+        f"info {stock}",
+        f"calibrate {stock} {small} --tokens 4 --out {calibration}",
+        f"search {stock} --calibration {calibration} --bits W8A8 --out {recipe}",
+        f"quantize {stock} --recipe {recipe} --out {quantized}",
+        f"compare {stock} {quantized} {small}",
+        f"sample {stock} {small} --out {out}",
+    ):
+        run_json(capsys, f"{verb} --weights bfloat16")
