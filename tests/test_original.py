@@ -186,7 +186,6 @@ FAULTS: dict[str, tuple[str, Callable[[State], object]]] = {
     "no null class": ("a row per class", changed(TABLE, lambda v: v[:1])),
     "no rows": ("non-empty", changed(TABLE, lambda v: v[:0])),
     "integers": (QKV, changed(QKV, lambda v: v.to(torch.int8))),
-    "double precision": (QKV, changed(QKV, lambda v: v.double())),
     "sparse": (QKV, changed(QKV, lambda v: v.to_sparse())),
     "a list": (QKV, changed(QKV, lambda v: v.tolist())),
     "learned positions": ("sine-cosine", changed("pos_embed", lambda v: v + 0.1)),
@@ -314,6 +313,7 @@ def test_the_demo_stays_in_half_precision(
         (["FILE", "--to", "diffusers", "--like", "FOLDER", "--out", "FOLDER"], "empty folder"),
         (["FILE", "--to", "diffusers", "--like", "FOLDER", "--out", "OUT", "--heads", "3"], "32"),
         (["FOLDER", "--to", "diffusers", "--like", "FOLDER", "--out", "OUT"], ".safetensors file"),
+        (["THREE", "--to", "diffusers", "--like", "FOLDER", "--out", "OUT"], "4 latent channels"),
         (["FEW", "--to", "diffusers", "--like", "FOLDER", "--out", "OUT"], "1001 rows"),
         (["FILE", "--to", "elsewhere", "--out", "OUT"], "--to"),
         (["FILE", "--to", "diffusers"], "--out"),
@@ -330,8 +330,9 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(
 ) -> None:
     torch.save(state, tmp_path / "FILE.pt")
     torch.save({**state, TABLE: state[TABLE][:5].clone()}, tmp_path / "FEW.pt")
+    torch.save({**state, PATCHES: state[PATCHES][:, :3].clone()}, tmp_path / "THREE.pt")
     swap = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
-    swap.update({name: str(tmp_path / f"{name}.pt") for name in ("FILE", "FEW")})
+    swap.update({name: str(tmp_path / f"{name}.pt") for name in ("FILE", "FEW", "THREE")})
     try:
         code = main(["convert", *(swap.get(word, word) for word in arguments)])
     except SystemExit as stop:
@@ -339,4 +340,4 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(
     captured = capsys.readouterr()
     assert code == 2 and captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1 and named in captured.err
-    assert {p.name for p in tmp_path.iterdir()} == {"FILE.pt", "FEW.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {"FILE.pt", "FEW.pt", "THREE.pt"}

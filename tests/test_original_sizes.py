@@ -174,12 +174,14 @@ def test_the_published_parts_are_taken_from_the_hub_cache(
         load_checkpoint(tmp_path / "odd.pt", heads=2)
 
 
-def test_a_lender_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_lender_that_is_none_is_refused(tmp_path: Path, stock: Path) -> None:
     file = tmp_path / "model.pt"
     write_state(file, random_state(tiny()))
     for wrong in ("nowhere", "facebook/other", file, "\0"):
         with pytest.raises(CheckpointError, match="like: expected"):
             load_checkpoint(file, like=wrong)
+    with pytest.raises(CheckpointError, match="expected the state dict of an original DiT"):
+        load_checkpoint(stock / "transformer" / "diffusion_pytorch_model.safetensors", like=stock)
 
 
 @pytest.mark.parametrize("size", SIZES)
