@@ -6,41 +6,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
-import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import BitWidths, SamplingSpec
+from ditas_core.ui import build_app
+from ditas_core.ui.bench import Choice
+from ditas_core.ui.desk import Desk
+from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
+from ditas_core.ui.limits import Limits
+from ditas_core.ui.results import PLAIN, Result
 
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.specs import BitWidths, SamplingSpec  # noqa: E402
-from ditas_core.ui import build_app  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.results import PLAIN, Result  # noqa: E402
-
-STRIPS = 2
-"""Full precision and plain rounding."""
+from .conftest import SHORT, bar, bench_of, listener
 
 
 class Viewers:
     """Several visitors who look at one comparison each."""
 
     def __init__(self, folder: Path) -> None:
-        entry = Entry(folder.name, folder.name, str(folder), True)
-        self.bench = Bench({folder.name: entry}, SHORT, Limits(places=2))
-        demo = build_app(self.bench)
-        self.frames = next(
-            fn for fn in demo.fns.values() if getattr(fn.fn, "__name__", "") == "on_frames"
-        )
+        self.bench = bench_of(folder, limits=Limits(places=2))
+        self.frames = listener(build_app(self.bench), "on_frames")
         choice = Choice(self.bench.default, BitWidths(4, 8), "integer", PLAIN)
         job = CompareJob(choice, (PLAIN,), ("cat",), 0, SamplingSpec(steps=4), SHORT)
         *_, found = run_comparison(self.bench, Desk(""), job)
         assert isinstance(found, Result)
         self.result = found
-        self.bar = [self.bench.default.key, "W4A8", 4, 8, "integer", PLAIN, False, 60, False]
+        self.bar = bar(self.bench.default.key, recipe=PLAIN)
         self.vae = self.bench.checkpoint(self.bench.default).vae
 
     def come(self, name: str) -> tuple[Desk, Iterator[Any]]:
@@ -56,11 +47,8 @@ class Viewers:
 
 
 @pytest.fixture(scope="module")
-def viewers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewers]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Viewers(tiny_folder(tmp_path_factory.mktemp("decoding") / "tiny"))
-    torch.set_num_threads(threads)
+def viewers(tiny: Path) -> Viewers:
+    return Viewers(tiny)
 
 
 def is_nothing(value: Any) -> bool:
