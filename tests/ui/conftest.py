@@ -86,9 +86,10 @@ class Watched:
 
 def watch(patch: pytest.MonkeyPatch, place: str, pause_s: float = 0.0) -> Watched:
     """Watch the function of this module of the package from now on."""
-    module, _, name = f"ditas_core.{place}".rpartition(".")
-    found = Watched(getattr(import_module(module), name), pause_s)
-    patch.setattr(f"{module}.{name}", found)
+    path, _, name = f"ditas_core.{place}".rpartition(".")
+    module = import_module(path)
+    found = Watched(getattr(module, name), pause_s)
+    patch.setattr(module, name, found)
     return found
 
 

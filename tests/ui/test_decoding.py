@@ -51,16 +51,12 @@ def viewers(tiny: Path) -> Viewers:
     return Viewers(tiny)
 
 
-def is_nothing(value: Any) -> bool:
-    return bool(value == gr.skip())
-
-
 def test_one_after_the_other_and_each_in_pieces(viewers: Viewers) -> None:
     _, first = viewers.come("first")
     _, second = viewers.come("second")
-    assert is_nothing(next(first)) and viewers.strips("first") == 1
+    assert next(first) == gr.skip() and viewers.strips("first") == 1
     for _ in range(2):
-        assert is_nothing(next(second)) and viewers.strips("second") == 0, "somebody decodes"
+        assert next(second) == gr.skip() and viewers.strips("second") == 0, "somebody decodes"
     *_, shown = first
     assert not shown["pending"] and len(shown["frames"]) == 4
     *_, shown = second
@@ -73,9 +69,9 @@ def test_one_after_the_other_and_each_in_pieces(viewers: Viewers) -> None:
 def test_behind_the_jobs_and_without_a_message_where_the_line_is_full(viewers: Viewers) -> None:
     tickets = [viewers.bench.line.join() for _ in range(2)]
     desk, waiting = viewers.come("waiting")
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
+    assert next(waiting) == gr.skip() and len(viewers.bench.line.tickets) == 2
     viewers.bench.line.leave(tickets[0])
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
+    assert next(waiting) == gr.skip() and len(viewers.bench.line.tickets) == 2
     assert viewers.strips("waiting") == 0
     viewers.bench.desks.leave("waiting")
     assert list(waiting) == [] and len(viewers.bench.line.tickets) == 1
@@ -88,7 +84,7 @@ def test_a_visitor_who_goes_is_not_decoded_for(viewers: Viewers, way: str) -> No
     """In the middle of a strip; a page that closes the answer, after it."""
     name = way.replace(" ", "")
     desk, events = viewers.come(name)
-    assert is_nothing(next(events)) and viewers.strips(name) == 1
+    assert next(events) == gr.skip() and viewers.strips(name) == 1
     if way == "closed":
         events.close()  # type: ignore[attr-defined]
     else:

@@ -116,13 +116,10 @@ def test_measure_streams_its_steps_and_fills_the_tab(measured, bench):
     assert rows[0][1] == round(ranks[0].strength, 2) > rows[0][2] == round(ranks[0].smoothed, 2)
 
 
-def test_the_run_is_kept_for_everybody(measured, bench):
+def test_the_run_is_kept_for_everybody_and_one_that_is_closed_is_not(measured, bench):
     first, last = measure(bench, bench.default, SHORT)
     assert isinstance(first, Progress) and isinstance(last, Calibration)
     assert last is bench.measured(bench.default, SHORT)
-
-
-def test_closing_the_job_stops_the_run(measured, bench):
     events = measure(bench, bench.default, ANOTHER)
     fractions = [next(events).fraction, next(events).fraction]
     assert fractions[0] == 0 < fractions[1] < 1

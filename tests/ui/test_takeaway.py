@@ -167,22 +167,18 @@ def test_the_program_uses_the_public_library_only(taken):
             assert {alias.name for alias in node.names} <= set(public), node.module
 
 
-def test_no_path_of_this_machine_goes_out(bench, desk, taken):
+def test_no_path_of_this_machine_goes_out(bench, taken, tmp_path):
     for content in (snippet(taken), report_html(taken, None, ""), layers_csv(taken)):
         assert str(ROOT) not in content and "/tmp/" not in content
-    extended = bench_of(DEMO)
-    extended.entries["mine"] = Entry("mine", "mine", str(DEMO), True)
-    source = source_of(extended, replace(choice_of(bench), model=Model("mine")))
-    assert source.place == "assets/fluent-emoji-dit"
-    hub = source_of(bench, replace(choice_of(bench), model=Model(HUB)))
+    page = bench_of(Path(shutil.copytree(DEMO, tmp_path / "copied")), SHORT, HUB)
+    page.entries["mine"] = Entry("mine", "mine", str(DEMO), True)
+    choice = choice_of(bench)
+    copied, mine, hub = (
+        source_of(page, replace(choice, model=Model(key))) for key in ("copied", "mine", HUB)
+    )
+    assert copied.place == "copied" and "machine" in copied.note
+    assert mine.place == "assets/fluent-emoji-dit"
     assert hub.place == HUB and hub.fingerprint == ""
-
-
-def test_a_folder_outside_the_project_is_named_without_its_place(bench, tmp_path):
-    copied = tmp_path / "copied"
-    shutil.copytree(DEMO, copied)
-    source = source_of(bench_of(copied), replace(choice_of(bench), model=Model("copied")))
-    assert source.place == "copied" and "machine" in source.note
 
 
 def test_hostile_names_stay_names(bench, desk):
