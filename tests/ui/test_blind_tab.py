@@ -161,6 +161,9 @@ def test_visitors_have_their_own_tests(url, client):
     client.predict(PLAIN, *W4A4, api_name="/blind_new")
     with pytest.raises(AppError, match="New test"):
         Client(url, verbose=False).predict(LEFT, api_name="/blind_guess")
+    assert "quantized" in client.predict(LEFT, api_name="/blind_guess")[0]
+    with pytest.raises(AppError, match="answered"):
+        client.predict(LEFT, api_name="/blind_guess")
 
 
 def test_the_last_comparison_comes_before_the_shipped_one(bench, client):

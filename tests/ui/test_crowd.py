@@ -23,13 +23,13 @@ from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally
 from ditas_core.ui.heap import trimmer
 from ditas_core.ui.jobs.breaking import LayerSweep, notes_of
 from ditas_core.ui.line import LineFull, OneByOne
-from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice
+from ditas_core.ui.parts.setup import recipe_names, setup_notice
 from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result
 from ditas_core.ui.views.blind import pair_view
 from ditas_core.ui.views.costs import shape_of
 from ditas_core.ui.views.overview import card
 
-from .conftest import Watched, at_once, bar, bench_of, measured, watch
+from .conftest import Watched, at_once, bench_of, measured, watch
 
 W4A8 = BitWidths(4, 8)
 Notes = type(notes_of(Desk("")))
@@ -72,11 +72,6 @@ def test_what_the_bar_says_needs_no_copy(bench, copies):
     desk.keep("not mine", replace(plain, checkpoint="0" * 64))
     assert list(bench.recipes(desk, choice)) == bench.recipe_names(desk, choice)
     assert bench.recipe_names(desk, choice)[2:] == ["mine"] and len(copies.asked) == 1
-
-
-@pytest.mark.parametrize(("told", "taken"), [(60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)])
-def test_strengths_are_those_of_the_slider(bench, told, taken):
-    assert read_choice(bench, bar("tiny", inject=True, strength=told)).model.strength == taken
 
 
 def test_nobody_waits_long_for_a_checkpoint():

@@ -254,7 +254,8 @@ def test_cost_is_said_before_anything_starts(bench):
 )
 def test_the_bar_is_checked_here(bench, name, wrong):
     good = {"preset": "custom", "inject": True}
-    assert read_choice(bench, bar(**good)).model.injected
+    for told, taken in ((60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)):
+        assert read_choice(bench, bar(**good, strength=told)).model.strength == taken
     for value in wrong:
         with pytest.raises(gr.Error) as caught:
             read_choice(bench, bar(**good | {name: value}))

@@ -176,3 +176,12 @@ def test_the_tab_draws_the_rung_of_the_strength(made, bench, client):
     assert len(json.dumps(inside)) < 300_000
     line = client.predict(layer, *settings(150), api_name="/draw_injector")[0]
     assert "×150 is between" in line
+
+
+def test_the_job_answers_with_the_result_and_offers_its_recipe(made, client):
+    found = client.predict(3, DITAS, 1, 4, 5, *settings(50, True), api_name="/inject_outliers")
+    line, page, recipe = found[0], found[-3], found[-1]
+    assert "injected ×50 in 3 channels" in line and f"{DITAS} " in line and "seed 5" in line
+    assert page.count("<img") == 5 and "amplified 1000 times" in page
+    assert recipe["value"] == "DiTAS W8A8 injected ×50"
+    assert recipe["value"] in [name for name, _ in recipe["choices"]]

@@ -8,18 +8,20 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ditas_core.calibration import Calibration
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
+from ditas_core.ui import build_app
 from ditas_core.ui.bench import Bench
 from ditas_core.ui.cache import size_of
 from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE
 from ditas_core.ui.results import PLAIN
 from ditas_core.ui.views import lab
 
-from .conftest import DEMO, bar, bench_of, measured
+from .conftest import DEMO, bar, bench_of, listener, measured
 
 SHORT = CalibrationSpec(SamplingSpec(steps=6), samples=2)
 LAYER = "0.proj"
@@ -164,6 +166,13 @@ def test_using_an_alpha_makes_a_recipe_that_the_bar_shows(bench, client):
     assert "1.fc1" in client.predict(*more, api_name="/use_alpha")[0]
     layers = own.recipes["my recipe"].layers
     assert (layers[LAYER].alpha, layers["1.fc1"].alpha) == (0.35, 0.2)
+
+
+def test_before_it_is_measured_it_says_so(nothing_shipped):
+    demo, request = build_app(bench_of(DEMO, SHORT)), gr.Request(session_hash="cold")
+    assert "calibration run" in listener(demo, "alpha").fn(request, *hand())[1]
+    with pytest.raises(gr.Error, match="expected a measured checkpoint"):
+        listener(demo, "use_alpha").fn(request, *hand())
 
 
 def test_the_tab_follows_the_bar_until_the_visitor_switches_here(client):

@@ -154,6 +154,8 @@ def test_the_recipe_of_the_bar_is_what_after_means(client, measured):
     assert codes[0][0]["customdata"] == codes[1][0]["customdata"]
     assert codes[0][1]["customdata"] != codes[1][1]["customdata"]
     assert codes[1][0]["customdata"] == codes[1][1]["customdata"]
+    change = figure_of(told(client, "draw_outliers", panels=show.PANELS[1])["overview"])
+    assert len(change["data"]) == 3 and len(json.dumps(change)) < 300_000
 
 
 def test_a_layer_opens_with_its_own_loudest_channel(client, bench, measured):
@@ -300,12 +302,6 @@ def test_without_a_run_single_values_are_not_made_up(scene):
     assert len(histogram.data) == len(over_time.data) == 0
 
 
-def test_a_step_that_the_run_lacks_means_the_whole_run(scene):
-    assert show.row_of(None, (9, 5, 1)) is None
-    assert show.row_of(5, (9, 5, 1)) == 1
-    assert show.row_of(4, (9, 5, 1)) is None
-
-
 def test_an_atlas_without_halves_says_so_and_shows_both(bench, client, measured):
     key = ("atlas", bench.default)
     whole: OutlierAtlas = bench.cache.get(key)
@@ -327,6 +323,8 @@ def test_another_checkpoint_replaces_what_it_lacks(bench, measured):
     calmed = max(ranks, key=lambda rank: rank.strength - rank.smoothed)
     assert (found.look.layer, found.channel) == (calmed.layer, calmed.channel)
     assert found.look.timestep is None
+    with pytest.raises(gr.Error, match="expected a number"):
+        read_scene(bench, Desk("test"), asked(follow=False, by_hand=1.5), keep=True)
     nothing = read_scene(bench, Desk("test"), asked(checkpoint=HUB), keep=False)
     assert nothing is None
 

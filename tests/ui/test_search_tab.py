@@ -247,6 +247,8 @@ def test_a_recipe_that_is_not_there_yet_is_said(bench, desk, choice):
     assert "press “Start”" in drawn[8] and drawn[6]["interactive"] is False
     with pytest.raises(gr.Error, match="press “Start”"):
         read_edit(bench, desk, other, ("0.qkv", 0.5, False, 4, 8))
+    with pytest.raises(gr.Error, match="expected a number"):
+        read_edit(bench, desk, choice, ("0.qkv", 1.5, False, 4, 8))
 
 
 def test_recipes_are_listed_and_compared(bench, desk, choice):
