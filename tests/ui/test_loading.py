@@ -308,7 +308,6 @@ def test_copies_are_weighed_before_they_are_made(bench, monkeypatch):
     job = CompareJob(choice, (PLAIN,), base.class_names[:1], 0, SHORT.sampling, SHORT)
     setting = Setting(choice.bits, choice.convention, sampling=SHORT.sampling)
     *_, calibration = bench.calibrated(model, SHORT)
-    assert isinstance(calibration, Calibration)
     asked = [
         (INJECTED, lambda: bench.checkpoint(replace(model, strength=8.0))),
         (QUANTIZED, lambda: list(run_comparison(bench, Desk("x"), job))),
