@@ -7,91 +7,46 @@ import random
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import BitWidths, SpecError
+from ditas_core.ui import bench as module
+from ditas_core.ui.bench import Bench, Choice, Model
+from ditas_core.ui.cache import Cache
+from ditas_core.ui.desk import Desk, Desks
+from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally
+from ditas_core.ui.heap import trimmer
+from ditas_core.ui.jobs.breaking import LayerSweep, notes_of
+from ditas_core.ui.line import LineFull, OneByOne
+from ditas_core.ui.parts.setup import recipe_names, setup_notice
+from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result
+from ditas_core.ui.views.blind import pair_view
+from ditas_core.ui.views.costs import shape_of
+from ditas_core.ui.views.overview import card
 
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.checkpoints import CheckpointError, Machine  # noqa: E402
-from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
-from ditas_core.specs import BitWidths, SpecError  # noqa: E402
-from ditas_core.ui import bench as module  # noqa: E402
-from ditas_core.ui import copies as weighing  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.cache import Cache  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk, Desks  # noqa: E402
-from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally  # noqa: E402
-from ditas_core.ui.heap import trimmer  # noqa: E402
-from ditas_core.ui.jobs.breaking import LayerSweep, notes_of  # noqa: E402
-from ditas_core.ui.line import LineFull, OneByOne  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
-from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result  # noqa: E402
-from ditas_core.ui.views.blind import pair_view  # noqa: E402
-from ditas_core.ui.views.costs import shape_of  # noqa: E402
-from ditas_core.ui.views.overview import card  # noqa: E402
+from .conftest import Watched, at_once, bench_of, measured, watch
 
 W4A8 = BitWidths(4, 8)
 Notes = type(notes_of(Desk("")))
 
 
-class Copies:
-    """Counts the copies of the model that are made, and how many at a time."""
-
-    def __init__(self, made: Any) -> None:
-        self.made, self.lock = made, threading.Lock()
-        self.now = self.most = self.count = 0
-
-    def __call__(self, *chosen: Any) -> Any:
-        with self.lock:
-            self.now, self.count = self.now + 1, self.count + 1
-            self.most = max(self.most, self.now)
-        try:
-            time.sleep(0.02)
-            return self.made(*chosen)
-        finally:
-            with self.lock:
-                self.now -= 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("crowd") / "tiny")
+@pytest.fixture
+def bench(tiny: Path) -> Bench:
+    return measured(bench_of(tiny))
 
 
 @pytest.fixture
-def bench(folder: Path) -> Iterator[Bench]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    bench = Bench({"tiny": Entry("tiny", "tiny", str(folder), True)}, SHORT)
-    for _ in bench.calibrated(bench.default, SHORT):
-        pass
-    yield bench
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> Copies:
-    found = Copies(module.inject_outliers)
-    monkeypatch.setattr(module, "inject_outliers", found)
-    return found
+def copies(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return watch(monkeypatch, "ui.bench.inject_outliers", 0.02)
 
 
 def injected(strength: float) -> Choice:
     return Choice(Model("tiny", strength), W4A8, "integer", PLAIN)
-
-
-# copies of the model
 
 
 def test_copies_are_made_one_at_a_time_whatever_asks_for_them(bench, copies):
@@ -99,9 +54,8 @@ def test_copies_are_made_one_at_a_time_whatever_asks_for_them(bench, copies):
         choice = injected(2.0 + number // 3)
         (bench.atlas, bench.checkpoint, lambda _: card(bench, choice))[number % 3](choice.model)
 
-    with ThreadPoolExecutor(18) as crowd:
-        list(crowd.map(draw, range(18)))
-    assert copies.most == 1 and copies.count == 6, "each strength once"
+    at_once(draw, range(18))
+    assert copies.most == 1 and len(copies.asked) == 6, "each strength once"
 
 
 def test_what_the_bar_says_needs_no_copy(bench, copies):
@@ -111,41 +65,13 @@ def test_what_the_bar_says_needs_no_copy(bench, copies):
     assert "3 channels" in setup_notice(bench, desk, choice)
     assert "no DiTAS recipe yet" in setup_notice(bench, desk, replace(choice, recipe=BUILT_IN[-1]))
     assert bench.group_names(choice.model) and shape_of(bench, choice) is not None
-    assert copies.count == 0
+    assert not copies.asked
     plain = bench.recipes(desk, choice)[PLAIN]
     assert plain.checkpoint == bench.checkpoint(choice.model).fingerprint
     desk.keep("mine", replace(plain, name="mine"))
     desk.keep("not mine", replace(plain, checkpoint="0" * 64))
     assert list(bench.recipes(desk, choice)) == bench.recipe_names(desk, choice)
-    assert bench.recipe_names(desk, choice)[2:] == ["mine"] and copies.count == 1
-
-
-def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(bench, copies, monkeypatch):
-    base = bench.checkpoint(bench.default)
-    size = sum(tensor.nbytes for tensor in base.transformer.parameters())
-    machine = Machine(WORKING + size // 2, None, None)
-    monkeypatch.setattr(weighing, "this_machine", lambda _: machine)
-    bench.cache.make_room(bench.cache.limit)
-    bench.cache.put(("checkpoint", bench.default), base)
-    with pytest.raises(CheckpointError, match=r"injected copy of tiny.*of memory"):
-        bench.checkpoint(Model("tiny", 60.0))
-    assert copies.count == 0
-    bench.cache.put("others'", torch.zeros(size // 4 + 1024))
-    assert bench.checkpoint(Model("tiny", 60.0)).fingerprint != base.fingerprint
-
-
-def test_copies_make_room_for_each_other(bench, copies):
-    one = bench.checkpoint(Model("tiny", 2.0))
-    bench.cache.limit = bench.cache.nbytes + 1024
-    bench.checkpoint(Model("tiny", 3.0))
-    assert bench.cache.nbytes <= bench.cache.limit and copies.count == 2
-    assert one.fingerprint == bench.fingerprint(Model("tiny", 2.0))
-
-
-@pytest.mark.parametrize(("told", "taken"), [(60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)])
-def test_strengths_are_those_of_the_slider(bench, told, taken):
-    bar = ["tiny", "W4A8", 4, 8, "integer", PLAIN, True, told, False]
-    assert read_choice(bench, bar).model.strength == taken
+    assert bench.recipe_names(desk, choice)[2:] == ["mine"] and len(copies.asked) == 1
 
 
 def test_nobody_waits_long_for_a_checkpoint():
@@ -167,9 +93,6 @@ def test_nobody_waits_long_for_a_checkpoint():
         pass
 
 
-# what visitors keep
-
-
 def compared(number: int) -> Result:
     """Two pictures of half a megabyte each."""
     images = {name: np.full((1, 512, 340, 3), number, np.uint8) for name in (REFERENCE, PLAIN)}
@@ -177,6 +100,7 @@ def compared(number: int) -> Result:
 
 
 SHOWN = compared(0)
+TOLD = {("x", PLAIN): Tally(1, 1)}
 
 
 def test_a_blind_test_keeps_no_pictures_and_says_so_when_they_are_gone():
@@ -228,11 +152,7 @@ def test_what_desks_keep_is_bounded_in_bytes():
     ("name", "note", "empty"),
     [
         ("blind", BlindTest("x", SHOWN, PLAIN, random.Random(0)), True),
-        (
-            "blind",
-            BlindTest("x", SHOWN, PLAIN, random.Random(0), tallies={("x", PLAIN): Tally(1, 1)}),
-            False,
-        ),
+        ("blind", BlindTest("x", SHOWN, PLAIN, random.Random(0), tallies=TOLD), False),
         ("breaking", Notes(), True),
         ("breaking", Notes(layers=LayerSweep("m", "s", ("a",), {"a": 1.0})), False),
         ("injector", [], True),

@@ -6,41 +6,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
-import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import BitWidths, SamplingSpec
+from ditas_core.ui import build_app
+from ditas_core.ui.bench import Choice
+from ditas_core.ui.desk import Desk
+from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
+from ditas_core.ui.limits import Limits
+from ditas_core.ui.results import PLAIN, Result
 
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.specs import BitWidths, SamplingSpec  # noqa: E402
-from ditas_core.ui import build_app  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.results import PLAIN, Result  # noqa: E402
-
-STRIPS = 2
-"""Full precision and plain rounding."""
+from .conftest import SHORT, bar, bench_of, listener
 
 
 class Viewers:
     """Several visitors who look at one comparison each."""
 
     def __init__(self, folder: Path) -> None:
-        entry = Entry(folder.name, folder.name, str(folder), True)
-        self.bench = Bench({folder.name: entry}, SHORT, Limits(places=2))
-        demo = build_app(self.bench)
-        self.frames = next(
-            fn for fn in demo.fns.values() if getattr(fn.fn, "__name__", "") == "on_frames"
-        )
+        self.bench = bench_of(folder, limits=Limits(places=2))
+        self.frames = listener(build_app(self.bench), "on_frames")
         choice = Choice(self.bench.default, BitWidths(4, 8), "integer", PLAIN)
         job = CompareJob(choice, (PLAIN,), ("cat",), 0, SamplingSpec(steps=4), SHORT)
         *_, found = run_comparison(self.bench, Desk(""), job)
         assert isinstance(found, Result)
         self.result = found
-        self.bar = [self.bench.default.key, "W4A8", 4, 8, "integer", PLAIN, False, 60, False]
+        self.bar = bar(self.bench.default.key, recipe=PLAIN)
         self.vae = self.bench.checkpoint(self.bench.default).vae
 
     def come(self, name: str) -> tuple[Desk, Iterator[Any]]:
@@ -56,23 +47,16 @@ class Viewers:
 
 
 @pytest.fixture(scope="module")
-def viewers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewers]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Viewers(tiny_folder(tmp_path_factory.mktemp("decoding") / "tiny"))
-    torch.set_num_threads(threads)
-
-
-def is_nothing(value: Any) -> bool:
-    return bool(value == gr.skip())
+def viewers(tiny: Path) -> Viewers:
+    return Viewers(tiny)
 
 
 def test_one_after_the_other_and_each_in_pieces(viewers: Viewers) -> None:
     _, first = viewers.come("first")
     _, second = viewers.come("second")
-    assert is_nothing(next(first)) and viewers.strips("first") == 1
+    assert next(first) == gr.skip() and viewers.strips("first") == 1
     for _ in range(2):
-        assert is_nothing(next(second)) and viewers.strips("second") == 0, "somebody decodes"
+        assert next(second) == gr.skip() and viewers.strips("second") == 0, "somebody decodes"
     *_, shown = first
     assert not shown["pending"] and len(shown["frames"]) == 4
     *_, shown = second
@@ -85,9 +69,9 @@ def test_one_after_the_other_and_each_in_pieces(viewers: Viewers) -> None:
 def test_behind_the_jobs_and_without_a_message_where_the_line_is_full(viewers: Viewers) -> None:
     tickets = [viewers.bench.line.join() for _ in range(2)]
     desk, waiting = viewers.come("waiting")
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
+    assert next(waiting) == gr.skip() and len(viewers.bench.line.tickets) == 2
     viewers.bench.line.leave(tickets[0])
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
+    assert next(waiting) == gr.skip() and len(viewers.bench.line.tickets) == 2
     assert viewers.strips("waiting") == 0
     viewers.bench.desks.leave("waiting")
     assert list(waiting) == [] and len(viewers.bench.line.tickets) == 1
@@ -100,7 +84,7 @@ def test_a_visitor_who_goes_is_not_decoded_for(viewers: Viewers, way: str) -> No
     """In the middle of a strip; a page that closes the answer, after it."""
     name = way.replace(" ", "")
     desk, events = viewers.come(name)
-    assert is_nothing(next(events)) and viewers.strips(name) == 1
+    assert next(events) == gr.skip() and viewers.strips(name) == 1
     if way == "closed":
         events.close()  # type: ignore[attr-defined]
     else:

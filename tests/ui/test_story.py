@@ -8,23 +8,20 @@ import re
 import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
-
 from ditas_core.evaluation.outliers import OutlierAtlas
-from ditas_core.specs import Recipe
+from ditas_core.specs import CalibrationSpec, Recipe
 from ditas_core.ui import story as command
 from ditas_core.ui.bench import Bench
-from ditas_core.ui.catalogue import Entry
 from ditas_core.ui.story import MOST_BYTES, export_story, main, tale_of
 from ditas_core.ui.takeaway.story import story_html
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "fluent-emoji-dit"
+from .conftest import DEMO, ROOT, bench_of, pictures
+
 STORED = ROOT / "assets" / "precomputed"
 STUDENT = 2.3646242510102993
 """Two-sided 95 % point of Student's t with 7 degrees of freedom."""
@@ -62,7 +59,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True)})
+    return bench_of(spec=CalibrationSpec())
 
 
 @pytest.fixture(scope="module")
@@ -132,25 +129,15 @@ def test_every_result_is_told(read, stored):
 
 
 def test_the_pictures_are_the_shipped_ones(read, bench):
-    import base64
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     found: dict[str, list[Any]] = {}
     for tag, given in read.elements:
         if tag == "img":
-            data = base64.b64decode(given["src"].partition(",")[2])
-            found.setdefault(given["alt"], []).append(np.asarray(Image.open(io.BytesIO(data))))
-    for preset in bench.shipped.presets.values():
-        result = preset.result
-        for variant, pixels in result.images.items():
-            for label, each in zip(result.labels, pixels, strict=True):
-                assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
-    for rung in bench.ladder.rungs:
-        for variant, pixels in rung.images.items():
-            for label, each in zip(bench.ladder.labels, pixels, strict=True):
+            found.setdefault(given["alt"], []).extend(pictures(given["src"]))
+    results = [(p.result.labels, p.result.images) for p in bench.shipped.presets.values()]
+    results += [(bench.ladder.labels, rung.images) for rung in bench.ladder.rungs]
+    for labels, images in results:
+        for variant, pixels in images.items():
+            for label, each in zip(labels, pixels, strict=True):
                 assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
 
 
