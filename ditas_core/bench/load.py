@@ -33,7 +33,7 @@ import torch
 
 from ditas_core.checkpoints.checkpoint import fingerprint
 from ditas_core.cli.parsing import number
-from ditas_core.ui.limits import Limits
+from ditas_core.ui.serving.limits import Limits
 
 from .machine import describe
 from .pages import Served, Visitor, raw, rss_mb, served, tiny_folder, until

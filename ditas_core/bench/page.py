@@ -120,7 +120,7 @@ def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves:
 
 
 def alpha(page: Any, times: dict[str, list[float]], moves: int) -> None:
-    from ditas_core.ui.views.lab import BARS, CURVE, SHAPES
+    from ditas_core.ui.tabs.lab.draw import BARS, CURVE, SHAPES
 
     page.get_by_role("tab", name="Alpha lab", exact=True).click()
     slider = page.locator("#alpha input[type=range]")

@@ -22,8 +22,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui import Bench, build_app, launch_options
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.limits import Limits
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.stored.catalogue import Entry
 
 API = "/gradio_api"
 TLS = ssl.create_default_context()  # never used over loopback, but slow to make

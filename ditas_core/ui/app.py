@@ -8,19 +8,19 @@ from typing import Any
 
 import gradio as gr
 
-from .bench import Bench
-from .catalogue import ASSETS
-from .guarded import SESSIONS, GuardedBlocks, bound_queue
-from .limits import read_limits
-from .parts.address import wire_address
-from .parts.running import QUIET, answer
-from .parts.setup import Page, View, build_setup
-from .parts.tour import build_tour, wire_tour
-from .server import gate_options
+from .page.address import wire_address
+from .page.bar import Page, View, build_setup
+from .page.theme import CSS, HEAD, build_theme
+from .page.tour import build_tour, wire_tour
+from .serving.blocks import SESSIONS, GuardedBlocks, bound_queue
+from .serving.cleanup import tend
+from .serving.gate import gate_options
+from .serving.limits import read_limits
+from .stored.catalogue import ASSETS
 from .tabs import TABS
-from .tending import tend
-from .theme import CSS, HEAD, build_theme
-from .views.overview import hero
+from .tabs.overview.draw import hero
+from .visitors.backend import Bench
+from .visitors.running import QUIET, answer
 
 QUEUE_SIZE = 64
 ANSWERS_AT_ONCE = 4

@@ -17,8 +17,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
+from ditas_core.ui.stored.catalogue import Entry  # noqa: E402
+from ditas_core.ui.visitors.backend import Bench  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "assets" / "fluent-emoji-dit"

@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from ditas_core.ui.guessing import LEFT, RIGHT
-from ditas_core.ui.tabs import blind
+from ditas_core.ui.tabs.blind import layout as blind
+from ditas_core.ui.tabs.blind.rules import LEFT, RIGHT
 
 from .conftest import expect
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ditas_core.bench.pages import until
-from ditas_core.ui.jobs.trials import notes_of
+from ditas_core.ui.tabs.breaking.trials import notes_of
 
 from .conftest import click_figure, drawn, expect, set_slider, toast
 

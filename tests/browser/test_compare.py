@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ditas_core.bench.pages import until
-from ditas_core.ui.results import BUILT_IN, PLAIN, SMOOTHED
+from ditas_core.ui.stored.results import BUILT_IN, PLAIN, SMOOTHED
 
 from .conftest import expect, set_slider, still
 

@@ -9,7 +9,7 @@ import pytest
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui import build_app, launch_options
-from ditas_core.ui.bench import Bench
+from ditas_core.ui.visitors.backend import Bench
 
 from .conftest import choose, click_figure, expect, open_tab, set_slider, toast
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.views import atlas as show
+from ditas_core.ui.tabs.outliers import draw as show
 
 from .conftest import (
     SHORT,

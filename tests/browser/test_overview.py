@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ditas_core.ui.results import DITAS
+from ditas_core.ui.stored.results import DITAS
 
 from .conftest import drawn, expect
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ditas_core.ui.results import BUILT_IN
+from ditas_core.ui.stored.results import BUILT_IN
 
 from .conftest import DEMO, expect, rows, set_slider
 

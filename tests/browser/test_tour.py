@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ditas_core.ui.parts.tour_steps import STEPS
+from ditas_core.ui.page.tour_steps import STEPS
 
 from .conftest import expect
 

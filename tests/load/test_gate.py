@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import gradio as gr
 import httpx
 import pytest
 
-gr = pytest.importorskip("gradio")
-
-from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
-from ditas_core.checkpoints import Machine, weigh  # noqa: E402
-from ditas_core.ui import bench as bench_module  # noqa: E402
-from ditas_core.ui.limits import LEAST_CACHE_MB, Limits, read_limits  # noqa: E402
-from ditas_core.ui.server import Gate, is_open  # noqa: E402
+from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder
+from ditas_core.checkpoints import Machine, weigh
+from ditas_core.ui.serving.gate import Gate, is_open
+from ditas_core.ui.serving.limits import LEAST_CACHE_MB, Limits, read_limits
+from ditas_core.ui.visitors import backend as bench_module
 
 ALERT = "<script>alert('class')</script>"
 QUOTES = '"\' onload="alert(1)" x=\''

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import gradio as gr
 import pytest
 
-gr = pytest.importorskip("gradio")
-
-from ditas_core.bench.pages import Served, Visitor, served, tiny_folder  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice  # noqa: E402
+from ditas_core.bench.pages import Served, Visitor, served, tiny_folder
+from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.serving.limits import Limits
 
 SECRET = "hf_secret_that_nobody_may_read"
 SCRIPT = "<script>alert('mark')</script>"

@@ -15,24 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
+from writers import WRITERS, kill_all
 
-gr = pytest.importorskip("gradio")
-
-from writers import WRITERS, kill_all  # noqa: E402
-
-from ditas_core.bench.load import begin, crowd, cycles, joins, kept, leaving, slowed, soak  # noqa: E402
-from ditas_core.bench.pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
-from ditas_core.cli import main  # noqa: E402
-from ditas_core.ui.app import ANSWERS_AT_ONCE  # noqa: E402
-from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
-from ditas_core.ui.desk import Desks  # noqa: E402
-from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice  # noqa: E402
-from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
+from ditas_core.bench.load import begin, crowd, cycles, joins, kept, leaving, slowed, soak
+from ditas_core.bench.pages import Served, Visitor, served, tiny_folder, until
+from ditas_core.cli import main
+from ditas_core.ui.app import ANSWERS_AT_ONCE
+from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.serving.blocks import SESSIONS, SmallSession, forget_unread
+from ditas_core.ui.serving.cleanup import sweep_files, tend, tend_once
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.visitors.cache import ALONE, size_of
+from ditas_core.ui.visitors.session import Desks
 
 STOPPED_S = 20.0
 """Ends a test that hangs: left alone, a slowed job of 100 steps takes twice as long."""

@@ -15,22 +15,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio_client import Client
 from PIL import Image
 
-gr = pytest.importorskip("gradio")
-
-from gradio_client import Client  # noqa: E402
-
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.specs import CalibrationSpec  # noqa: E402
-from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench  # noqa: E402
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE, Entry, find_checkpoints  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.results import DITAS  # noqa: E402
+from ditas_core.bench.pages import SHORT, tiny_folder
+from ditas_core.specs import CalibrationSpec
+from ditas_core.ui import build_app, launch_options
+from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE, Entry, find_checkpoints
+from ditas_core.ui.stored.results import DITAS
+from ditas_core.ui.visitors.backend import Bench
+from ditas_core.ui.visitors.session import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "assets" / "fluent-emoji-dit"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditas_core.specs import BitWidths
-from ditas_core.ui.bench import Model
-from ditas_core.ui.parts.address import LONGEST, Address, Asked, as_text, warning_of
+from ditas_core.ui.page.address import LONGEST, Address, Asked, as_text, warning_of
 from ditas_core.ui.tabs import TABS
+from ditas_core.ui.visitors.backend import Model
 
 from .conftest import HUB
 

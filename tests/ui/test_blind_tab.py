@@ -12,10 +12,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ditas_core.evaluation import guessing_probability
-from ditas_core.ui.guessing import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, Result
-from ditas_core.ui.tabs import blind
-from ditas_core.ui.views.blind import feedback, pair_view, percent, score_table
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, Result
+from ditas_core.ui.tabs.blind import layout as blind
+from ditas_core.ui.tabs.blind.draw import feedback, pair_view, percent, score_table
+from ditas_core.ui.tabs.blind.rules import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
 
 from .conftest import bar, pictures
 

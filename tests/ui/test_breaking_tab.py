@@ -18,15 +18,17 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.search import SearchSpec, SensitivityMap, allocate, sensitivity
 from ditas_core.search.frontier import largest_uniform, priced
 from ditas_core.specs import BitWidths, SamplingSpec, SpecError, only
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs import breaking, budget, trials
-from ditas_core.ui.jobs.breaking import Ask, run_part, starts
-from ditas_core.ui.jobs.budget import known_cells, map_sensitivity, run_mixed
-from ditas_core.ui.jobs.trials import notes_of
-from ditas_core.ui.results import DITAS, PLAIN
-from ditas_core.ui.tabs.budget import budget_range
-from ditas_core.ui.views.breaking import bits_table, budget_line, cell_table, percent
+from ditas_core.ui.stored.results import DITAS, PLAIN
+from ditas_core.ui.tabs.breaking import budget_job as budget
+from ditas_core.ui.tabs.breaking import job as breaking
+from ditas_core.ui.tabs.breaking import trials
+from ditas_core.ui.tabs.breaking.budget import budget_range
+from ditas_core.ui.tabs.breaking.budget_job import known_cells, map_sensitivity, run_mixed
+from ditas_core.ui.tabs.breaking.draw import bits_table, budget_line, cell_table, percent
+from ditas_core.ui.tabs.breaking.job import Ask, run_part, starts
+from ditas_core.ui.tabs.breaking.trials import notes_of
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import HUB, SHORT, bar, closed_when, hooked
 

@@ -19,11 +19,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.figures import split_strip, to_uint8
 from ditas_core.sampling import decode_latents
 from ditas_core.specs import BitWidths, Recipe, SamplingSpec
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.parts.running import Progress
-from ditas_core.ui.results import (
+from ditas_core.ui.stored.results import (
     BUILT_IN,
     PLAIN,
     REFERENCE,
@@ -32,8 +28,12 @@ from ditas_core.ui.results import (
     Result,
     kept_frames,
 )
-from ditas_core.ui.views import studio
-from ditas_core.ui.views.compared import OnView, draw, look_at, shown, strip, viewer
+from ditas_core.ui.tabs.compare import studio
+from ditas_core.ui.tabs.compare.draw import OnView, draw, look_at, shown, strip, viewer
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import SHORT, bar, listener, pictures
 

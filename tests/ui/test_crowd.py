@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 
 from ditas_core.specs import BitWidths, SpecError
-from ditas_core.ui import bench as module
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.cache import Cache
-from ditas_core.ui.desk import Desk, Desks
-from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally
-from ditas_core.ui.heap import trimmer
-from ditas_core.ui.jobs.breaking import LayerSweep, notes_of
-from ditas_core.ui.line import LineFull, OneByOne
-from ditas_core.ui.parts.setup import recipe_names, setup_notice
-from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result
-from ditas_core.ui.views.blind import pair_view
-from ditas_core.ui.views.costs import shape_of
-from ditas_core.ui.views.overview import card
+from ditas_core.ui.page.bar import recipe_names, setup_notice
+from ditas_core.ui.serving.heap import trimmer
+from ditas_core.ui.stored.results import BUILT_IN, PLAIN, REFERENCE, Result
+from ditas_core.ui.tabs.blind.draw import pair_view
+from ditas_core.ui.tabs.blind.rules import LEFT, SQNR, BlindTest, Tally
+from ditas_core.ui.tabs.breaking.job import LayerSweep, notes_of
+from ditas_core.ui.tabs.overview.costs import shape_of
+from ditas_core.ui.tabs.overview.draw import card
+from ditas_core.ui.visitors import backend as module
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.cache import Cache
+from ditas_core.ui.visitors.queue import LineFull, OneByOne
+from ditas_core.ui.visitors.session import Desk, Desks
 
 from .conftest import Watched, at_once, bench_of, measured, watch
 

@@ -11,11 +11,11 @@ import pytest
 
 from ditas_core.specs import BitWidths, SamplingSpec
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Choice
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.limits import Limits
-from ditas_core.ui.results import PLAIN, Result
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.stored.results import PLAIN, Result
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.visitors.backend import Choice
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import SHORT, bar, bench_of, listener
 

@@ -15,23 +15,23 @@ import torch
 from ditas_core.bench.pages import until
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
-from ditas_core.ui import desk as desk_module
 from ditas_core.ui.app import only_changes
-from ditas_core.ui.bench import Choice, Model
-from ditas_core.ui.cache import Cache, usual_limit
-from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
-from ditas_core.ui.desk import KEPT_RECIPES, Desk, Desks
-from ditas_core.ui.line import Line, LineFull
-from ditas_core.ui.parts import running
-from ditas_core.ui.parts.glossary import TERMS, explained, term
-from ditas_core.ui.parts.picking import read_pick
-from ditas_core.ui.parts.setup import View, read_choice, recipe_names, setup_notice
-from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole
-from ditas_core.ui.precompute import precompute, write
-from ditas_core.ui.results import BUILT_IN, DITAS, load_shipped
-from ditas_core.ui.tabs.about import listed
-from ditas_core.ui.views.costs import cost_of, cost_table
-from ditas_core.ui.views.overview import card, numbers, samples, worst_layer
+from ditas_core.ui.page.bar import View, read_choice, recipe_names, setup_notice
+from ditas_core.ui.page.glossary import TERMS, explained, term
+from ditas_core.ui.page.picking import read_pick
+from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
+from ditas_core.ui.stored.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
+from ditas_core.ui.stored.precompute import precompute, write
+from ditas_core.ui.stored.results import BUILT_IN, DITAS, load_shipped
+from ditas_core.ui.tabs.about.layout import listed
+from ditas_core.ui.tabs.overview.costs import cost_of, cost_table
+from ditas_core.ui.tabs.overview.draw import card, numbers, samples, worst_layer
+from ditas_core.ui.visitors import running
+from ditas_core.ui.visitors import session as desk_module
+from ditas_core.ui.visitors.backend import Choice, Model
+from ditas_core.ui.visitors.cache import Cache, usual_limit
+from ditas_core.ui.visitors.queue import Line, LineFull
+from ditas_core.ui.visitors.session import KEPT_RECIPES, Desk, Desks
 
 from .conftest import HUB, at_once, bar
 

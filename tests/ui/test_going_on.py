@@ -16,13 +16,13 @@ import torch
 from ditas_core.sampling import Stopped, until_stopped
 from ditas_core.specs import BitWidths
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs import budget
-from ditas_core.ui.jobs.breaking import Ask, sweep_layers, sweep_steps
-from ditas_core.ui.jobs.injecting import Live, Setting, inject_live
-from ditas_core.ui.jobs.trials import MOST_BEGUN, Notes, Trial, notes_of
-from ditas_core.ui.results import PLAIN, SEARCHED
+from ditas_core.ui.stored.results import PLAIN, SEARCHED
+from ditas_core.ui.tabs.breaking import budget_job as budget
+from ditas_core.ui.tabs.breaking.job import Ask, sweep_layers, sweep_steps
+from ditas_core.ui.tabs.breaking.trials import MOST_BEGUN, Notes, Trial, notes_of
+from ditas_core.ui.tabs.injector.job import Live, Setting, inject_live
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import SHORT, bar, bench_of, closed_when, watch
 
@@ -100,7 +100,7 @@ def test_another_map_forgets_nothing_and_nobody_else_sees_it(bench) -> None:
 def test_a_sweep_goes_on_from_the_runs_it_has(bench, monkeypatch, sweep, runs) -> None:
     mine, other, ask = Desk("me"), Desk("other"), ask_for(bench)
     list(sweep(bench, other, ask))
-    made = watch(monkeypatch, "ui.jobs.breaking.make_trial")
+    made = watch(monkeypatch, "ui.tabs.breaking.job.make_trial")
     for start in range(100):
         with closing(sweep(bench, mine, ask)) as events:
             done = next((e for e in events if e.shown), None)  # one run, then Cancel
@@ -124,7 +124,7 @@ def test_the_mixed_bits_go_on_from_the_run_that_is_done(bench, monkeypatch) -> N
     line = budget.frontier_of(bench, budget.map_key(bench, mine, ask, budget.PREDICTED), found)
     chosen = line[len(line) // 2]
     list(budget.run_mixed(bench, other, ask, found, chosen))
-    made = watch(monkeypatch, "ui.jobs.budget.make_trial")
+    made = watch(monkeypatch, "ui.tabs.breaking.budget_job.make_trial")
     closed_when(budget.run_mixed(bench, mine, ask, found, chosen), lambda e: e.part == (6, 6))
     assert len(made.asked) == 1 and scores(notes_of(mine).trials) == scores(made.found)
     list(budget.run_mixed(bench, mine, ask, found, chosen))
@@ -140,7 +140,7 @@ def test_a_strength_goes_on_from_its_runs_and_layers(bench, whole, monkeypatch) 
     loud = Model(bench.default.key, 40)
     *_, expected = inject_live(whole, loud, SHORT, setting, 1)
     layers = watch(monkeypatch, "search.alpha.search_group")
-    runs = watch(monkeypatch, "ui.jobs.injecting.run_trajectory")
+    runs = watch(monkeypatch, "ui.tabs.injector.job.run_trajectory")
     reached: list[Any] = []
 
     def go_on() -> Live | None:

@@ -13,11 +13,11 @@ import torch
 from ditas_core.comparison import Trajectory, preserved
 from ditas_core.figures import injection_curves
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench, Model
-from ditas_core.ui.jobs.injecting import PARTS, Live, Setting, Stage, inject_live, ladder
-from ditas_core.ui.ladder import Ladder, load_ladder, save_ladder
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SEARCHED
-from ditas_core.ui.views.injector import proof, rung_line, sheet, small
+from ditas_core.ui.stored.ladder import Ladder, load_ladder, save_ladder
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
+from ditas_core.ui.tabs.injector.draw import proof, rung_line, sheet, small
+from ditas_core.ui.tabs.injector.job import PARTS, Live, Setting, Stage, inject_live, ladder
+from ditas_core.ui.visitors.backend import Bench, Model
 
 from .conftest import DEMO, bar, bench_of, closed_when, hooked
 

@@ -15,11 +15,11 @@ from ditas_core.calibration import Calibration
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.cache import size_of
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE
-from ditas_core.ui.results import PLAIN
-from ditas_core.ui.views import lab
+from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE
+from ditas_core.ui.stored.results import PLAIN
+from ditas_core.ui.tabs.lab import draw as lab
+from ditas_core.ui.visitors.backend import Bench
+from ditas_core.ui.visitors.cache import size_of
 
 from .conftest import DEMO, bar, bench_of, listener, measured
 

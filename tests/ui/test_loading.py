@@ -33,22 +33,23 @@ from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.preflight import WORKING
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-from ditas_core.ui import build_app, copies, read_options
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.cache import size_of
-from ditas_core.ui.catalogue import find_checkpoints
-from ditas_core.ui.copies import INJECTED, QUANTIZED
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.breaking import quantizing
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.jobs.injecting import Setting, inject_live
-from ditas_core.ui.jobs.loading import load
-from ditas_core.ui.parts.running import Progress
-from ditas_core.ui.parts.setup import setup_notice
-from ditas_core.ui.results import PLAIN
-from ditas_core.ui.takeaway.gather import gather
-from ditas_core.ui.takeaway.snippet import load_code
-from ditas_core.ui.views.overview import card
+from ditas_core.ui import build_app, read_options
+from ditas_core.ui.page.bar import setup_notice
+from ditas_core.ui.stored.catalogue import find_checkpoints
+from ditas_core.ui.stored.results import PLAIN
+from ditas_core.ui.tabs.breaking.job import quantizing
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.tabs.injector.job import Setting, inject_live
+from ditas_core.ui.tabs.overview.draw import card
+from ditas_core.ui.tabs.takeaway.gather import gather
+from ditas_core.ui.tabs.takeaway.snippet import load_code
+from ditas_core.ui.visitors import copies
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.cache import size_of
+from ditas_core.ui.visitors.copies import INJECTED, QUANTIZED
+from ditas_core.ui.visitors.loading import load
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import HUB, at_once, bar, launched, watch
 

@@ -16,14 +16,14 @@ from ditas_core.calibration import Calibration
 from ditas_core.evaluation.outliers import Half, Measure, OutlierAtlas
 from ditas_core.figures import column_width
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.measuring import measure
-from ditas_core.ui.parts.picking import Pick
-from ditas_core.ui.parts.running import Progress
-from ditas_core.ui.results import PLAIN, SMOOTHED
-from ditas_core.ui.tabs.outliers import Scene, read_channel, read_scene
-from ditas_core.ui.views import atlas as show
+from ditas_core.ui.page.picking import Pick
+from ditas_core.ui.stored.results import PLAIN, SMOOTHED
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.outliers.layout import Scene, read_channel, read_scene
+from ditas_core.ui.visitors.backend import Bench, Model
+from ditas_core.ui.visitors.measuring import measure
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Desk
 
 from .conftest import DEMO, HUB, bar, bench_of, hooked
 

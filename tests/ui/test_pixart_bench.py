@@ -12,11 +12,11 @@ from gradio_client.exceptions import AppError
 from tiny_pixart import NAMES, save_tiny_pixart
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.catalogue import find_checkpoints
-from ditas_core.ui.results import PLAIN, SMOOTHED
-from ditas_core.ui.views import atlas as show
-from ditas_core.ui.views.search import MAP
+from ditas_core.ui.stored.catalogue import find_checkpoints
+from ditas_core.ui.stored.results import PLAIN, SMOOTHED
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.search.draw import MAP
+from ditas_core.ui.visitors.backend import Bench
 
 from .conftest import bar
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from gradio_client.exceptions import AppError
 
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.results import DITAS, PLAIN
-from ditas_core.ui.views import atlas as show
-from ditas_core.ui.views.search import MAP
+from ditas_core.ui.stored.results import DITAS, PLAIN
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.search.draw import MAP
+from ditas_core.ui.visitors.backend import Bench
 
 from .conftest import bar, bench_of, measured
 

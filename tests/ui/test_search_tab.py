@@ -15,14 +15,27 @@ import pytest
 
 from ditas_core.search import LayerDone, SearchSpec, predicted_errors, relative_error, search
 from ditas_core.specs import BitWidths, LayerRecipe, Recipe, SpecError
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import KEPT_SEARCHES, Desk
-from ditas_core.ui.jobs import searching
-from ditas_core.ui.jobs.predicting import MOST_KNOWN, predict_recipes, predictions
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SMOOTHED
-from ditas_core.ui.tabs.editing import available, draw_edit, draw_layer, kept_change, read_edit
-from ditas_core.ui.tabs.recipes import LONGEST_JSON, compare, deleted, draw_recipes, loaded, renamed
-from ditas_core.ui.views import search as show
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SMOOTHED
+from ditas_core.ui.tabs.search import draw as show
+from ditas_core.ui.tabs.search import job as searching
+from ditas_core.ui.tabs.search.editing import (
+    available,
+    draw_edit,
+    draw_layer,
+    kept_change,
+    read_edit,
+)
+from ditas_core.ui.tabs.search.predicting import MOST_KNOWN, predict_recipes, predictions
+from ditas_core.ui.tabs.search.recipes import (
+    LONGEST_JSON,
+    compare,
+    deleted,
+    draw_recipes,
+    loaded,
+    renamed,
+)
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.session import KEPT_SEARCHES, Desk
 
 from .conftest import DEMO, HUB, SHORT, bar, bench_of, closed_when, measured, watch
 
@@ -159,7 +172,7 @@ def test_predictions_measure_in_turns_and_stay_bounded(bench, monkeypatch):
         before, left, turns = left, found.fill([recipe], 0.05), turns + 1
         assert left < before, "every turn measures something"
     assert turns > 1 and found.missing(recipe) == []
-    monkeypatch.setattr("ditas_core.ui.jobs.predicting.MOST_KNOWN", 40)
+    monkeypatch.setattr("ditas_core.ui.tabs.search.predicting.MOST_KNOWN", 40)
     for alpha in range(20):
         found.find("integer", "0.proj", LayerRecipe(W4A8, alpha / 20))
     assert len(found.known) == 40 < MOST_KNOWN

@@ -15,10 +15,10 @@ import pytest
 
 from ditas_core.evaluation.outliers import OutlierAtlas
 from ditas_core.specs import CalibrationSpec, Recipe
-from ditas_core.ui import story as command
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.story import MOST_BYTES, export_story, main, tale_of
-from ditas_core.ui.takeaway.story import story_html
+from ditas_core.ui.stored import story as command
+from ditas_core.ui.stored.story import MOST_BYTES, export_story, main, tale_of
+from ditas_core.ui.stored.story_page import story_html
+from ditas_core.ui.visitors.backend import Bench
 
 from .conftest import DEMO, ROOT, bench_of, pictures
 

@@ -32,16 +32,18 @@ from ditas_core.evaluation.outliers import Half, Measure
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SamplingSpec
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.desk import Desk, Desks
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.jobs.searching import job_of, run_search
-from ditas_core.ui.results import PLAIN, SEARCHED, SMOOTHED, Result
-from ditas_core.ui.takeaway import LARGE, SMALL, Files, Store, Taken, gather, slug, snippet
-from ditas_core.ui.takeaway.gather import source_of
-from ditas_core.ui.takeaway.report import report_html
-from ditas_core.ui.takeaway.tables import curves_csv, layers_csv, metrics_csv
+from ditas_core.ui.stored.catalogue import Entry
+from ditas_core.ui.stored.results import PLAIN, SEARCHED, SMOOTHED, Result
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.tabs.search.job import job_of, run_search
+from ditas_core.ui.tabs.takeaway.files import LARGE, SMALL, Files
+from ditas_core.ui.tabs.takeaway.gather import Taken, gather, source_of
+from ditas_core.ui.tabs.takeaway.report import report_html
+from ditas_core.ui.tabs.takeaway.snippet import snippet
+from ditas_core.ui.tabs.takeaway.store import Store, slug
+from ditas_core.ui.tabs.takeaway.tables import curves_csv, layers_csv, metrics_csv
+from ditas_core.ui.visitors.backend import Bench, Choice, Model
+from ditas_core.ui.visitors.session import Desk, Desks
 
 from .conftest import DEMO, HUB, ROOT, SHORT, bar, bench_of, listener, measured
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..bench import Bench
-from ..parts.setup import Page, View
-from .about import build_about
-from .blind import build_blind
-from .breaking import build_breaking
-from .compare import build_compare
-from .injector import build_injector
-from .lab import build_lab
-from .outliers import build_outliers
-from .overview import build_overview
-from .search import build_search
-from .takeaway import build_takeaway
+from ..page.bar import Page, View
+from ..visitors.backend import Bench
+from .about.layout import build_about
+from .blind.layout import build_blind
+from .breaking.layout import build_breaking
+from .compare.layout import build_compare
+from .injector.layout import build_injector
+from .lab.layout import build_lab
+from .outliers.layout import build_outliers
+from .overview.layout import build_overview
+from .search.layout import build_search
+from .takeaway.layout import build_takeaway
 
 
 @dataclass(frozen=True)
