@@ -8,9 +8,9 @@ from ..checkpoints import CheckpointError  # noqa: E402
 from .app import build_app, launch_options  # noqa: E402
 from .serving.limits import LimitError  # noqa: E402
 from .stored.catalogue import read_options  # noqa: E402
-from .visitors.backend import Bench  # noqa: E402
+from .visitors.backend import Backend  # noqa: E402
 
 UNUSABLE = (LimitError, CheckpointError)
 """What the operator has to mend before the page can start."""
 
-__all__ = ["UNUSABLE", "Bench", "build_app", "launch_options", "read_options"]
+__all__ = ["UNUSABLE", "Backend", "build_app", "launch_options", "read_options"]

@@ -12,14 +12,14 @@ from .page.address import wire_address
 from .page.bar import Page, View, build_setup
 from .page.theme import CSS, HEAD, build_theme
 from .page.tour import build_tour, wire_tour
-from .serving.blocks import SESSIONS, GuardedBlocks, bound_queue
-from .serving.cleanup import tend
+from .serving.blocks import SESSIONS, BoundedBlocks, bound_queue
+from .serving.cleanup import clean_regularly
 from .serving.gate import gate_options
 from .serving.limits import read_limits
 from .stored.catalogue import ASSETS
 from .tabs import TABS
 from .tabs.overview.draw import hero
-from .visitors.backend import Bench
+from .visitors.backend import Backend
 from .visitors.running import QUIET, answer
 
 QUEUE_SIZE = 64
@@ -39,28 +39,28 @@ where a dropdown tells its choice twice."""
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
-def build_app(bench: Bench | None = None) -> gr.Blocks:
-    """The whole interface; everything visitors share lives in ``bench``."""
-    bench = Bench() if bench is None else bench
-    with GuardedBlocks(
+def build_app(backend: Backend | None = None) -> gr.Blocks:
+    """The whole interface; everything visitors share lives in ``backend``."""
+    backend = Backend() if backend is None else backend
+    with BoundedBlocks(
         title="DiTAS explorer", analytics_enabled=False, delete_cache=CACHE_SWEEP
     ) as demo:
         gr.HTML(hero(), padding=False)
         tour = build_tour()
-        bar = build_setup(bench)
+        bar = build_setup(backend)
         open_tab = gr.Textbox(TABS[0].key, visible="hidden", elem_id="open-tab", label="open tab")
         redraws = []
         with gr.Tabs(elem_id="tabs") as tabs:
             page = Page(bar, tabs)
             for tab in TABS:
                 with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as shown:
-                    view = tab.build(bench, page)
+                    view = tab.build(backend, page)
                     redraw = gr.Textbox(
                         "", visible="hidden", elem_id=f"redraw-{tab.key}", label=f"redraw {tab.key}"
                     )
                 redraws.append(redraw)
                 if view is not None:
-                    wire_view(bench, view, tab.key, redraw)
+                    wire_view(backend, view, tab.key, redraw)
                 shown.select(
                     None, None, [open_tab, redraw], js=OPENED % repr(tab.key), **PRIVATE
                 )  # fmt: skip
@@ -73,15 +73,15 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
             js=CHANGED % repr(keys),
             **PRIVATE,
         )
-        wire_tour(bench, page, tour)
+        wire_tour(backend, page, tour)
         fields = dict(zip(keys, redraws, strict=True))
-        restored = wire_address(bench, page, demo, open_tab, fields)
+        restored = wire_address(backend, page, demo, open_tab, fields)
         restored.then(None, None, bar.dark, js=IS_DARK, **PRIVATE)
-        demo.unload(leaver(bench))
+        demo.unload(leaver(backend))
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE, api_open=False)
     bound_queue(demo)
     share_places(demo)
-    tend(bench, demo)
+    clean_regularly(backend, demo)
     return demo
 
 
@@ -92,9 +92,9 @@ def share_places(demo: gr.Blocks) -> None:
             listener.concurrency_id = "answers"
 
 
-def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:
+def wire_view(backend: Backend, view: View, key: str, redraw: gr.Textbox) -> None:
     """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
-    refresh = answer(bench, view.refresh)
+    refresh = answer(backend, view.refresh)
 
     def draw(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         return only_changes(view, values, refresh(request, *values))
@@ -121,11 +121,11 @@ def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) ->
     return tuple(kept)
 
 
-def leaver(bench: Bench) -> Callable[[gr.Request], None]:
-    """A closed tab: its work stops, its desk goes some time later."""
+def leaver(backend: Backend) -> Callable[[gr.Request], None]:
+    """A closed tab: its work stops, its session goes some time later."""
 
     def leave(request: gr.Request) -> None:
-        bench.desks.leave(str(request.session_hash)[:64])
+        backend.sessions.leave(str(request.session_hash)[:64])
 
     return leave
 

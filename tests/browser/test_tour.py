@@ -22,7 +22,7 @@ def test_the_tour_from_beginning_to_end(watched, axe, shots):
         )
         expect(page.locator("#tour-state")).to_contain_text("Your turn")
         expect(page.locator(f"#tab-{step.tab}")).to_be_visible()
-        DOING[step.deed](page)
+        DOING[step.action](page)
         expect(page.locator("#tour-state")).to_contain_text("Done.", timeout=120_000)
         if number == 2:
             page.screenshot(path=shots / "tour.png")

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tiny_folder(tmp_path_factory.mktemp("gate") / "tiny", NAMES)) as page:
-        for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
+        for _ in page.backend.calibrated(page.backend.default, page.backend.spec):
             pass
         yield page
 
@@ -100,7 +100,7 @@ FILES = [
 @pytest.mark.parametrize("route", ["gradio_api/file=", "assets/", "static/", "svelte/"])
 def test_no_file_but_the_pages_own(page: Served, http: httpx.Client, route: str, path: str) -> None:
     if path == "SOURCE":
-        path = f"{page.bench.entries[page.checkpoint].source}/model_index.json"
+        path = f"{page.backend.entries[page.checkpoint].source}/model_index.json"
     for text in (quote(path, safe="/"), quote(path, safe=""), quote(quote(path, safe=""))):
         found = http.get(f"/{route}{text}")
         assert 400 <= found.status_code < 500, found.text[:200]
@@ -327,4 +327,4 @@ def test_hostile_links_change_nothing(http: httpx.Client) -> None:
 
 
 def test_json_config_names_no_path(page: Served, http: httpx.Client) -> None:
-    assert str(page.bench.entries[page.checkpoint].source) not in http.get("/config").text
+    assert str(page.backend.entries[page.checkpoint].source) not in http.get("/config").text

@@ -22,8 +22,8 @@ import gradio as gr
 
 from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
 from ..stored.results import DITAS
-from ..visitors.backend import Bench, Choice, Model
-from ..visitors.session import Desk
+from ..visitors.backend import Backend, Choice, Model
+from ..visitors.session import Session
 from .bar import (
     CUSTOM,
     FIRST_BITS,
@@ -150,14 +150,14 @@ class Asked:
 class Address:
     """Reads and writes addresses of one page."""
 
-    bench: Bench
+    backend: Backend
     fields: Mapping[str, Any]
     tabs: tuple[str, ...]
 
     def usual(self) -> dict[str, str]:
         """What every parameter is when the page opens."""
         return {
-            "checkpoint": self.bench.default.key,
+            "checkpoint": self.backend.default.key,
             "bits": FIRST_BITS,
             "convention": FIRST_CONVENTION,
             "recipe": DITAS,
@@ -210,7 +210,7 @@ class Address:
                 raise ValueError(text)
             return text
         known = {
-            "checkpoint": list(self.bench.entries),
+            "checkpoint": list(self.backend.entries),
             "convention": list(CONVENTIONS),
             "tab": list(self.tabs),
         }
@@ -220,15 +220,15 @@ class Address:
 
     def read_field(self, name: str, text: str, checkpoint: str) -> Any:
         """The value of a tab's own component; layers may be another checkpoint's."""
-        if name == "layer" and checkpoint in self.bench.entries:
-            if text in self.bench.group_names(Model(checkpoint)):
+        if name == "layer" and checkpoint in self.backend.entries:
+            if text in self.backend.group_names(Model(checkpoint)):
                 return text
             raise ValueError(text)
         return field_from(self.fields[name], text)
 
     def choice(self, asked: Asked) -> Choice:
         """What the bar shows after the view has been restored."""
-        model = Model(asked.checkpoint or self.bench.default.key, asked.inject or 1.0)
+        model = Model(asked.checkpoint or self.backend.default.key, asked.inject or 1.0)
         bits = asked.bits or BitWidths.parse(FIRST_BITS)
         return Choice(model, bits, asked.convention or FIRST_CONVENTION, asked.recipe or DITAS)
 
@@ -245,7 +245,7 @@ def warning_of(ignored: tuple[str, ...]) -> str:
 
 def restorer(address: Address, page: Page) -> Any:
     """A listener that sets the bar, the tab and the fields from the page's address."""
-    bench, bar = address.bench, page.bar
+    backend, bar = address.backend, page.bar
 
     def update(value: Any) -> Any:
         return gr.skip() if value is None else gr.update(value=value)
@@ -253,10 +253,10 @@ def restorer(address: Address, page: Page) -> Any:
     def restore(request: gr.Request) -> tuple[Any, ...]:
         params = {str(k): str(v) for k, v in dict(request.query_params).items()}
         asked = address.from_query(params)
-        desk: Desk = bench.desk(request)
+        session: Session = backend.session(request)
         if asked.ignored:
             gr.Warning(warning_of(asked.ignored))
-        names = recipe_names(bench, desk, address.choice(asked))
+        names = recipe_names(backend, session, address.choice(asked))
         if asked.recipe is not None and asked.recipe not in names:
             asked = replace(asked, recipe=None)
             gr.Warning(OWN_RECIPE)
@@ -279,7 +279,7 @@ def restorer(address: Address, page: Page) -> Any:
             skip if asked.inject is None else gr.update(value=True),
             update(asked.inject),
             skip if asked.tab is None else gr.Tabs(selected=asked.tab),
-            setup_notice(bench, desk, address.choice(asked)),
+            setup_notice(backend, session, address.choice(asked)),
             str(time.time()) if here else skip,
             *(field_update(address, name, asked) for name in address.fields),
         )
@@ -295,12 +295,12 @@ def field_update(address: Address, name: str, asked: Asked) -> Any:
         return gr.skip()
     value = asked.fields[name]
     if name == "layer" and asked.checkpoint is not None:
-        return gr.update(choices=address.bench.group_names(Model(asked.checkpoint)), value=value)
+        return gr.update(choices=address.backend.group_names(Model(asked.checkpoint)), value=value)
     return gr.update(value=value)
 
 
 def wire_address(
-    bench: Bench, page: Page, demo: gr.Blocks, open_tab: gr.Textbox, redraws: Mapping[str, Any]
+    backend: Backend, page: Page, demo: gr.Blocks, open_tab: gr.Textbox, redraws: Mapping[str, Any]
 ) -> Any:
     """Restore the view when the page opens; afterwards the address follows what is changed.
 
@@ -308,7 +308,7 @@ def wire_address(
     for the tab that is open anyway must be drawn too. Returns the restoring: what reads the
     bar as the page opens comes after it.
     """
-    address = Address(bench, dict(page.fields), tuple(redraws))
+    address = Address(backend, dict(page.fields), tuple(redraws))
     bar = page.bar
     follow = gr.Textbox(visible="hidden", elem_id="address-restored", label="address restored")
     restore, outputs = restorer(address, page)

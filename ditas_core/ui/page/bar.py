@@ -12,10 +12,10 @@ from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
 from ..serving.errors import refuse, status
 from ..serving.validate import flag, is_plain, one_of, real, whole
 from ..stored.results import BUILT_IN, DITAS
-from ..visitors.backend import Bench, Choice, Model
+from ..visitors.backend import Backend, Choice, Model
 from ..visitors.running import QUIET, answer
-from ..visitors.session import Desk
-from .fetching import Shelf, build_shelf, wire_shelf
+from ..visitors.session import Session
+from .fetching import LoadRow, build_load_row, wire_load_row
 
 CUSTOM = "custom"
 MAX_STRENGTH = 200
@@ -36,7 +36,7 @@ class SetupBar:
     strength: gr.Slider
     dark: gr.Checkbox
     notice: gr.HTML
-    shelf: Shelf
+    load_row: LoadRow
 
     @property
     def inputs(self) -> list[Any]:
@@ -66,7 +66,7 @@ class SetupBar:
             self.inject.input,
             self.strength.release,
             self.dark.change,
-            self.shelf.loaded.change,
+            self.load_row.loaded.change,
         ]
 
 
@@ -83,13 +83,13 @@ class Page:
     bar: SetupBar
     tabs: gr.Tabs
     fields: dict[str, Any] = field(default_factory=dict)
-    deeds: dict[str, list[Any]] = field(default_factory=dict)
+    actions: dict[str, list[Any]] = field(default_factory=dict)
     link: gr.Textbox | None = None
 
 
 @dataclass(frozen=True)
 class View:
-    """How to draw a tab anew: ``refresh(desk, *inputs)`` -> one value per output.
+    """How to draw a tab anew: ``refresh(session, *inputs)`` -> one value per output.
 
     Called when the tab is opened and, while it is open, when the bar changes. The
     bar's inputs come last among ``inputs``.
@@ -100,10 +100,10 @@ class View:
     outputs: list[Any]
 
 
-def read_choice(bench: Bench, values: tuple[Any, ...] | list[Any]) -> Choice:
+def read_choice(backend: Backend, values: tuple[Any, ...] | list[Any]) -> Choice:
     """Check the bar's nine values."""
     key, preset, weight, activation, convention, recipe, inject, strength, dark = values
-    one_of(key, "checkpoint", list(bench.entries))
+    one_of(key, "checkpoint", list(backend.entries))
     one_of(preset, "bits", [*BIT_PRESETS, CUSTOM])
     one_of(convention, "convention", list(CONVENTIONS))
     if not is_plain(recipe) or not 0 < len(recipe) <= 80:
@@ -121,25 +121,25 @@ def read_choice(bench: Bench, values: tuple[Any, ...] | list[Any]) -> Choice:
     return Choice(Model(key, factor), bits, convention, recipe, flag(dark, "dark"))
 
 
-def first_choice(bench: Bench) -> Choice:
+def first_choice(backend: Backend) -> Choice:
     """What the page opens on."""
-    return Choice(Model(bench.default.key), BitWidths.parse(FIRST_BITS), FIRST_CONVENTION)
+    return Choice(Model(backend.default.key), BitWidths.parse(FIRST_BITS), FIRST_CONVENTION)
 
 
-def recipe_names(bench: Bench, desk: Desk, choice: Choice) -> list[str]:
+def recipe_names(backend: Backend, session: Session, choice: Choice) -> list[str]:
     """The four built-in ones, then the visitor's own for this checkpoint."""
-    if not bench.entries[choice.model.key].local and not bench.is_measured(choice.model):
+    if not backend.entries[choice.model.key].local and not backend.is_measured(choice.model):
         return list(BUILT_IN)
-    found = bench.recipe_names(desk, choice)
+    found = backend.recipe_names(session, choice)
     return [*BUILT_IN, *(name for name in found if name not in BUILT_IN)]
 
 
-def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
+def setup_notice(backend: Backend, session: Session, choice: Choice) -> str:
     """What is looked at, in one line."""
-    entry = bench.entries[choice.model.key]
-    notice = bench.notice if choice.model == bench.default else ""
-    measured = bench.is_measured(choice.model)
-    if not bench.is_loaded(choice.model) and not measured:
+    entry = backend.entries[choice.model.key]
+    notice = backend.notice if choice.model == backend.default else ""
+    measured = backend.is_measured(choice.model)
+    if not backend.is_loaded(choice.model) and not measured:
         text = f"{entry.label}: not loaded yet. Press “Load”."
         if not entry.allowed:
             text = f"{entry.label}: not offered by this page."
@@ -148,7 +148,7 @@ def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
         text = f"{entry.key}: not measured yet. Open Outliers and press “Measure”."
         return status(notice or text, "warn")
     name = choice.recipe
-    if name not in bench.recipe_names(desk, choice):
+    if name not in backend.recipe_names(session, choice):
         text = f"{choice.title}: no {name[:60]} recipe yet. Open Search and start one."
         return status(text, "warn")
     if choice.model.injected:
@@ -161,13 +161,13 @@ def setup_notice(bench: Bench, desk: Desk, choice: Choice) -> str:
     return status(f"{choice.title} · recipe: {name}", "done")
 
 
-def build_setup(bench: Bench) -> SetupBar:
+def build_setup(backend: Backend) -> SetupBar:
     """Lay out the bar and wire its own reactions."""
-    choices = [(entry.label, entry.key) for entry in bench.entries.values()]
+    choices = [(entry.label, entry.key) for entry in backend.entries.values()]
     with gr.Group(elem_id="bar"), gr.Row(equal_height=False):
         checkpoint = gr.Dropdown(
             choices,
-            value=bench.default.key,
+            value=backend.default.key,
             label="Checkpoint",
             info="the model to take apart",
             elem_id="checkpoint",
@@ -216,33 +216,35 @@ def build_setup(bench: Bench) -> SetupBar:
     )  # fmt: skip
     dark = gr.Checkbox(False, label="dark", visible="hidden", elem_id="dark")
     notice = gr.HTML(
-        setup_notice(bench, Desk(""), first_choice(bench)), padding=False, elem_id="notice"
+        setup_notice(backend, Session(""), first_choice(backend)), padding=False, elem_id="notice"
     )
     bar = SetupBar(
         checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength,
-        dark, notice, build_shelf(bench, first_choice(bench)),
+        dark, notice, build_load_row(backend, first_choice(backend)),
     )  # fmt: skip
 
     def on_preset(value: str) -> Any:
         return gr.update(visible=value == CUSTOM)
 
-    def on_change(desk: Desk, *values: Any) -> tuple[Any, str]:
-        return describe(desk, read_choice(bench, values))
+    def on_change(session: Session, *values: Any) -> tuple[Any, str]:
+        return describe(session, read_choice(backend, values))
 
-    def describe(desk: Desk, choice: Choice) -> tuple[Any, str]:
+    def describe(session: Session, choice: Choice) -> tuple[Any, str]:
         return (
-            gr.update(choices=recipe_names(bench, desk, choice)),
-            setup_notice(bench, desk, choice),
+            gr.update(choices=recipe_names(backend, session, choice)),
+            setup_notice(backend, session, choice),
         )
 
     preset.change(on_preset, preset, custom_row, show_progress="hidden", api_visibility="private")
     gr.on(
         bar.changes,
-        answer(bench, on_change, once=True),
+        answer(backend, on_change, once=True),
         bar.inputs,
         [recipe, notice],
         api_name="describe",
         **QUIET,
     )
-    wire_shelf(bench, bar.shelf, checkpoint, bar.inputs, [recipe, notice], read_choice, describe)
+    wire_load_row(
+        backend, bar.load_row, checkpoint, bar.inputs, [recipe, notice], read_choice, describe
+    )
     return bar

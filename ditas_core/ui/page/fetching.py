@@ -15,17 +15,17 @@ from ...checkpoints.machine import figure
 from ..serving.errors import status
 from ..serving.validate import one_of
 from ..stored.catalogue import Entry
-from ..visitors.backend import Bench, Choice, Model
+from ..visitors.backend import Backend, Choice, Model
 from ..visitors.loading import load
 from ..visitors.running import Controls, Finished, Progress, answer, build_controls, wire_job
-from ..visitors.session import Desk
+from ..visitors.session import Session
 
 DOWNLOADS = "downloads"
 """Their own line: a download of minutes holds up no computation."""
 
 
 @dataclass(frozen=True)
-class Shelf:
+class LoadRow:
     """The row, its job, and a field that changes when something has been loaded."""
 
     row: gr.Column
@@ -33,12 +33,12 @@ class Shelf:
     loaded: gr.Textbox
 
 
-def offer(bench: Bench, entry: Entry) -> str:
+def offer(backend: Backend, entry: Entry) -> str:
     """What loading takes; or why it cannot be had here."""
     if entry.local:
         return ""
     if not entry.allowed:
-        return status(f"{entry.key}: {bench.forbidden(entry)}", "warn")
+        return status(f"{entry.key}: {backend.forbidden(entry)}", "warn")
     source = find_source(entry.source)
     need = None if source is None or not source.bytes else known_need(source)
     text = "“Load” downloads it once and keeps it as safetensors"
@@ -50,55 +50,55 @@ def offer(bench: Bench, entry: Entry) -> str:
     return status(f"{text}. It can be cancelled; the next one goes on from there.")
 
 
-def build_shelf(bench: Bench, first: Choice) -> Shelf:
+def build_load_row(backend: Backend, first: Choice) -> LoadRow:
     """Lay out the row."""
-    with gr.Column(visible=not bench.is_loaded(first.model), elem_id="shelf") as row:
+    with gr.Column(visible=not backend.is_loaded(first.model), elem_id="shelf") as row:
         controls = build_controls("load", "Load")
-        controls.line.value = offer(bench, bench.entries[first.model.key])
+        controls.line.value = offer(backend, backend.entries[first.model.key])
     loaded = gr.Textbox("", visible="hidden", elem_id="loaded", label="loaded")
-    return Shelf(row, controls, loaded)
+    return LoadRow(row, controls, loaded)
 
 
-def wire_shelf(
-    bench: Bench,
-    shelf: Shelf,
+def wire_load_row(
+    backend: Backend,
+    load_row: LoadRow,
     checkpoint: gr.Dropdown,
     inputs: list[Any],
     outputs: list[Any],
-    read: Callable[[Bench, tuple[Any, ...]], Choice],
-    describe: Callable[[Desk, Choice], tuple[Any, ...]],
+    read: Callable[[Backend, tuple[Any, ...]], Choice],
+    describe: Callable[[Session, Choice], tuple[Any, ...]],
 ) -> None:
     """Load runs the job in the downloads' line; ``describe`` gives ``outputs`` when it is done."""
 
-    def work(desk: Desk, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read(bench, values)
-        with closing(load(bench, choice.model)) as events:  # type: ignore[type-var]
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
+        choice = read(backend, values)
+        with closing(load(backend, choice.model)) as events:  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Checkpoint):
-                    shown = (*describe(desk, choice), str(time.monotonic_ns()))
+                    shown = (*describe(session, choice), str(time.monotonic_ns()))
                     yield Finished(f"{choice.model.key} is loaded.", shown)
                 else:
                     yield event
 
-    def on_choice(desk: Desk, key: Any) -> tuple[Any, str]:
-        entry = bench.entries[one_of(key, "checkpoint", list(bench.entries))]
-        return gr.update(visible=not bench.is_loaded(Model(entry.key))), offer(bench, entry)
+    def on_choice(session: Session, key: Any) -> tuple[Any, str]:
+        entry = backend.entries[one_of(key, "checkpoint", list(backend.entries))]
+        return gr.update(visible=not backend.is_loaded(Model(entry.key))), offer(backend, entry)
 
     wire_job(
-        bench,
-        shelf.controls,
+        backend,
+        load_row.controls,
         work,
         inputs,
-        [*outputs, shelf.loaded],
+        [*outputs, load_row.loaded],
         api_name="load",
-        line=bench.fetching,
+        line=backend.fetching,
         concurrency_id=DOWNLOADS,
     )
     gr.on(
-        [checkpoint.change, shelf.loaded.change],
-        answer(bench, on_choice),
+        [checkpoint.change, load_row.loaded.change],
+        answer(backend, on_choice),
         checkpoint,
-        [shelf.row, shelf.controls.line],
+        [load_row.row, load_row.controls.line],
         api_visibility="private",
         show_progress="hidden",
     )

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from ..serving.errors import status
-from ..visitors.backend import Bench
+from ..visitors.backend import Backend
 from ..visitors.running import answer
-from ..visitors.session import Desk
+from ..visitors.session import Session
 from .bar import Page
 from .tour_steps import STEPS
 
@@ -42,12 +42,12 @@ class TourPanel:
     there: gr.Button
     onward: gr.Button
     end: gr.Button
-    deed: gr.Textbox
+    action: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
         return [
-            self.panel, self.begin, self.text, self.state, self.back, self.onward, self.deed
+            self.panel, self.begin, self.text, self.state, self.back, self.onward, self.action
         ]  # fmt: skip
 
 
@@ -62,12 +62,12 @@ def build_tour() -> TourPanel:
             there = gr.Button("Take me there", size="sm", elem_id="tour-there", min_width=120)
             onward = gr.Button("Next", size="sm", elem_id="tour-next", min_width=80)
             end = gr.Button("End the tour", size="sm", elem_id="tour-end", min_width=110)
-    deed = gr.Textbox(visible="hidden", elem_id="tour-deed", label="tour deed")
-    return TourPanel(begin, panel, text, state, back, there, onward, end, deed)
+    action = gr.Textbox(visible="hidden", elem_id="tour-deed", label="tour deed")
+    return TourPanel(begin, panel, text, state, back, there, onward, end, action)
 
 
-def where(desk: Desk) -> Where:
-    found: Where = desk.notes.setdefault(NOTE, Where())
+def where(session: Session) -> Where:
+    found: Where = session.notes.setdefault(NOTE, Where())
     return found
 
 
@@ -95,12 +95,12 @@ def plain(text: str) -> str:
     return text.replace("**", "").replace("$\\Delta$", "Δ").replace("$", "")
 
 
-def wire_tour(bench: Bench, page: Page, tour: TourPanel) -> None:
+def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
     """Connect the buttons, and every deed of the tabs."""
 
     def move(by: int) -> Any:
-        def go(desk: Desk) -> tuple[Any, ...]:
-            place = where(desk)
+        def go(session: Session) -> tuple[Any, ...]:
+            place = where(session)
             place.step = 0 if by == 0 else place.step + by
             if by == 0:
                 place.done = frozenset()
@@ -109,38 +109,38 @@ def wire_tour(bench: Bench, page: Page, tour: TourPanel) -> None:
                 return (*shown(place), gr.skip())
             return (*shown(place), gr.update(selected=STEPS[place.step].tab))
 
-        return answer(bench, go)
+        return answer(backend, go)
 
-    def did(desk: Desk, deed: Any) -> tuple[Any, ...]:
-        place = where(desk)
+    def did(session: Session, action: Any) -> tuple[Any, ...]:
+        place = where(session)
         here = 0 <= place.step < len(STEPS)
-        if not here or deed != STEPS[place.step].deed or place.step in place.done:
+        if not here or action != STEPS[place.step].action or place.step in place.done:
             return tuple(gr.skip() for _ in tour.outputs)
         place.done |= {place.step}
         return shown(place)
 
-    def end(desk: Desk) -> tuple[Any, ...]:
-        desk.notes[NOTE] = Where()
-        return shown(where(desk))
+    def end(session: Session) -> tuple[Any, ...]:
+        session.notes[NOTE] = Where()
+        return shown(where(session))
 
-    def there(desk: Desk) -> Any:
-        place = where(desk)
+    def there(session: Session) -> Any:
+        place = where(session)
         return gr.update(selected=STEPS[max(0, place.step)].tab)
 
     moved = [*tour.outputs, page.tabs]
     tour.begin.click(move(0), None, moved, **PRIVATE)
     tour.onward.click(move(1), None, moved, **PRIVATE)
     tour.back.click(move(-1), None, moved, **PRIVATE)
-    tour.there.click(answer(bench, there), None, page.tabs, **PRIVATE)
-    tour.end.click(answer(bench, end), None, tour.outputs, **PRIVATE)
-    tour.deed.change(answer(bench, did), tour.deed, tour.outputs, **PRIVATE)
+    tour.there.click(answer(backend, there), None, page.tabs, **PRIVATE)
+    tour.end.click(answer(backend, end), None, tour.outputs, **PRIVATE)
+    tour.action.change(answer(backend, did), tour.action, tour.outputs, **PRIVATE)
     for step in STEPS:
-        for event in page.deeds.get(step.deed, []):
+        for event in page.actions.get(step.action, []):
             # no question to the server unless the tour is on and waits for this
             event(
                 None,
                 None,
-                tour.deed,
-                js=f"() => document.querySelector('#tour') ? {step.deed!r} : ''",
+                tour.action,
+                js=f"() => document.querySelector('#tour') ? {step.action!r} : ''",
                 **PRIVATE,
             )

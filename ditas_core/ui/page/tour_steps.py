@@ -17,7 +17,7 @@ class Step:
 
     title: str
     tab: str
-    deed: str
+    action: str
     task: str
     seen: str
 

@@ -120,7 +120,7 @@ class SmallSessions(StateHolder):
 class AsTold:
     """A session whose choices include the words that were just sent.
 
-    A session that made room has lost the choices it was offered, while the visitor's desk is
+    A session that made room has lost the choices it was offered, while the visitor's session is
     still there. Whether a word is one of them is checked by whoever answers.
     """
 
@@ -155,7 +155,7 @@ def with_words(block: Any, value: Any) -> Any:
     return found
 
 
-class GuardedBlocks(gr.Blocks):
+class BoundedBlocks(gr.Blocks):
     """``gr.Blocks`` whose answers to wrong input are short and name no path or value.
 
     Gradio's own checks repeat the whole value, unescaped, and other failures print a

@@ -1,4 +1,4 @@
-"""Housekeeping beside the page: desks whose time is over, files that nobody fetched."""
+"""Housekeeping beside the page: sessions whose time is over, files that nobody fetched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..visitors.backend import Bench
+from ..visitors.backend import Backend
 from .blocks import forget_unread
 from .heap import give_back
 
@@ -46,16 +46,18 @@ def files_of(demo: gr.Blocks) -> set[str]:
     return {str(name) for files in demo.temp_file_sets for name in files} - kept
 
 
-def tend_once(bench: Bench, demo: gr.Blocks) -> None:
-    bench.desks.sweep()
-    sweep_files(files_of(demo), bench.limits.disk_bytes)
+def clean_once(backend: Backend, demo: gr.Blocks) -> None:
+    backend.sessions.sweep()
+    sweep_files(files_of(demo), backend.limits.disk_bytes)
     forget_unread(demo)
     give_back()
 
 
-def tend(bench: Bench, demo: gr.Blocks, every_s: float = EVERY_S) -> threading.Thread:
+def clean_regularly(
+    backend: Backend, demo: gr.Blocks, every_s: float = EVERY_S
+) -> threading.Thread:
     """Once in a while, for as long as the page is there."""
-    page, state = weakref.ref(demo), weakref.ref(bench)
+    page, state = weakref.ref(demo), weakref.ref(backend)
 
     def work() -> None:
         while True:
@@ -64,7 +66,7 @@ def tend(bench: Bench, demo: gr.Blocks, every_s: float = EVERY_S) -> threading.T
             if shown is None or shared is None:
                 return
             with contextlib.suppress(RuntimeError):  # a set that changed meanwhile: next time
-                tend_once(shared, shown)
+                clean_once(shared, shown)
             del shown, shared
 
     thread = threading.Thread(target=work, name="tend", daemon=True)

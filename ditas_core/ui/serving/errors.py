@@ -14,9 +14,9 @@ from ...checkpoints import CheckpointError
 from ...conversion import RecipeError
 from ...evaluation.outliers import AtlasError
 from ...specs import SpecError
-from ..visitors.queue import LineFull
+from ..visitors.queue import QueueFull
 
-FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError, AtlasError, LineFull)
+FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError, AtlasError, QueueFull)
 
 # a folder's name may hold spaces, the last part ends at one: text follows it
 FOLDERS = re.compile(r"""(?<![\w.:/~\\-])/(?=[^\s/])(?:[^\n/'",;:()]+/)+(?=[^\s/])""")

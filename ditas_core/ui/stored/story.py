@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...artifact import check_new_folder, whole_folder
 from ..serving.errors import FAILURES
-from ..visitors.backend import Bench
+from ..visitors.backend import Backend
 from .story_page import Tale, story_html
 
 MOST_BYTES = 5_000_000
@@ -47,17 +47,17 @@ Made by `python -m ditas_core.ui.stored.story` from the results that the DiTAS e
 """
 
 
-def tale_of(bench: Bench) -> Tale:
+def tale_of(backend: Backend) -> Tale:
     """The default checkpoint's shipped results.
 
     Raises:
         ValueError: there are none that belong to it.
     """
-    if bench.shipped is None or bench.ladder is None:
+    if backend.shipped is None or backend.ladder is None:
         raise ValueError(
-            f"story: expected shipped results with a ladder, found none {bench.notice}"
+            f"story: expected shipped results with a ladder, found none {backend.notice}"
         )
-    checkpoint, shipped = bench.checkpoint(bench.default), bench.shipped
+    checkpoint, shipped = backend.checkpoint(backend.default), backend.shipped
     bits = BITS if BITS in shipped.presets else next(iter(shipped.presets))
     weights = sum(each.numel() for each in checkpoint.transformer.parameters())
     result = shipped.presets[bits].result
@@ -77,10 +77,10 @@ def tale_of(bench: Bench) -> Tale:
         ("fingerprint (sha256 of the weights)", checkpoint.fingerprint),
         ("calibration (sha256)", shipped.calibration),
     )
-    return Tale(checkpoint.name, bits, shipped, bench.ladder, facts)
+    return Tale(checkpoint.name, bits, shipped, backend.ladder, facts)
 
 
-def export_story(bench: Bench, target: Path) -> int:
+def export_story(backend: Backend, target: Path) -> int:
     """Write the folder whole or not at all; the page's size in bytes.
 
     Raises:
@@ -88,7 +88,7 @@ def export_story(bench: Bench, target: Path) -> int:
         OSError: ``target`` exists and is not an empty folder, or cannot be written.
     """
     check_new_folder(target)
-    tale = tale_of(bench)
+    tale = tale_of(backend)
     page = story_html(tale).encode()
     if len(page) > MOST_BYTES:
         raise ValueError(f"story: expected at most {MOST_BYTES} bytes, got {len(page)}")
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="new folder to write")
     options = parser.parse_args(arguments)
     try:
-        size = export_story(Bench(), options.folder)
+        size = export_story(Backend(), options.folder)
     except (*FAILURES, ValueError, OSError) as error:
         print(f"story: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..page.bar import Page, View
-from ..visitors.backend import Bench
+from ..visitors.backend import Backend
 from .about.layout import build_about
 from .blind.layout import build_blind
 from .breaking.layout import build_breaking
@@ -25,7 +25,7 @@ class Tab:
 
     key: str
     title: str
-    build: Callable[[Bench, Page], View | None]
+    build: Callable[[Backend, Page], View | None]
 
 
 TABS = (

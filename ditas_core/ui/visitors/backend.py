@@ -39,8 +39,8 @@ from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
 from .cache import Cache, size_of, usual_limit
 from .copies import INJECTED, make_room
-from .queue import Line, OneByOne
-from .session import KEPT_BYTES, Desk, Desks
+from .queue import JobQueue, OneByOne
+from .session import KEPT_BYTES, Session, Sessions
 
 INJECTED_CHANNELS = 3
 FIXED_ALPHA = 0.5
@@ -78,7 +78,7 @@ class Choice:
         return f"{self.model.title} · {self.bits} · {self.convention}"
 
 
-class Bench:
+class Backend:
     """Everything behind the tabs. ``spec`` is the calibration run where nobody asks for another,
     ``limits`` what the operator gives (see ``limits``)."""
 
@@ -94,9 +94,9 @@ class Bench:
         room = usual_limit(this_machine(own_cache()).memory)
         self.loading = OneByOne()
         self.cache = Cache(min(self.limits.cache_bytes, room))
-        self.line = Line(self.limits.places)
-        self.fetching = Line(self.limits.places)
-        self.desks = Desks(most_bytes=min(KEPT_BYTES, self.cache.limit // 4))
+        self.queue = JobQueue(self.limits.places)
+        self.fetching = JobQueue(self.limits.places)
+        self.sessions = Sessions(most_bytes=min(KEPT_BYTES, self.cache.limit // 4))
         self.default = Model(next(iter(self.entries)))
         self.shipped: Shipped | None = None
         self.notice = ""
@@ -127,17 +127,17 @@ class Bench:
         except ValueError:
             return None
 
-    def desk(self, request: gr.Request) -> Desk:
-        """The desk of whoever asks; one for this question alone where no session is told."""
+    def session(self, request: gr.Request) -> Session:
+        """The session of whoever asks; one for this question alone where no session is told."""
         if not request.session_hash:
-            return Desk("")
-        return self.desks.of(str(request.session_hash)[:64])
+            return Session("")
+        return self.sessions.of(str(request.session_hash)[:64])
 
     def warm(self) -> threading.Thread:
         """Calibrate the default checkpoint in the background, so that live tabs answer at once."""
 
         def work() -> None:
-            with self.line.join() as ticket:
+            with self.queue.join() as ticket:
                 for _ in ticket.waits():
                     pass
                 for _ in self.calibrated(self.default, self.spec):
@@ -324,20 +324,22 @@ class Bench:
         here = choice.convention == shipped.convention
         return shipped.presets.get(str(choice.bits)) if here else None
 
-    def own_recipes(self, desk: Desk, model: Model) -> dict[str, Recipe]:
+    def own_recipes(self, session: Session, model: Model) -> dict[str, Recipe]:
         """The visitor's for this checkpoint."""
-        if not desk.recipes:
+        if not session.recipes:
             return {}  # an injected model need not be made to see that
         mine = self.fingerprint(model)
-        return {name: recipe for name, recipe in desk.recipes.items() if recipe.checkpoint == mine}
+        return {
+            name: recipe for name, recipe in session.recipes.items() if recipe.checkpoint == mine
+        }
 
-    def recipe_names(self, desk: Desk, choice: Choice) -> list[str]:
+    def recipe_names(self, session: Session, choice: Choice) -> list[str]:
         """Of everything that can be used at once: built in, shipped, the visitor's own."""
         shipped = [] if self.preset(choice) is None else [SEARCHED, DITAS]
-        own = self.own_recipes(desk, choice.model)
+        own = self.own_recipes(session, choice.model)
         return list(dict.fromkeys([PLAIN, SMOOTHED, *shipped, *own]))
 
-    def recipes(self, desk: Desk, choice: Choice) -> dict[str, Recipe]:
+    def recipes(self, session: Session, choice: Choice) -> dict[str, Recipe]:
         """The same with the recipes themselves."""
         plain = plain_recipe(
             self.checkpoint(Model(choice.model.key)), choice.bits, choice.convention
@@ -349,18 +351,18 @@ class Bench:
         preset = self.preset(choice)
         if preset is not None:
             found |= {SEARCHED: preset.searched, DITAS: preset.recipe}
-        return found | self.own_recipes(desk, choice.model)
+        return found | self.own_recipes(session, choice.model)
 
-    def recipe(self, desk: Desk, choice: Choice) -> tuple[str, Recipe | None]:
+    def recipe(self, session: Session, choice: Choice) -> tuple[str, Recipe | None]:
         """The chosen recipe and its name; None where it would have to be searched first."""
         here = self.entries[choice.model.key].local or self.is_measured(choice.model)
-        if not here or choice.recipe not in self.recipe_names(desk, choice):
+        if not here or choice.recipe not in self.recipe_names(session, choice):
             return choice.recipe, None
-        return choice.recipe, self.recipes(desk, choice).get(choice.recipe)
+        return choice.recipe, self.recipes(session, choice).get(choice.recipe)
 
-    def alphas(self, desk: Desk, choice: Choice) -> tuple[dict[str, float | None], str]:
+    def alphas(self, session: Session, choice: Choice) -> tuple[dict[str, float | None], str]:
         """Every layer's alpha and where it comes from."""
-        name, recipe = self.recipe(desk, choice)
+        name, recipe = self.recipe(session, choice)
         if recipe is not None:
             return {n: layer.alpha for n, layer in recipe.layers.items()}, name
         atlas = self.atlas(Model(choice.model.key))

@@ -7,16 +7,16 @@ from contextlib import closing
 
 from ...calibration import Calibration
 from ...specs import CalibrationSpec
-from .backend import Bench, Model
+from .backend import Backend, Model
 from .running import Progress
 
 
 def measure(
-    bench: Bench, model: Model, spec: CalibrationSpec, part: tuple[int, int] = (1, 1)
+    backend: Backend, model: Model, spec: CalibrationSpec, part: tuple[int, int] = (1, 1)
 ) -> Iterator[Progress | Calibration]:
     """Progress of the run, then the Calibration; at once where it is in memory."""
     yield Progress("Loading the checkpoint", 0.0, part)
-    events = bench.calibrated(model, spec)
+    events = backend.calibrated(model, spec)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Calibration):

@@ -1,4 +1,4 @@
-"""One compute job at a time; the others wait in a line and know their place.
+"""One compute job at a time; the others wait in a queue and know their place.
 
 What a question needs at once (a checkpoint, a copy of one) is made one by one, too.
 """
@@ -17,30 +17,30 @@ PATIENCE_S = 10.0
 """So long a question waits for a checkpoint, and holds a thread that others need, too."""
 
 
-class LineFull(RuntimeError):
+class QueueFull(RuntimeError):
     """Nobody else can wait."""
 
 
 class Ticket:
-    """A place in the line, held inside ``with``."""
+    """A place in the queue, held inside ``with``."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
 
     def __enter__(self) -> Ticket:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.line.leave(self)
+        self.queue.leave(self)
 
     def waits(self) -> Iterator[int]:
         """How many are ahead, again and again until there is nobody."""
-        while ahead := self.line.ahead_of(self):
+        while ahead := self.queue.ahead_of(self):
             yield ahead
             time.sleep(POLL_S)
 
 
-class Line:
+class JobQueue:
     """First come, first served; at most ``places`` jobs, the running one included."""
 
     def __init__(self, places: int = PLACES) -> None:
@@ -56,7 +56,7 @@ class Line:
         """
         with self.lock:
             if len(self.tickets) >= self.places:
-                raise LineFull(
+                raise QueueFull(
                     f"Busy: {len(self.tickets)} jobs run or wait already, expected fewer than "
                     f"{self.places} jobs; nothing was started. Try again in a minute"
                 )
@@ -88,7 +88,7 @@ class OneByOne:
 
     def __enter__(self) -> OneByOne:
         if not self.lock.acquire(timeout=self.patience_s):
-            raise LineFull(
+            raise QueueFull(
                 f"Busy: another checkpoint is being read, expected it to take less than "
                 f"{self.patience_s:g} s; nothing was changed. Try again in a minute"
             )

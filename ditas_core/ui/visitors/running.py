@@ -12,9 +12,9 @@ import gradio as gr
 
 from ...sampling import Stopped, until_stopped
 from ..serving.errors import clock, reported, status
-from .backend import Bench
-from .queue import Line, Ticket
-from .session import Desk
+from .backend import Backend
+from .queue import JobQueue, Ticket
+from .session import Session
 
 STATUS_S, ONCE_S, LATE_S = 0.2, 0.4, 10.0
 REFUSED_AT_ONCE = 8
@@ -105,7 +105,7 @@ def progress_text(event: Progress, began: float, part_began: float) -> str:
 
 
 def wire_job(
-    bench: Bench,
+    backend: Backend,
     controls: Controls,
     work: Work,
     inputs: list[Any],
@@ -113,50 +113,50 @@ def wire_job(
     *,
     api_name: str,
     stopped: Callable[..., tuple[str, tuple[Any, ...]]] | None = None,
-    line: Line | None = None,
+    line: JobQueue | None = None,
     concurrency_id: str = "jobs",
 ) -> Any:
-    """Start runs ``work(desk, *inputs)`` when its turn comes; returns the listener.
+    """Start runs ``work(session, *inputs)`` when its turn comes; returns the listener.
 
     ``work`` checks its inputs before its first event, yields Progress and ends with
-    Finished. ``stopped(desk, *inputs)`` gives the line and the outputs after Cancel, and
+    Finished. ``stopped(session, *inputs)`` gives the line and the outputs after Cancel, and
     where the job takes longer than the operator allows. A closed tab ends it, too.
     ``line`` is where the job waits, else with all that compute.
     """
     skip = tuple(gr.skip() for _ in outputs)
-    longest = bench.limits.job_s
+    longest = backend.limits.job_s
     busy = (gr.update(interactive=False), gr.update(interactive=True))
     idle = (gr.update(interactive=True), gr.update(interactive=False))
-    state = f"state of {controls.start.elem_id}"  # on the desk: one of four words
+    state = f"state of {controls.start.elem_id}"  # on the session: one of four words
     asked = f"cancelled {controls.start.elem_id}"  # when
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        desk = bench.desk(request)
-        desk.notes[state] = RUNNING
-        desk.notes.pop(asked, None)
+        session = backend.session(request)
+        session.notes[state] = RUNNING
+        session.notes.pop(asked, None)
         try:
             with reported():
-                waiting = bench.line if line is None else line
-                with desk.working(), waiting.join() as ticket:
-                    end = yield from steps(desk, ticket, values)
-                desk.notes[state] = STOPPED if end is None else ENDED
+                waiting = backend.queue if line is None else line
+                with session.working(), waiting.join() as ticket:
+                    end = yield from steps(session, ticket, values)
+                session.notes[state] = STOPPED if end is None else ENDED
                 if end is not None:
                     yield end  # the place in the line is free already
         except GeneratorExit:  # cancelled, or the page has all of it
-            if desk.notes.get(state) != ENDED:
-                desk.notes[state] = STOPPED
+            if session.notes.get(state) != ENDED:
+                session.notes[state] = STOPPED
             raise
         except BaseException:
-            desk.notes[state] = FAILED
+            session.notes[state] = FAILED
             raise
 
-    def steps(desk: Desk, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
+    def steps(session: Session, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
         """What the page is told meanwhile; returns the last of it, None after Cancel."""
-        before = desk.closed
+        before = session.closed
         for ahead in ticket.waits():
-            if desk.closed != before:
+            if session.closed != before:
                 return (status(LOST, "warn"), *idle, *skip)
-            if asked in desk.notes:
+            if asked in session.notes:
                 return None
             yield (status(place(ahead), "busy"), *busy, *skip)
         yield (status("Starting", "busy", 0.0), *busy, *skip)
@@ -166,9 +166,9 @@ def wire_job(
         def is_over() -> bool:
             """Also in the middle of a step: a forward pass may take long."""
             late = bool(longest) and time.monotonic() - began > longest
-            return late or desk.closed != before or asked in desk.notes
+            return late or session.closed != before or asked in session.notes
 
-        with suppress(Stopped), closing(work(desk, *values)) as events:  # type: ignore[type-var]
+        with suppress(Stopped), closing(work(session, *values)) as events:  # type: ignore[type-var]
             for event in until_stopped(events, is_over):
                 now = time.monotonic()
                 if isinstance(event, Finished):
@@ -184,20 +184,20 @@ def wire_job(
                 shown = skip if event.outputs is None else event.outputs
                 # the buttons again: of two answers that come at once the page may drop one
                 yield (text, *busy, *shown)
-        if asked in desk.notes:
+        if asked in session.notes:
             return None
         # the work has been closed, as after Cancel, and keeps what it has found
-        text, left = kept(desk, values)
-        text = f"{LOST} {text}" if desk.closed != before else overdue(text, longest)
+        text, left = kept(session, values)
+        text = f"{LOST} {text}" if session.closed != before else overdue(text, longest)
         return (status(text, "warn"), *idle, *left)
 
-    def kept(desk: Desk, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    def kept(session: Session, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
         """The line and the outputs of a job that was stopped before its end."""
-        return (CANCELLED, skip) if stopped is None else stopped(desk, *values)
+        return (CANCELLED, skip) if stopped is None else stopped(session, *values)
 
     def on_cancel(request: gr.Request) -> tuple[Any, ...]:
         """At once; the step under way may take a while longer."""
-        notes = bench.desk(request).notes
+        notes = backend.session(request).notes
         notes[asked] = time.monotonic()
         if notes.get(state) != RUNNING:  # it has just ended
             return tuple(gr.skip() for _ in controls.outputs)
@@ -205,15 +205,15 @@ def wire_job(
 
     def on_end(request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """The job has failed, or it was cancelled and its work has been closed."""
-        desk = bench.desk(request)
-        before, desk.notes[state] = desk.notes.get(state), ENDED
-        cancelled = time.monotonic() - desk.notes.pop(asked, 0.0) < LATE_S
+        session = backend.session(request)
+        before, session.notes[state] = session.notes.get(state), ENDED
+        cancelled = time.monotonic() - session.notes.pop(asked, 0.0) < LATE_S
         if before == ENDED and cancelled:  # too late: what it said stays
             return (gr.skip(), *idle, *skip)
         if before in (None, FAILED, ENDED):  # it did not even begin, or broke off
             return (status("Not run: see the message.", "warn"), *idle, *skip)
         with reported():
-            text, shown = kept(desk, values)
+            text, shown = kept(session, values)
         return (status(text, "warn"), *idle, *shown)
 
     running = controls.start.click(
@@ -223,7 +223,7 @@ def wire_job(
         api_name=api_name,
         show_progress="hidden",
         trigger_mode="once",
-        concurrency_limit=bench.limits.places + REFUSED_AT_ONCE,
+        concurrency_limit=backend.limits.places + REFUSED_AT_ONCE,
         concurrency_id=concurrency_id,
     )
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -236,26 +236,28 @@ def wire_job(
     return running
 
 
-def answer(bench: Bench, function: Callable[..., Any], *, once: bool = False) -> Callable[..., Any]:
-    """``function(desk, *inputs)`` as a listener; the library's errors become messages.
+def answer(
+    backend: Backend, function: Callable[..., Any], *, once: bool = False
+) -> Callable[..., Any]:
+    """``function(session, *inputs)`` as a listener; the library's errors become messages.
 
     once  the same question again within ``ONCE_S`` changes nothing: a dropdown of Gradio
           tells a choice twice, when it is made and when the field is left
     """
 
     def handle(request: gr.Request, *values: Any) -> Any:
-        desk = bench.desk(request)
-        if once and not news(desk, function, values):
+        session = backend.session(request)
+        if once and not news(session, function, values):
             return gr.skip()
         with reported():
-            return function(desk, *values)
+            return function(session, *values)
 
     return handle
 
 
-def news(desk: Desk, function: Callable[..., Any], values: tuple[Any, ...]) -> bool:
+def news(session: Session, function: Callable[..., Any], values: tuple[Any, ...]) -> bool:
     """Whether this was not asked just now; notes it."""
-    asked = desk.notes.setdefault("asked", {})
+    asked = session.notes.setdefault("asked", {})
     before, when = asked.get(function, (None, 0.0))
     now = time.monotonic()
     asked[function] = (values, now)

@@ -1,4 +1,4 @@
-"""What each visitor has on the desk. It stays on the server, under the session's id."""
+"""What each visitor has on the session. It stays on the server, under the session's id."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LASTING = ("blind", "breaking", "injector")
 """Notes with answers and results; the others say where the visitor was."""
 EXPIRES_S = 3600.0
 LEFT_S = 120.0
-"""A closed tab's desk stays so long: a phone that slept comes back."""
+"""A closed tab's session stays so long: a phone that slept comes back."""
 
 
 @dataclass
-class Desk:
+class Session:
     """One visitor's own things; small, what is large lies in the cache under a key.
 
     recipes   by name, oldest first
@@ -36,7 +36,7 @@ class Desk:
     notes     what single tabs remember, each under its own name
     left      when the visitor's tab was closed; 0 while it is open
     closed    how often that was: a job of a closed tab ends, whatever is asked afterwards
-    jobs      that run or wait for this visitor: the desk is not cleared meanwhile
+    jobs      that run or wait for this visitor: the session is not cleared meanwhile
     nbytes    what the notes held when the last job ended: jobs leave pictures there
     """
 
@@ -92,8 +92,8 @@ def has_content(note: Any) -> bool:
     return bool(note) and (not is_dataclass(note) or any(vars(note).values()))
 
 
-class Desks:
-    """All desks: bounded, and cleared some time after the visitor was last seen."""
+class Sessions:
+    """All sessions: bounded, and cleared some time after the visitor was last seen."""
 
     def __init__(
         self,
@@ -107,66 +107,70 @@ class Desks:
         self.expires_s = expires_s
         self.left_s = left_s
         self.lock = threading.Lock()
-        self.desks: OrderedDict[str, Desk] = OrderedDict()
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.watchers: list[Callable[[Container[str]], None]] = []
         """Are told who is still here, to let go of the others' things."""
 
-    def of(self, key: str) -> Desk:
-        """The visitor's desk, a new one on the first visit."""
+    def of(self, key: str) -> Session:
+        """The visitor's session, a new one on the first visit."""
         with self.lock:
-            desk = self.desks.setdefault(key, Desk(key))
-            desk.touched, desk.left = time.monotonic(), 0.0
-            self.desks.move_to_end(key)
-            while len(self.desks) > self.most and self.make_room(desk):
+            session = self.sessions.setdefault(key, Session(key))
+            session.touched, session.left = time.monotonic(), 0.0
+            self.sessions.move_to_end(key)
+            while len(self.sessions) > self.most and self.make_room(session):
                 pass
-            self.make_light(desk)
+            self.make_light(session)
         self.sweep()
-        return desk
+        return session
 
-    def make_room(self, kept: Desk) -> bool:
-        """Remove the empty desk seen longest ago, else the one seen longest ago; False if all
+    def make_room(self, kept: Session) -> bool:
+        """Remove the empty session seen longest ago, else the one seen longest ago; False if all
         others have work under way.
         """
-        idle = [desk for desk in self.desks.values() if not desk.jobs and desk is not kept]
-        gone = next((desk for desk in idle if desk.empty), idle[0] if idle else None)
+        idle = [
+            session
+            for session in self.sessions.values()
+            if not session.jobs and session is not kept
+        ]
+        gone = next((session for session in idle if session.empty), idle[0] if idle else None)
         if gone is not None:
-            del self.desks[gone.key]
+            del self.sessions[gone.key]
         return gone is not None
 
-    def make_light(self, kept: Desk) -> None:
+    def make_light(self, kept: Session) -> None:
         """Who was seen longest ago loses the notes, until all together are small enough."""
-        total = sum(desk.nbytes for desk in self.desks.values())
-        for desk in self.desks.values():
+        total = sum(session.nbytes for session in self.sessions.values())
+        for session in self.sessions.values():
             if total <= self.most_bytes:
                 return
-            if desk.nbytes and not desk.jobs and desk is not kept:
-                total -= desk.nbytes
-                desk.notes, desk.nbytes = {}, 0
+            if session.nbytes and not session.jobs and session is not kept:
+                total -= session.nbytes
+                session.notes, session.nbytes = {}, 0
 
     def leave(self, key: str) -> None:
-        """The visitor's tab was closed: running work stops, the desk goes if nobody returns."""
+        """The visitor's tab was closed: running work stops, the session goes if nobody returns."""
         with self.lock:
-            desk = self.desks.get(key)
-            if desk is not None:
-                desk.left = time.monotonic()
-                desk.closed += 1
+            session = self.sessions.get(key)
+            if session is not None:
+                session.left = time.monotonic()
+                session.closed += 1
 
     def sweep(self) -> int:
-        """Remove the desks whose time is over; how many there were."""
+        """Remove the sessions whose time is over; how many there were."""
         now = time.monotonic()
         with self.lock:
             old = [
                 key
-                for key, desk in self.desks.items()
-                if not desk.jobs
+                for key, session in self.sessions.items()
+                if not session.jobs
                 and (
-                    desk.touched < now - self.expires_s
-                    or (desk.left and desk.left < now - self.left_s)
+                    session.touched < now - self.expires_s
+                    or (session.left and session.left < now - self.left_s)
                 )
             ]
             for key in old:
-                del self.desks[key]
-            here = set(self.desks)
+                del self.sessions[key]
+            here = set(self.sessions)
         for watch in self.watchers:
             watch(here)
         return len(old)
@@ -174,4 +178,4 @@ class Desks:
     def clear(self, key: str) -> None:
         """Forget the visitor at once."""
         with self.lock:
-            self.desks.pop(key, None)
+            self.sessions.pop(key, None)

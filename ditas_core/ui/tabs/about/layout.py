@@ -10,7 +10,7 @@ from ....checkpoints import HUB_SOURCES
 from ....specs import CONVENTIONS
 from ...page.bar import Page
 from ...page.glossary import TERMS
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 
 METHOD = r"""
 ### What happens
@@ -79,13 +79,13 @@ def listed(title: str, lines: list[tuple[str, str]]) -> str:
     return f"<h3>{html.escape(title)}</h3><ul>{rows}</ul>"
 
 
-def build_about(bench: Bench, page: Page) -> None:
+def build_about(backend: Backend, page: Page) -> None:
     """Static text."""
     conventions = "".join(f"| {c.name} | {c.summary} |\n" for c in CONVENTIONS.values())
     licences = []
-    for entry in bench.entries.values():
-        if entry.local and entry.key == bench.default.key:
-            checkpoint = bench.checkpoint(bench.default)
+    for entry in backend.entries.values():
+        if entry.local and entry.key == backend.default.key:
+            checkpoint = backend.checkpoint(backend.default)
             count = sum(p.numel() for p in checkpoint.transformer.parameters()) / 1e6
             told = (
                 f"licence {checkpoint.licence}; {count:.1f} M parameters, "

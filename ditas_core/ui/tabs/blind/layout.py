@@ -12,9 +12,9 @@ from ...page.glossary import lead
 from ...serving.errors import refuse
 from ...serving.validate import one_of
 from ...stored.results import BUILT_IN, DITAS, Result
-from ...visitors.backend import Bench, Choice
+from ...visitors.backend import Backend, Choice
 from ...visitors.running import QUIET, answer
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import feedback, pair_view, score_table
 from .rules import GUESSES, LEFT, NEITHER, RIGHT, BlindTest
 
@@ -35,17 +35,17 @@ FOCUS = (
 """A button that was pressed and is now disabled loses the focus: hand it to the next one."""
 
 
-def source(bench: Bench, desk: Desk, choice: Choice) -> tuple[str, Result] | None:
+def source(backend: Backend, session: Session, choice: Choice) -> tuple[str, Result] | None:
     """The visitor's last comparison, or the shipped one at the bar's bits."""
-    found: Result | None = bench.cache.get(("result", desk.result)) if desk.result else None
+    found: Result | None = backend.cache.get(("result", session.result)) if session.result else None
     if found is not None:
-        return desk.result, found
-    preset = None if bench.shipped is None else bench.shipped.presets.get(str(choice.bits))
+        return session.result, found
+    preset = None if backend.shipped is None else backend.shipped.presets.get(str(choice.bits))
     return None if preset is None else (f"shipped {choice.bits}", preset.result)
 
 
-def current(desk: Desk) -> BlindTest | None:
-    found: BlindTest | None = desk.notes.get(NOTE)
+def current(session: Session) -> BlindTest | None:
+    found: BlindTest | None = session.notes.get(NOTE)
     return found
 
 
@@ -70,7 +70,7 @@ def shown(test: BlindTest | None) -> tuple[Any, ...]:
     )
 
 
-def build_blind(bench: Bench, page: Page) -> View:
+def build_blind(backend: Backend, page: Page) -> View:
     """Lay out the tab."""
     gr.HTML(lead(LEAD), padding=False)
     variant = gr.Radio(
@@ -93,38 +93,38 @@ def build_blind(bench: Bench, page: Page) -> View:
     score = gr.HTML(score_table({}), padding=False, elem_id="blind-score")
     side = gr.Textbox(visible="hidden", elem_id="blind-side", label="guess")
 
-    def test_of(desk: Desk, wanted: Any, values: tuple[Any, ...]) -> BlindTest | None:
+    def test_of(session: Session, wanted: Any, values: tuple[Any, ...]) -> BlindTest | None:
         """The visitor's test, with a new pair where the pictures are others now."""
-        choice = read_choice(bench, values)
-        found = source(bench, desk, choice)
+        choice = read_choice(backend, values)
+        found = source(backend, session, choice)
         if found is None:
             return None
         name = first_variant(found[1], wanted)
-        test = current(desk)
+        test = current(session)
         if test is None:
-            test = desk.notes[NOTE] = BlindTest(found[0], found[1], name, CHANCE)
+            test = session.notes[NOTE] = BlindTest(found[0], found[1], name, CHANCE)
         test.show(found[0], found[1], name)
         return test
 
-    def refresh(desk: Desk, wanted: Any, *values: Any) -> tuple[Any, ...]:
-        test = test_of(desk, wanted, values)
+    def refresh(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
+        test = test_of(session, wanted, values)
         if test is None:
             return gr.skip(), "", *shown(None)
         title = gr.update(choices=test.result.variants, value=test.variant)
         return title, f'<p class="blind-label">{test.result.title}</p>', *shown(test)
 
-    def start(desk: Desk, wanted: Any, *values: Any) -> tuple[Any, ...]:
-        desk.notes.pop(NOTE, None)
-        return refresh(desk, wanted, *values)
+    def start(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
+        session.notes.pop(NOTE, None)
+        return refresh(session, wanted, *values)
 
-    def change(desk: Desk, wanted: Any, *values: Any) -> tuple[Any, ...]:
+    def change(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, str) or len(wanted) > 80:
             raise refuse("recipe under test: expected the name of a recipe")
-        return refresh(desk, wanted, *values)
+        return refresh(session, wanted, *values)
 
-    def guess(desk: Desk, where: Any) -> tuple[Any, ...]:
+    def guess(session: Session, where: Any) -> tuple[Any, ...]:
         one_of(where, "guess", GUESSES)
-        test = current(desk)
+        test = current(session)
         if test is None:
             raise refuse("guess: expected a pair on view, there is none; press “New test”")
         if test.pair.guess:
@@ -132,8 +132,8 @@ def build_blind(bench: Bench, page: Page) -> View:
         test.answer(where)
         return shown(test)
 
-    def go_on(desk: Desk) -> tuple[Any, ...]:
-        test = current(desk)
+    def go_on(session: Session) -> tuple[Any, ...]:
+        test = current(session)
         if test is None:
             raise refuse("next pair: expected a test, there is none; press “New test”")
         if test.pair.guess:  # a pair that has not been answered stays
@@ -147,12 +147,12 @@ def build_blind(bench: Bench, page: Page) -> View:
     for index, (button, where) in enumerate(((left, LEFT), (right, RIGHT), (unsure, NEITHER))):
         named = {"api_name": "blind_guess"} if index == 0 else private
         button.click(
-            answer(bench, guess), side, seen, js=f"() => {where!r}", **named, **quiet
+            answer(backend, guess), side, seen, js=f"() => {where!r}", **named, **quiet
         ).success(None, None, None, js=FOCUS.format(name="blind-next"), **private)
-    onward.click(answer(bench, go_on), None, seen, **private, **quiet).success(
+    onward.click(answer(backend, go_on), None, seen, **private, **quiet).success(
         None, None, None, js=FOCUS.format(name="blind-left"), **private
     )
-    fresh.click(answer(bench, start), [variant, *bar], everything, api_name="blind_new", **quiet)
-    variant.input(answer(bench, change), [variant, *bar], everything, **private, **QUIET)
-    page.deeds["blind"] = [left.click, right.click, unsure.click]
+    fresh.click(answer(backend, start), [variant, *bar], everything, api_name="blind_new", **quiet)
+    variant.input(answer(backend, change), [variant, *bar], everything, **private, **QUIET)
+    page.actions["blind"] = [left.click, right.click, unsure.click]
     return View(refresh, [variant, *bar], everything)

@@ -15,9 +15,9 @@ from ...page.bar import Page, View, read_choice, recipe_names, setup_notice
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, status
 from ...serving.validate import one_of, real, whole
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .budget_job import (
     MEASURED,
     PREDICTED,
@@ -67,11 +67,11 @@ EXPLAINED_BUDGET = (
 )
 
 
-def read_ask(bench: Bench, sampling: tuple[Any, ...], bar: tuple[Any, ...]) -> Ask:
+def read_ask(backend: Backend, sampling: tuple[Any, ...], bar: tuple[Any, ...]) -> Ask:
     """Check how to sample, and the bar."""
     samples, steps, seed = sampling
     return Ask(
-        read_choice(bench, bar),
+        read_choice(backend, bar),
         whole(samples, "samples", 1, MOST_SAMPLES),
         whole(steps, "steps", 4, MOST_STEPS),
         whole(seed, "seed", 0, MOST_SEED),
@@ -98,9 +98,9 @@ def budget_range(found: SensitivityMap, weight: int) -> tuple[float, float, floa
     return low, high, at
 
 
-def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
+def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
     """Lay out map, budget and result. The view's inputs are without the bar's."""
-    names = bench.group_names(bench.default)
+    names = backend.group_names(backend.default)
     gr.Markdown("### 2 · Map every layer’s sensitivity")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -152,10 +152,13 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
     moved = [plot, line, curve, table]
     outputs = [layer, cell, budget, keep, mapped, nothing, *moved]
 
-    def drawn(desk: Desk, ask: Ask, kind: str, layer: Any, budget: Any) -> tuple[Any, ...]:
+    def drawn(session: Session, ask: Ask, kind: str, layer: Any, budget: Any) -> tuple[Any, ...]:
         """Everything of maps and budgets, one value per output."""
-        found, cells = found_map(bench, desk, ask, kind), known_cells(bench, desk, ask, kind)
-        names = bench.group_names(ask.choice.model)
+        found, cells = (
+            found_map(backend, session, ask, kind),
+            known_cells(backend, session, ask, kind),
+        )
+        names = backend.group_names(ask.choice.model)
         name = layer if layer in names else names[0] if names else None
         shown = gr.update(choices=names, value=name)
         table = cell_table(name or "", cells, kind in SAMPLED)
@@ -166,23 +169,29 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
             line = empty(MAP_FIRST)
             return shown, table, off, off, hidden, there, figure, line, gr.skip(), ""
         low, high, same = budget_range(found, ask.choice.bits.weight)
-        notes, of = notes_of(desk), (map_key(bench, desk, ask, kind), ask.choice.bits.weight)
+        notes, of = (
+            notes_of(session),
+            (map_key(backend, session, ask, kind), ask.choice.bits.weight),
+        )
         from_address = notes.budget_of is None and budget != FIRST_BUDGET
         at = same if notes.budget_of != of and not from_address else budget
         at, notes.budget_of = min(max(at, low), high), of
         slider = gr.update(minimum=low, maximum=high, value=at, interactive=True)
         on = gr.update(interactive=True)
         visible = (gr.update(visible=True), gr.update(visible=False))
-        return shown, table, slider, on, *visible, *at_budget(desk, ask, kind, at)
+        return shown, table, slider, on, *visible, *at_budget(session, ask, kind, at)
 
-    def at_budget(desk: Desk, ask: Ask, kind: str, budget: float) -> tuple[Any, ...]:
+    def at_budget(session: Session, ask: Ask, kind: str, budget: float) -> tuple[Any, ...]:
         """Map, headline, curve and table of one budget."""
-        found, cells = found_map(bench, desk, ask, kind), known_cells(bench, desk, ask, kind)
+        found, cells = (
+            found_map(backend, session, ask, kind),
+            known_cells(backend, session, ask, kind),
+        )
         if found is None:
             skip = gr.skip()
             return skip, empty(MAP_FIRST), skip, skip
         chosen, dark = shown_at(found, budget), ask.choice.dark
-        points = frontier_of(bench, map_key(bench, desk, ask, kind), found)
+        points = frontier_of(backend, map_key(backend, session, ask, kind), found)
         return (
             map_figure(found.groups, cells, chosen.bits, dark),
             budget_line(found, chosen, budget),
@@ -194,101 +203,101 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
         return (
             one_of(kind, "map", [value for _, value in KINDS]),
             real(budget, "budget", LEAST_BUDGET, MOST_BUDGET),
-            read_ask(bench, rest[:3], rest[3:]),
+            read_ask(backend, rest[:3], rest[3:]),
         )
 
-    def the_map(desk: Desk, ask: Ask, kind: str) -> SensitivityMap:
-        found = found_map(bench, desk, ask, kind)
+    def the_map(session: Session, ask: Ask, kind: str) -> SensitivityMap:
+        found = found_map(backend, session, ask, kind)
         if found is None:
             raise refuse("budget: expected a finished map, got none; press “Map the layers” first")
         return found
 
-    def refresh(desk: Desk, layer: Any, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, layer: Any, *values: Any) -> tuple[Any, ...]:
         kind, budget, ask = read(*values)
-        shown = mixed_pictures(notes_of(desk).mixed)
-        return (*drawn(desk, ask, kind, layer, budget), shown)
+        shown = mixed_pictures(notes_of(session).mixed)
+        return (*drawn(session, ask, kind, layer, budget), shown)
 
-    def map_work(desk: Desk, layer: Any, *values: Any) -> Iterator[Any]:
+    def map_work(session: Session, layer: Any, *values: Any) -> Iterator[Any]:
         kind, budget, ask = read(*values)
-        names = bench.group_names(ask.choice.model)
+        names = backend.group_names(ask.choice.model)
         skip = [gr.skip()] * (len(outputs) - 1)
-        for event in map_sensitivity(bench, desk, ask, kind):
+        for event in map_sensitivity(backend, session, ask, kind):
             shown = None
             if event.shown:
-                cells = known_cells(bench, desk, ask, kind)
+                cells = known_cells(backend, session, ask, kind)
                 figure = map_figure(names, cells, None, ask.choice.dark)
                 shown = (*skip[:6], figure, *skip[6:])
             yield Progress(event.text, event.fraction, event.part, shown)
-        found = the_map(desk, ask, kind)
+        found = the_map(session, ask, kind)
         size = f"{len(found.groups)} layers × {len(WIDTHS)} widths"
         text = f"{size} mapped, activations in {ask.choice.bits.activation} bits."
-        yield Finished(text, drawn(desk, ask, kind, layer, budget))
+        yield Finished(text, drawn(session, ask, kind, layer, budget))
 
-    def map_stopped(desk: Desk, layer: Any, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def map_stopped(session: Session, layer: Any, *values: Any) -> tuple[str, tuple[Any, ...]]:
         kind, budget, ask = read(*values)
-        done = len(known_cells(bench, desk, ask, kind))
+        done = len(known_cells(backend, session, ask, kind))
         text = (
             f"Cancelled. The {done} cells on view stay, and “Map the layers” goes on from what is "
             "done; a budget needs the whole map."
         )
-        return text, drawn(desk, ask, kind, layer, budget)
+        return text, drawn(session, ask, kind, layer, budget)
 
-    def mixed_work(desk: Desk, *values: Any) -> Iterator[Any]:
+    def mixed_work(session: Session, *values: Any) -> Iterator[Any]:
         kind, budget, ask = read(*values)
-        found = the_map(desk, ask, kind)
-        for event in run_mixed(bench, desk, ask, found, shown_at(found, budget)):
+        found = the_map(session, ask, kind)
+        for event in run_mixed(backend, session, ask, found, shown_at(found, budget)):
             yield Progress(event.text, event.fraction, event.part)
-        mixed = notes_of(desk).mixed
+        mixed = notes_of(session).mixed
         assert mixed is not None
         one, other = mixed.uniform, mixed.mixed
         text = f"{one.what}: {decibels(one.sqnr)}; {other.what}: {decibels(other.sqnr)}."
         yield Finished(f"Latent SQNR, n = {one.sqnr.n}. {text}", (mixed_pictures(mixed),))
 
-    def mixed_stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def mixed_stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
         return (
             "Cancelled. What was on view stays; “Show the result” goes on from what is done.",
             (gr.skip(),),
         )
 
-    def on_budget(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def on_budget(session: Session, *values: Any) -> tuple[Any, ...]:
         kind, budget, ask = read(*values)
-        return at_budget(desk, ask, kind, budget)
+        return at_budget(session, ask, kind, budget)
 
-    def on_kind(desk: Desk, layer: Any, *values: Any) -> tuple[Any, ...]:
+    def on_kind(session: Session, layer: Any, *values: Any) -> tuple[Any, ...]:
         kind, budget, ask = read(*values)
-        return drawn(desk, ask, kind, layer, budget)
+        return drawn(session, ask, kind, layer, budget)
 
-    def on_layer(desk: Desk, layer: Any, *values: Any) -> str:
+    def on_layer(session: Session, layer: Any, *values: Any) -> str:
         kind, _, ask = read(*values)
-        one_of(layer, "layer", bench.group_names(ask.choice.model))
-        return cell_table(layer, known_cells(bench, desk, ask, kind), kind in SAMPLED)
+        one_of(layer, "layer", backend.group_names(ask.choice.model))
+        return cell_table(layer, known_cells(backend, session, ask, kind), kind in SAMPLED)
 
-    def on_pick(desk: Desk, text: Any, *values: Any) -> tuple[Any, Any]:
+    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, Any]:
         kind, _, ask = read(*values)
         pick = read_pick(text)
-        if pick.x not in bench.group_names(ask.choice.model):
+        if pick.x not in backend.group_names(ask.choice.model):
             return gr.skip(), gr.skip()
         width = int(pick.y) if str(pick.y) in map(str, WIDTHS) else None
-        cells = known_cells(bench, desk, ask, kind)
+        cells = known_cells(backend, session, ask, kind)
         shown = cell_table(str(pick.x), cells, kind in SAMPLED, width)
         return gr.update(value=pick.x), shown
 
-    def on_keep(desk: Desk, *values: Any) -> tuple[Any, str, str]:
+    def on_keep(session: Session, *values: Any) -> tuple[Any, str, str]:
         kind, budget, ask = read(*values)
-        found = the_map(desk, ask, kind)
+        found = the_map(session, ask, kind)
         chosen = shown_at(found, budget)
         name = f"mixed {chosen.bits_per_weight:.2f} bits"
-        desk.keep(name, found.recipe(chosen.bits, name))
+        session.keep(name, found.recipe(chosen.bits, name))
         choice = replace(ask.choice, recipe=name)
-        names = recipe_names(bench, desk, choice)
+        names = recipe_names(backend, session, choice)
         done = status(f"Kept as “{name}” and chosen in the bar above.", "done")
-        return gr.update(choices=names, value=name), setup_notice(bench, desk, choice), done
+        return gr.update(choices=names, value=name), setup_notice(backend, session, choice), done
 
     bar, private = page.bar, {"api_visibility": "private", **QUIET}
     asked = [kind, budget, *sampling]
     inputs = [*asked, *bar.inputs]
     running = wire_job(
-        bench,
+        backend,
         controls,
         map_work,
         [layer, *inputs],
@@ -296,13 +305,15 @@ def build_budget(bench: Bench, page: Page, sampling: list[Any]) -> View:
         api_name="sensitivity",
         stopped=map_stopped,
     )
-    wire_job(bench, showing, mixed_work, inputs, [result], api_name="mixed", stopped=mixed_stopped)
-    budget.input(answer(bench, on_budget), inputs, moved, api_name="budget", **QUIET)
-    kind.input(answer(bench, on_kind), [layer, *inputs], outputs, **private)
-    layer.input(answer(bench, on_layer), [layer, *inputs], cell, **private)
-    picked.input(answer(bench, on_pick), [picked, *inputs], [layer, cell], **private)
-    keep.click(answer(bench, on_keep), inputs, [bar.recipe, bar.notice, kept], **private)
+    wire_job(
+        backend, showing, mixed_work, inputs, [result], api_name="mixed", stopped=mixed_stopped
+    )
+    budget.input(answer(backend, on_budget), inputs, moved, api_name="budget", **QUIET)
+    kind.input(answer(backend, on_kind), [layer, *inputs], outputs, **private)
+    layer.input(answer(backend, on_layer), [layer, *inputs], cell, **private)
+    picked.input(answer(backend, on_pick), [picked, *inputs], [layer, cell], **private)
+    keep.click(answer(backend, on_keep), inputs, [bar.recipe, bar.notice, kept], **private)
     page.fields["budget"] = budget
-    page.deeds["sensitivity"] = [running.success]
-    page.deeds["budget"] = [budget.input]
+    page.actions["sensitivity"] = [running.success]
+    page.actions["budget"] = [budget.input]
     return View(refresh, [layer, *asked], [*outputs, result])

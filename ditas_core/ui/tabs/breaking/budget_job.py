@@ -15,8 +15,8 @@ from ....search.predicted import relative
 from ....search.weighed import at_width, weighed
 from ....specs import LEFT_ALONE, BitWidths, LowRankSpec, Recipe, SpecError
 from ...stored.results import DITAS
-from ...visitors.backend import Bench, Choice
-from ...visitors.session import Desk
+from ...visitors.backend import Backend, Choice
+from ...visitors.session import Session
 from .job import (
     Ask,
     Step,
@@ -63,15 +63,15 @@ def width_of(choice: Choice) -> BitWidths:
     return BitWidths(weight, choice.bits.activation)
 
 
-def map_key(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Hashable:
+def map_key(backend: Backend, session: Session, ask: Ask, kind: str) -> Hashable:
     """What a map depends on, or None where it cannot be made (no recipe yet)."""
     choice = ask.choice
-    spec = desk.spec or bench.spec
+    spec = session.spec or backend.spec
     shared = ("sensitivity", kind, choice.model, spec, choice.bits.activation, choice.convention)
     if kind == SEARCHED_ANEW:
         return shared
     try:
-        _, recipe = recipe_of(bench, desk, choice)
+        _, recipe = recipe_of(backend, session, choice)
     except SpecError:
         return None
     alphas = tuple((name, layer.alpha) for name, layer in sorted(recipe.layers.items()))
@@ -81,16 +81,18 @@ def map_key(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Hashable:
     return (*shared, recipe.convention, alphas, branch_of(recipe), sampled)
 
 
-def found_map(bench: Bench, desk: Desk, ask: Ask, kind: str) -> SensitivityMap | None:
+def found_map(backend: Backend, session: Session, ask: Ask, kind: str) -> SensitivityMap | None:
     """The map of these settings if anybody has made it."""
-    key = map_key(bench, desk, ask, kind)
-    found: SensitivityMap | None = None if key is None else bench.cache.get(key)
+    key = map_key(backend, session, ask, kind)
+    found: SensitivityMap | None = None if key is None else backend.cache.get(key)
     return found
 
 
-def known_cells(bench: Bench, desk: Desk, ask: Ask, kind: str) -> dict[tuple[str, int], float]:
+def known_cells(
+    backend: Backend, session: Session, ask: Ask, kind: str
+) -> dict[tuple[str, int], float]:
     """Errors by group and weight bits: of the whole map, of one cut short, or shipped ones."""
-    found = found_map(bench, desk, ask, kind)
+    found = found_map(backend, session, ask, kind)
     if found is not None:
         return {
             (name, bits.weight): float(found.error[row, column])
@@ -98,19 +100,19 @@ def known_cells(bench: Bench, desk: Desk, ask: Ask, kind: str) -> dict[tuple[str
             for column, bits in enumerate(found.bits)
             if bits != LEFT_ALONE.bits
         }
-    cells: Cells = notes_of(desk).begun.get(map_key(bench, desk, ask, kind), {})
+    cells: Cells = notes_of(session).begun.get(map_key(backend, session, ask, kind), {})
     if cells:
         return {
             (name, bits.weight): error
             for (name, bits), (error, _) in cells.items()
             if bits != LEFT_ALONE.bits
         }
-    choice, shipped = ask.choice, bench.shipped
+    choice, shipped = ask.choice, backend.shipped
     known = (
         shipped is not None
         and kind not in SAMPLED
         and choice.recipe == DITAS
-        and choice.model == bench.default
+        and choice.model == backend.default
         and choice.convention == shipped.convention
     )
     if shipped is None or not known:
@@ -123,27 +125,27 @@ def known_cells(bench: Bench, desk: Desk, ask: Ask, kind: str) -> dict[tuple[str
     }
 
 
-def map_sensitivity(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Iterator[Step]:
+def map_sensitivity(backend: Backend, session: Session, ask: Ask, kind: str) -> Iterator[Step]:
     """Cell by cell into the notes, none of them twice; the finished map into the cache."""
     parts = 3 if kind in SAMPLED else 2
-    check_measured(bench, ask.choice)
-    recipe = None if kind == SEARCHED_ANEW else recipe_of(bench, desk, ask.choice)[1]
-    key = map_key(bench, desk, ask, kind)
-    if bench.cache.get(key) is not None:
+    check_measured(backend, ask.choice)
+    recipe = None if kind == SEARCHED_ANEW else recipe_of(backend, session, ask.choice)[1]
+    key = map_key(backend, session, ask, kind)
+    if backend.cache.get(key) is not None:
         yield Step("already mapped", 1.0, (parts, parts), shown=True)
         return
-    calibration = yield from measuring(bench, desk, ask.choice, (1, parts))
-    checkpoint = bench.checkpoint(ask.choice.model)
-    begun = notes_of(desk)
+    calibration = yield from measuring(backend, session, ask.choice, (1, parts))
+    checkpoint = backend.checkpoint(ask.choice.model)
+    begun = notes_of(session)
     bits, spec = widths_of(ask.choice), search_spec(ask.choice, recipe)
     first = PREDICTED if kind in SAMPLED else kind
-    first_key = map_key(bench, desk, ask, first)
-    predicted: SensitivityMap | None = bench.cache.get(first_key)
+    first_key = map_key(backend, session, ask, first)
+    predicted: SensitivityMap | None = backend.cache.get(first_key)
     if predicted is None:
         cells: Cells = begun.go_on(first_key, dict)
         events = sensitivity(checkpoint, calibration, bits, spec, recipe, cells)
         predicted = yield from streamed(events, cells, (2, parts), len(bits), kind == first)
-        bench.cache.put(first_key, predicted)
+        backend.cache.put(first_key, predicted)
         begun.begun.pop(first_key, None)
     if kind in SAMPLED:
         quick = ask.quick
@@ -155,7 +157,7 @@ def map_sensitivity(bench: Bench, desk: Desk, ask: Ask, kind: str) -> Iterator[S
             checkpoint, calibration, asked, labels, quick.sampling, quick.seed, cells
         )
         measured = yield from streamed(events, cells, (3, parts), 1)
-        bench.cache.put(key, weighed(predicted, measured) if one else measured)
+        backend.cache.put(key, weighed(predicted, measured) if one else measured)
         begun.begun.pop(key, None)
     yield Step("all layers", 1.0, (parts, parts), shown=True)
 
@@ -182,14 +184,14 @@ def streamed(
     return found
 
 
-def frontier_of(bench: Bench, key: Hashable, sensitivities: SensitivityMap) -> list[Allocation]:
+def frontier_of(backend: Backend, key: Hashable, sensitivities: SensitivityMap) -> list[Allocation]:
     """The best choices at many budgets, worked out once per map."""
-    found: list[Allocation] = bench.cache.make(("frontier", key), lambda: frontier(sensitivities))
+    found: list[Allocation] = backend.cache.make(("frontier", key), lambda: frontier(sensitivities))
     return found
 
 
 def run_mixed(
-    bench: Bench, desk: Desk, ask: Ask, sensitivities: SensitivityMap, chosen: Allocation
+    backend: Backend, session: Session, ask: Ask, sensitivities: SensitivityMap, chosen: Allocation
 ) -> Iterator[Step]:
     """One width and the mixed bits, from the noise of the full-precision run.
 
@@ -197,23 +199,23 @@ def run_mixed(
     """
     bits = largest_uniform(sensitivities, chosen.bits_per_weight)
     plain = priced(sensitivities, sensitivities.uniform(bits))
-    calibration = yield from measuring(bench, desk, ask.choice, (1, 6))
-    reference = yield from reference_of(bench, ask, (2, 6))
+    calibration = yield from measuring(backend, session, ask.choice, (1, 6))
+    reference = yield from reference_of(backend, ask, (2, 6))
     titles = (f"{bits} everywhere", f"mixed, {chosen.bits_per_weight:.2f} bits per weight")
     recipes = [
         sensitivities.recipe(each.bits, title)
         for each, title in zip((plain, chosen), titles, strict=True)
     ]
-    notes, key = notes_of(desk), ("mixed", run_key(bench, desk, ask, *recipes))
+    notes, key = notes_of(session), ("mixed", run_key(backend, session, ask, *recipes))
     trials: dict[str, Trial] = notes.go_on(key, dict)
     for index, (recipe, title) in enumerate(zip(recipes, titles, strict=True)):
         if title in trials:
             continue
         part = 3 + 2 * index
-        model = yield from quantizing(bench, ask.choice, recipe, calibration, (part, 6))
-        run = yield from sampling(bench, ask, model, title, (part + 1, 6))
+        model = yield from quantizing(backend, ask.choice, recipe, calibration, (part, 6))
+        run = yield from sampling(backend, ask, model, title, (part + 1, 6))
         about = f"{ask.choice.model.title} · {sensitivities.convention}"
-        trials[title] = make_trial(bench, ask, title, about, (reference, run), 0)
+        trials[title] = make_trial(backend, ask, title, about, (reference, run), 0)
         notes.add(trials[title])
     notes.begun.pop(key, None)
     one, other = (trials[title] for title in titles)

@@ -19,9 +19,9 @@ from ....sampling import TransformerAt
 from ....specs import Recipe, SamplingSpec, SpecError, all_but, only
 from ...serving.zerogpu import run_trajectory
 from ...stored.catalogue import showcase
-from ...visitors.backend import Bench, Choice
+from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .trials import LayerSweep, StepSweep, Trial, notes_of
 
 GUIDANCE = 2.5
@@ -70,23 +70,23 @@ class Ask:
         return tuple(chosen[i % len(chosen)] for i in range(self.samples))
 
 
-def check_measured(bench: Bench, choice: Choice) -> None:
+def check_measured(backend: Backend, choice: Choice) -> None:
     """Raise SpecError for a hub checkpoint that nobody has measured: nothing is downloaded here."""
-    if not bench.entries[choice.model.key].local and bench.atlas(choice.model) is None:
+    if not backend.entries[choice.model.key].local and backend.atlas(choice.model) is None:
         raise SpecError(
             f"checkpoint: expected a measured one, got {choice.model.key}; open Outliers and "
             "press “Measure” first"
         )
 
 
-def recipe_of(bench: Bench, desk: Desk, choice: Choice) -> tuple[str, Recipe]:
+def recipe_of(backend: Backend, session: Session, choice: Choice) -> tuple[str, Recipe]:
     """The bar's recipe.
 
     Raises:
         SpecError: there is none yet, or the checkpoint has not been measured.
     """
-    check_measured(bench, choice)
-    name, recipe = bench.recipe(desk, choice)
+    check_measured(backend, choice)
+    name, recipe = backend.recipe(session, choice)
     if recipe is None:
         raise SpecError(
             f"recipe: expected one that exists, got {name} at {choice.bits} · "
@@ -96,11 +96,11 @@ def recipe_of(bench: Bench, desk: Desk, choice: Choice) -> tuple[str, Recipe]:
 
 
 def measuring(
-    bench: Bench, desk: Desk, choice: Choice, part: tuple[int, int]
+    backend: Backend, session: Session, choice: Choice, part: tuple[int, int]
 ) -> Generator[Step, None, Calibration]:
     """The visitor's calibration, measured unless it is there."""
     found: Calibration | None = None
-    with closing(bench.calibrated(choice.model, desk.spec or bench.spec)) as events:  # type: ignore[type-var]
+    with closing(backend.calibrated(choice.model, session.spec or backend.spec)) as events:  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Calibration):
                 found = event
@@ -112,7 +112,7 @@ def measuring(
 
 
 def sampling(
-    bench: Bench,
+    backend: Backend,
     ask: Ask,
     transformer: nn.Module | TransformerAt,
     name: str,
@@ -120,7 +120,7 @@ def sampling(
     span: tuple[float, float] = (0.0, 1.0),
 ) -> Generator[Step, None, Trajectory]:
     """One run; ``span`` is its place in the part."""
-    checkpoint = bench.checkpoint(ask.choice.model)
+    checkpoint = backend.checkpoint(ask.choice.model)
     labels = torch.tensor([checkpoint.class_index(label) for label in ask.labels(checkpoint)])
     found: Trajectory | None = None
     events = run_trajectory(checkpoint, transformer, labels, ask.sampling, ask.seed)
@@ -136,27 +136,31 @@ def sampling(
 
 
 def reference_of(
-    bench: Bench, ask: Ask, part: tuple[int, int]
+    backend: Backend, ask: Ask, part: tuple[int, int]
 ) -> Generator[Step, None, Trajectory]:
     """The full-precision run, once for all visitors."""
     key = ("breaking reference", ask.choice.model, ask.sampling, ask.samples, ask.seed)
-    found: Trajectory | None = bench.cache.get(key)
+    found: Trajectory | None = backend.cache.get(key)
     if found is None:
-        transformer = bench.checkpoint(ask.choice.model).transformer
-        found = yield from sampling(bench, ask, transformer, "full precision", part)
-        bench.cache.put(key, found)
+        transformer = backend.checkpoint(ask.choice.model).transformer
+        found = yield from sampling(backend, ask, transformer, "full precision", part)
+        backend.cache.put(key, found)
     return found
 
 
 def quantizing(
-    bench: Bench, choice: Choice, recipe: Recipe, calibration: Calibration, part: tuple[int, int]
+    backend: Backend,
+    choice: Choice,
+    recipe: Recipe,
+    calibration: Calibration,
+    part: tuple[int, int],
 ) -> Generator[Step, None, nn.Module]:
     """The quantized transformer. The recipe's strengths act on the statistics just measured."""
     if recipe.needs_calibration:
         recipe = replace(recipe, calibration=calibration.sha256)
     found: nn.Module | None = None
-    checkpoint = bench.checkpoint(choice.model)
-    make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
+    checkpoint = backend.checkpoint(choice.model)
+    make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
     events = quantize_transformer(checkpoint, recipe, calibration)
     with closing(events):  # type: ignore[type-var]
         for event in events:
@@ -170,7 +174,12 @@ def quantizing(
 
 
 def make_trial(
-    bench: Bench, ask: Ask, what: str, about: str, runs: tuple[Trajectory, Trajectory], first: int
+    backend: Backend,
+    ask: Ask,
+    what: str,
+    about: str,
+    runs: tuple[Trajectory, Trajectory],
+    first: int,
 ) -> Trial:
     """The metrics of a run against its reference."""
     reference, run = runs
@@ -179,7 +188,7 @@ def make_trial(
         what,
         about,
         ask.settings,
-        ask.labels(bench.checkpoint(ask.choice.model)),
+        ask.labels(backend.checkpoint(ask.choice.model)),
         reference.timesteps,
         first,
         to_uint8(reference.images),
@@ -192,10 +201,10 @@ def make_trial(
 
 
 def run_part(
-    bench: Bench, desk: Desk, ask: Ask, what: str, layer: str, first_step: int
+    backend: Backend, session: Session, ask: Ask, what: str, layer: str, first_step: int
 ) -> Iterator[Step]:
     """One experiment: ``what`` is "only", "but", "from" or "whole"."""
-    name, recipe = recipe_of(bench, desk, ask.choice)
+    name, recipe = recipe_of(backend, session, ask.choice)
     about = f"{ask.choice.title} · {name}"
     if what in ("only", "but"):
         recipe = (only if what == "only" else all_but)(recipe, [layer])
@@ -204,33 +213,33 @@ def run_part(
         "but": f"all but {layer}",
         "from": f"from step {first_step + 1} on",
     }.get(what, "whole model")
-    calibration = yield from measuring(bench, desk, ask.choice, (1, 4))
-    reference = yield from reference_of(bench, ask, (2, 4))
-    model = yield from quantizing(bench, ask.choice, recipe, calibration, (3, 4))
-    full = bench.checkpoint(ask.choice.model).transformer
+    calibration = yield from measuring(backend, session, ask.choice, (1, 4))
+    reference = yield from reference_of(backend, ask, (2, 4))
+    model = yield from quantizing(backend, ask.choice, recipe, calibration, (3, 4))
+    full = backend.checkpoint(ask.choice.model).transformer
     start = first_step if what == "from" else 0
-    run = yield from sampling(bench, ask, switching(full, model, start), title, (4, 4))
-    notes = notes_of(desk)
-    notes.add(make_trial(bench, ask, title, about, (reference, run), start))
+    run = yield from sampling(backend, ask, switching(full, model, start), title, (4, 4))
+    notes = notes_of(session)
+    notes.add(make_trial(backend, ask, title, about, (reference, run), start))
     notes.shown = "trial"
     yield Step(title, 1.0, (4, 4), shown=True)
 
 
-def run_key(bench: Bench, desk: Desk, ask: Ask, *recipes: Recipe) -> Hashable:
+def run_key(backend: Backend, session: Session, ask: Ask, *recipes: Recipe) -> Hashable:
     """What a run's outcome depends on."""
     texts = tuple(recipe.to_json() for recipe in recipes)
     sampled = (ask.choice.model, ask.samples, ask.steps, ask.seed)
-    return (*sampled, desk.spec or bench.spec, texts)
+    return (*sampled, session.spec or backend.spec, texts)
 
 
-def sweep_layers(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
+def sweep_layers(backend: Backend, session: Session, ask: Ask) -> Iterator[Step]:
     """Every layer alone, with short runs; what is done stays and is not done again."""
     ask = ask.quick
-    name, recipe = recipe_of(bench, desk, ask.choice)
-    calibration = yield from measuring(bench, desk, ask.choice, (1, 3))
-    reference = yield from reference_of(bench, ask, (2, 3))
-    layers = tuple(group.name for group in bench.checkpoint(ask.choice.model).groups)
-    notes, key = notes_of(desk), ("layers", run_key(bench, desk, ask, recipe))
+    name, recipe = recipe_of(backend, session, ask.choice)
+    calibration = yield from measuring(backend, session, ask.choice, (1, 3))
+    reference = yield from reference_of(backend, ask, (2, 3))
+    layers = tuple(group.name for group in backend.checkpoint(ask.choice.model).groups)
+    notes, key = notes_of(session), ("layers", run_key(backend, session, ask, recipe))
     about = f"{ask.choice.title} · {name}"
     sweep = notes.go_on(key, lambda: LayerSweep(about, ask.settings, layers))
     notes.layers = notes.sweeping = sweep
@@ -242,10 +251,10 @@ def sweep_layers(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
         part = only(recipe, [layer])
         text = f"only {layer} ({index + 1} of {len(layers)})"
         yield Step(text, share[0], (3, 3))
-        for_one = quantizing(bench, ask.choice, part, calibration, (3, 3))
+        for_one = quantizing(backend, ask.choice, part, calibration, (3, 3))
         model = yield from quietly(for_one, text, share[0])
-        run = yield from sampling(bench, ask, model, text, (3, 3), share)
-        trial = make_trial(bench, ask, f"only {layer}", sweep.about, (reference, run), 0)
+        run = yield from sampling(backend, ask, model, text, (3, 3), share)
+        trial = make_trial(backend, ask, f"only {layer}", sweep.about, (reference, run), 0)
         if sweep.breaking is None or trial.sqnr.mean < sweep.breaking.sqnr.mean:
             sweep.breaking = trial
         sweep.sqnr[layer] = trial.sqnr.mean
@@ -276,15 +285,15 @@ def starts(steps: int) -> list[int]:
     return list(dict.fromkeys(round(i * (steps - 1) / (STARTS - 1)) for i in range(STARTS)))
 
 
-def sweep_steps(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
+def sweep_steps(backend: Backend, session: Session, ask: Ask) -> Iterator[Step]:
     """Quantized from step k on, for several k; what is done stays and is not done again."""
     ask = replace(ask, samples=min(ask.samples, QUICK_SAMPLES))
-    name, recipe = recipe_of(bench, desk, ask.choice)
-    calibration = yield from measuring(bench, desk, ask.choice, (1, 4))
-    reference = yield from reference_of(bench, ask, (2, 4))
-    model = yield from quantizing(bench, ask.choice, recipe, calibration, (3, 4))
-    full = bench.checkpoint(ask.choice.model).transformer
-    notes, key = notes_of(desk), ("steps", run_key(bench, desk, ask, recipe))
+    name, recipe = recipe_of(backend, session, ask.choice)
+    calibration = yield from measuring(backend, session, ask.choice, (1, 4))
+    reference = yield from reference_of(backend, ask, (2, 4))
+    model = yield from quantizing(backend, ask.choice, recipe, calibration, (3, 4))
+    full = backend.checkpoint(ask.choice.model).transformer
+    notes, key = notes_of(session), ("steps", run_key(backend, session, ask, recipe))
     sweep = notes.go_on(key, lambda: StepSweep(ask.steps))
     notes.steps = notes.sweeping = sweep
     notes.shown = "steps"
@@ -294,9 +303,9 @@ def sweep_steps(bench: Bench, desk: Desk, ask: Ask) -> Iterator[Step]:
             continue
         text = f"from step {first + 1} on"
         span = (index / len(firsts), (index + 1) / len(firsts))
-        run = yield from sampling(bench, ask, switching(full, model, first), text, (4, 4), span)
+        run = yield from sampling(backend, ask, switching(full, model, first), text, (4, 4), span)
         about = f"{ask.choice.title} · {name}"
-        sweep.trials[first] = make_trial(bench, ask, text, about, (reference, run), first)
+        sweep.trials[first] = make_trial(backend, ask, text, about, (reference, run), first)
         if first == firsts[-1]:
             notes.begun.pop(key, None)
             notes.sweeping = None

@@ -12,9 +12,9 @@ from ...page.glossary import lead
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse
 from ...serving.validate import one_of, whole
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .budget import MOST_SAMPLES, MOST_STEPS, build_budget, read_ask
 from .draw import decibels, history_table, part_figure, trial_pictures
 from .job import QUICK_SAMPLES, QUICK_STEPS, recipe_of, run_part, starts, sweep_layers, sweep_steps
@@ -52,18 +52,18 @@ def build_sampling() -> list[Any]:
     return [samples, steps, seed]
 
 
-def build_breaking(bench: Bench, page: Page) -> View | None:
+def build_breaking(backend: Backend, page: Page) -> View | None:
     """Lay out both halves; one view redraws them together."""
     gr.HTML(lead(LEAD), padding=False)
-    first, sampling = build_part(bench, page)
-    second = build_budget(bench, page, sampling)
+    first, sampling = build_part(backend, page)
+    second = build_budget(backend, page, sampling)
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
         own, more = len(first.inputs), len(second.inputs)
         bar = values[own + more :]
         return (
-            *first.refresh(desk, *values[:own], *bar),
-            *second.refresh(desk, *values[own : own + more], *bar),
+            *first.refresh(session, *values[:own], *bar),
+            *second.refresh(session, *values[own : own + more], *bar),
         )
 
     inputs = [*first.inputs, *second.inputs, *page.bar.inputs]
@@ -85,12 +85,12 @@ def closing_line(notes: Notes) -> str:
     return f"{trial.what}: latent SQNR {decibels(trial.sqnr)}, n = {trial.sqnr.n}."
 
 
-def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
+def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
     """First half: quantize only a part; also how to sample.
 
     The view's inputs are without the bar's.
     """
-    layers = bench.group_names(bench.default)
+    layers = backend.group_names(backend.default)
     gr.Markdown("### 1 · Quantize only a part")
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -119,7 +119,7 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
                 "partial", "Quantize it", "Takes some ten seconds on the demo checkpoint."
             )
         with gr.Column(scale=3, min_width=300):
-            pictures = gr.HTML(trial_pictures(notes_of(Desk(""))), padding=False)
+            pictures = gr.HTML(trial_pictures(notes_of(Session(""))), padding=False)
             plot = gr.Plot(
                 show_label=False,
                 label="experiment",
@@ -130,31 +130,31 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
     history = gr.HTML("", padding=False, elem_id="break-history")
     outputs = [pictures, plot, history]
 
-    def drawn(desk: Desk, dark: bool) -> tuple[Any, ...]:
-        notes = notes_of(desk)
+    def drawn(session: Session, dark: bool) -> tuple[Any, ...]:
+        notes = notes_of(session)
         return trial_pictures(notes), part_figure(notes, dark), history_table(notes.trials)
 
-    def work(desk: Desk, what: Any, layer: Any, first: Any, *rest: Any) -> Iterator[Any]:
-        notes_of(desk).sweeping = None
+    def work(session: Session, what: Any, layer: Any, first: Any, *rest: Any) -> Iterator[Any]:
+        notes_of(session).sweeping = None
         one_of(what, "what", [value for _, value in PARTS])
-        ask = read_ask(bench, rest[:3], rest[3:])
-        recipe_of(bench, desk, ask.choice)
+        ask = read_ask(backend, rest[:3], rest[3:])
+        recipe_of(backend, session, ask.choice)
         if what in ("only", "but"):
-            one_of(layer, "layer", bench.group_names(ask.choice.model))
+            one_of(layer, "layer", backend.group_names(ask.choice.model))
         start = whole(first, "k", 1, MOST_STEPS) - 1
         if what == "from" and start >= ask.steps:
             raise refuse(f"k: expected 1 to {ask.steps}, the number of steps, got {start + 1}")
         if what in SWEEPS:
-            events = SWEEPS[what](bench, desk, ask)
+            events = SWEEPS[what](backend, session, ask)
         else:
-            events = run_part(bench, desk, ask, what, layer, start)
+            events = run_part(backend, session, ask, what, layer, start)
         for event in events:
-            shown = drawn(desk, ask.choice.dark) if event.shown else None
+            shown = drawn(session, ask.choice.dark) if event.shown else None
             yield Progress(event.text, event.fraction, event.part, shown)
-        yield Finished(closing_line(notes_of(desk)), drawn(desk, ask.choice.dark))
+        yield Finished(closing_line(notes_of(session)), drawn(session, ask.choice.dark))
 
-    def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        notes = notes_of(desk)
+    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+        notes = notes_of(session)
         sweep, notes.sweeping = notes.sweeping, None
         text = "Cancelled. What was done stays on view."
         if isinstance(sweep, LayerSweep):
@@ -162,13 +162,13 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
         elif sweep is not None:
             found, total = len(sweep.trials), len(starts(sweep.steps))
             text = f"Cancelled after {found} of {total} values of k. {GOES_ON}"
-        return text, drawn(desk, read_choice(bench, values[6:]).dark)
+        return text, drawn(session, read_choice(backend, values[6:]).dark)
 
-    def refresh(desk: Desk, layer: Any, *bar: Any) -> tuple[Any, ...]:
-        choice = read_choice(bench, bar)
-        names = bench.group_names(choice.model)
+    def refresh(session: Session, layer: Any, *bar: Any) -> tuple[Any, ...]:
+        choice = read_choice(backend, bar)
+        names = backend.group_names(choice.model)
         value = layer if layer in names else names[-1] if names else None
-        return (gr.update(choices=names, value=value), *drawn(desk, choice.dark))
+        return (gr.update(choices=names, value=value), *drawn(session, choice.dark))
 
     def on_what(value: Any) -> tuple[Any, Any]:
         return gr.update(visible=value in ("only", "but")), gr.update(visible=value == "from")
@@ -177,14 +177,14 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
         most = whole(value, "steps", 4, MOST_STEPS)
         return gr.update(maximum=most, value=min(whole(first, "k", 1, MOST_STEPS), most))
 
-    def on_pick(desk: Desk, text: Any, *bar: Any) -> Any:
-        names = bench.group_names(read_choice(bench, bar).model)
+    def on_pick(session: Session, text: Any, *bar: Any) -> Any:
+        names = backend.group_names(read_choice(backend, bar).model)
         pick = read_pick(text)
         return gr.update(value=pick.x) if pick.x in names else gr.skip()
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
     running = wire_job(
-        bench,
+        backend,
         controls,
         work,
         [what, layer, first, *sampling, *page.bar.inputs],
@@ -194,6 +194,6 @@ def build_part(bench: Bench, page: Page) -> tuple[View, list[Any]]:
     )
     what.change(on_what, what, [layer, first], **private)
     sampling[1].change(on_steps, [sampling[1], first], first, **private)
-    picked.input(answer(bench, on_pick), [picked, *page.bar.inputs], layer, **private)
-    page.deeds["partial"] = [running.success]
+    picked.input(answer(backend, on_pick), [picked, *page.bar.inputs], layer, **private)
+    page.actions["partial"] = [running.success]
     return View(refresh, [layer], [layer, *outputs]), sampling

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....evaluation import Interval
 from ....search.frontier import Allocation
-from ...visitors.session import Desk
+from ...visitors.session import Session
 
 NOTE = "breaking"
 MOST_TRIALS, MOST_BEGUN = 10, 4
@@ -103,7 +103,7 @@ class Notes:
     mixed: Mixed | None = None
 
     def add(self, trial: Trial) -> None:
-        """Newest first; only the newest keeps its pictures, so that a desk stays small."""
+        """Newest first; only the newest keeps its pictures, so that a session stays small."""
         small = [replace(t, reference=t.reference[:0], images=t.images[:0]) for t in self.trials]
         self.trials = [trial, *small][:MOST_TRIALS]
 
@@ -120,6 +120,6 @@ class Notes:
         return found
 
 
-def notes_of(desk: Desk) -> Notes:
-    found: Notes = desk.notes.setdefault(NOTE, Notes())
+def notes_of(session: Session) -> Notes:
+    found: Notes = session.notes.setdefault(NOTE, Notes())
     return found

@@ -11,9 +11,9 @@ import gradio as gr
 
 from ....figures import divergence_curves, empty_figure, metric_bars
 from ...stored.results import Result
-from ...visitors.backend import Bench, Choice, Model
-from ...visitors.queue import POLL_S, LineFull, Ticket
-from ...visitors.session import Desk
+from ...visitors.backend import Backend, Choice, Model
+from ...visitors.queue import POLL_S, QueueFull, Ticket
+from ...visitors.session import Session
 from .studio import (
     EMPTY_SHEET,
     contact_sheet,
@@ -54,30 +54,30 @@ class OnView:
     result: Result = field(repr=False)
 
 
-def shown(bench: Bench, desk: Desk, choice: Choice) -> OnView | None:
+def shown(backend: Backend, session: Session, choice: Choice) -> OnView | None:
     """The visitor's last comparison if it is about the bar's choice, else the shipped one."""
-    last: Result | None = bench.cache.get(("result", desk.result)) if desk.result else None
+    last: Result | None = backend.cache.get(("result", session.result)) if session.result else None
     if last is not None and (
         last.settings.get("model") == choice.model.key
         and last.settings.get("strength") == choice.model.strength
         and last.settings.get("bits") == str(choice.bits)
         and last.settings.get("convention") == choice.convention
     ):
-        return OnView(f"{desk.result}-{len(last.variants)}", last)
-    shipped, bits = bench.shipped, str(choice.bits)
+        return OnView(f"{session.result}-{len(last.variants)}", last)
+    shipped, bits = backend.shipped, str(choice.bits)
     if (
         shipped is None
         or bits not in shipped.presets
-        or choice.model != bench.default
+        or choice.model != backend.default
         or choice.convention != shipped.convention
     ):
         return None
     return OnView(f"shipped {bits}", shipped.presets[bits].result)
 
 
-def look_at(desk: Desk, view: OnView, recipe: str) -> Look:
+def look_at(session: Session, view: OnView, recipe: str) -> Look:
     """What this visitor looks at, within what the result has; B follows the bar's recipe."""
-    look: Look = desk.notes.setdefault(NOTE, Look())
+    look: Look = session.notes.setdefault(NOTE, Look())
     if look.key.partition("-")[0] != view.key.partition("-")[0]:
         look.sample = 0
     look.key = view.key
@@ -89,51 +89,51 @@ def look_at(desk: Desk, view: OnView, recipe: str) -> Look:
     return look
 
 
-def class_names(bench: Bench, model: Model) -> list[str]:
+def class_names(backend: Backend, model: Model) -> list[str]:
     """Names where the checkpoint is here; numbers where it would be loaded first."""
-    entry = bench.entries[model.key]
-    if not entry.local and bench.cache.get(("checkpoint", Model(model.key))) is None:
+    entry = backend.entries[model.key]
+    if not entry.local and backend.cache.get(("checkpoint", Model(model.key))) is None:
         return [str(number) for number in range(1000)]
-    return list(bench.checkpoint(Model(model.key)).class_names)
+    return list(backend.checkpoint(Model(model.key)).class_names)
 
 
-def strip(bench: Bench, view: OnView, model: Model, name: str, sample: int) -> str:
+def strip(backend: Backend, view: OnView, model: Model, name: str, sample: int) -> str:
     """The decoded steps of one picture, from the cache if they were shown before."""
-    vae = bench.checkpoint(Model(model.key)).vae
+    vae = backend.checkpoint(Model(model.key)).vae
     key = ("strip", view.key.partition("-")[0], name, sample)
-    found: str = bench.cache.make(key, lambda: decoded_strip(vae, view.result, name, sample))
+    found: str = backend.cache.make(key, lambda: decoded_strip(vae, view.result, name, sample))
     return found
 
 
-def decoding(bench: Bench, view: OnView, model: Model, sample: int) -> Iterator[None]:
+def decoding(backend: Backend, view: OnView, model: Model, sample: int) -> Iterator[None]:
     """All strips of one sample, with a pause after each; waits for its turn first.
 
     Nobody is refused because the line is full: the page itself asks for the steps.
     """
     keys = (("strip", view.key.partition("-")[0], name, sample) for name in view.result.images)
-    if all(bench.cache.get(key) is not None for key in keys):
+    if all(backend.cache.get(key) is not None for key in keys):
         return
     ticket: Ticket | None = None
     while ticket is None:
         try:
-            ticket = bench.line.join()
-        except LineFull:
+            ticket = backend.queue.join()
+        except QueueFull:
             yield
             time.sleep(POLL_S)
     with ticket:
         for _ in ticket.waits():
             yield
         for name in view.result.images:
-            strip(bench, view, model, name, sample)
+            strip(backend, view, model, name, sample)
             yield
 
 
-def viewer(bench: Bench, desk: Desk, view: OnView, choice: Choice) -> dict[str, Any]:
+def viewer(backend: Backend, session: Session, view: OnView, choice: Choice) -> dict[str, Any]:
     """The viewer's value: with all steps if they have been decoded, else the viewer asks."""
-    look = look_at(desk, view, choice.recipe)
+    look = look_at(session, view, choice.recipe)
     short = view.key.partition("-")[0]
     keys = {name: ("strip", short, name, look.sample) for name in view.result.images}
-    found = {name: bench.cache.get(key) for name, key in keys.items()}
+    found = {name: backend.cache.get(key) for name, key in keys.items()}
     ready = None if None in found.values() else found
     return viewer_value(view.key, view.result, look.sample, look.variant, ready)
 
@@ -144,13 +144,13 @@ def slider(view: OnView, look: Look) -> Any:
     return gr.update(value=pair, label=f"Full precision | {look.variant}")
 
 
-def draw(bench: Bench, desk: Desk, choice: Choice) -> tuple[Any, ...]:
+def draw(backend: Backend, session: Session, choice: Choice) -> tuple[Any, ...]:
     """Sheet, viewer, slider, two figures and the table."""
-    view = shown(bench, desk, choice)
+    view = shown(backend, session, choice)
     if view is None:
         empty = empty_figure("Press “Compare”", 340)
         return EMPTY_SHEET, None, gr.update(value=None), empty, empty, ""
-    look, result = look_at(desk, view, choice.recipe), view.result
+    look, result = look_at(session, view, choice.recipe), view.result
     n = len(result.labels)
     bars = metric_bars(
         estimates(result),
@@ -159,7 +159,7 @@ def draw(bench: Bench, desk: Desk, choice: Choice) -> tuple[Any, ...]:
     )
     return (
         contact_sheet(result, look.sample),
-        viewer(bench, desk, view, choice),
+        viewer(backend, session, view, choice),
         slider(view, look),
         divergence_curves(result.timesteps, result.divergence, dark=choice.dark),
         bars,

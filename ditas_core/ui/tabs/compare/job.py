@@ -14,11 +14,11 @@ from ....conversion import quantize_transformer
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
 from ...serving.zerogpu import run_trajectory
 from ...stored.results import DITAS, REFERENCE, SEARCHED, Result, make_result
-from ...visitors.backend import Bench, Choice
+from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
 from ...visitors.measuring import measure
 from ...visitors.running import Progress
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from ..search.job import SearchJob, job_of, run_search
 
 METHODS = {SEARCHED: "search", DITAS: "ditas"}
@@ -69,25 +69,27 @@ class Parts:
         return Progress(text, fraction, (self.at, self.total))
 
 
-def run_comparison(bench: Bench, desk: Desk, job: CompareJob) -> Iterator[Progress | Result]:
+def run_comparison(
+    backend: Backend, session: Session, job: CompareJob
+) -> Iterator[Progress | Result]:
     """A Result after every recipe, each holding all so far; the last one is complete.
 
     Runs are kept in the cache: a second comparison only samples what is new.
     """
     model = job.choice.model
     yield Progress("loading the checkpoint")
-    checkpoint = bench.checkpoint(model)
-    ready = bench.recipes(desk, job.choice)
+    checkpoint = backend.checkpoint(model)
+    ready = backend.recipes(session, job.choice)
     missing = [name for name in job.recipes if name not in ready]
     needed = bool(missing) or any(ready[name].needs_calibration for name in job.recipes)
-    measured = not needed or bench.measured(model, job.calibration) is not None
+    measured = not needed or backend.measured(model, job.calibration) is not None
     parts = Parts((not measured) + len(missing) + 1 + len(job.recipes))
 
     calibration: Calibration | None = None
     if needed:
         if not measured:
             parts.next()
-        for event in measure(bench, model, job.calibration):
+        for event in measure(backend, model, job.calibration):
             if isinstance(event, Calibration):
                 calibration = event
             elif not measured:
@@ -95,7 +97,7 @@ def run_comparison(bench: Bench, desk: Desk, job: CompareJob) -> Iterator[Progre
     for name in missing:
         parts.next()
         search = job_of(job.choice, METHODS[name], job.calibration)
-        for found in searched(bench, desk, search, name, parts):
+        for found in searched(backend, session, search, name, parts):
             if isinstance(found, Recipe):
                 ready[name] = found
             else:
@@ -103,7 +105,7 @@ def run_comparison(bench: Bench, desk: Desk, job: CompareJob) -> Iterator[Progre
 
     parts.next()
     reference: Trajectory | None = None
-    for step in sampled(bench, job, None, None, REFERENCE, parts):
+    for step in sampled(backend, job, None, None, REFERENCE, parts):
         if isinstance(step, Trajectory):
             reference = step
         else:
@@ -117,7 +119,7 @@ def run_comparison(bench: Bench, desk: Desk, job: CompareJob) -> Iterator[Progre
         if recipe.needs_calibration and calibration is not None:
             # its alphas and ranks; the statistics are the ones just measured
             recipe = replace(recipe, calibration=calibration.sha256)
-        for step in sampled(bench, job, recipe, calibration, name, parts):
+        for step in sampled(backend, job, recipe, calibration, name, parts):
             if isinstance(step, Trajectory):
                 runs[name] = (step, compare(reference, step))
                 used[name] = recipe
@@ -144,20 +146,20 @@ def settings_of(job: CompareJob) -> dict[str, object]:
 
 
 def searched(
-    bench: Bench, desk: Desk, job: SearchJob, name: str, parts: Parts
+    backend: Backend, session: Session, job: SearchJob, name: str, parts: Parts
 ) -> Iterator[Progress | Recipe]:
-    """A built-in recipe that these settings do not have yet; it stays on the desk."""
-    with closing(run_search(bench, desk, job)) as events:  # type: ignore[type-var]
+    """A built-in recipe that these settings do not have yet; it stays on the session."""
+    with closing(run_search(backend, session, job)) as events:  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Recipe):
-                desk.keep(job.name, event)
+                session.keep(job.name, event)
                 yield event
             else:
                 yield parts.say(f"searching {name}: {event.text}", event.fraction)
 
 
 def sampled(
-    bench: Bench,
+    backend: Backend,
     job: CompareJob,
     recipe: Recipe | None,
     calibration: Calibration | None,
@@ -165,10 +167,10 @@ def sampled(
     parts: Parts,
 ) -> Iterator[Progress | Trajectory]:
     """One guided run, of the quantized model where there is a recipe; from the cache if known."""
-    checkpoint = bench.checkpoint(job.choice.model)
+    checkpoint = backend.checkpoint(job.choice.model)
     text = "" if recipe is None else recipe.to_json()
     key = ("run", job.choice.model, text, job.sampling, job.seed, job.classes)
-    known: Kept | None = bench.cache.get(key)
+    known: Kept | None = backend.cache.get(key)
     if known is not None:
         yield known.run
         return
@@ -176,7 +178,7 @@ def sampled(
     first = 0.0
     if recipe is not None:
         first = CONVERTING
-        make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
+        make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
         with closing(quantize_transformer(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):
@@ -190,7 +192,7 @@ def sampled(
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):
-                bench.cache.put(key, Kept(event))
+                backend.cache.put(key, Kept(event))
                 yield event
             else:
                 share = first + (1 - first) * event.step / event.steps

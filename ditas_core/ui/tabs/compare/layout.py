@@ -19,9 +19,9 @@ from ...serving.errors import refuse, reported, status
 from ...serving.validate import one_of, real, some_of, whole
 from ...stored.catalogue import showcase
 from ...stored.results import BUILT_IN, REFERENCE
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 from ...visitors.running import QUIET, Finished, Progress, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import class_names, decoding, draw, look_at, shown, viewer
 from .draw import slider as against
 from .job import CompareJob, run_comparison
@@ -59,9 +59,9 @@ def still(chosen: Any, offered: list[str], otherwise: list[str]) -> Any:
     return gr.update(choices=offered, value=selection)
 
 
-def build_compare(bench: Bench, page: Page) -> View:
+def build_compare(backend: Backend, page: Page) -> View:
     """Lay out the tab; it opens on the shipped comparison."""
-    bar, names = page.bar, class_names(bench, bench.default)
+    bar, names = page.bar, class_names(backend, backend.default)
     gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320):
@@ -139,12 +139,12 @@ def build_compare(bench: Bench, page: Page) -> View:
     views = [sheet, studio, slider, curve, bars, table]
 
     def work(
-        desk: Desk, chosen: Any, count: Any, start: Any, length: Any, scale: Any, asked: Any,
+        session: Session, chosen: Any, count: Any, start: Any, length: Any, scale: Any, asked: Any,
         *values: Any,
     ) -> Iterator[Progress | Finished]:  # fmt: skip
-        choice = read_choice(bench, values)
-        labels = some_of(chosen, "classes", class_names(bench, choice.model), MOST_SAMPLES)
-        offered = recipe_names(bench, desk, choice)
+        choice = read_choice(backend, values)
+        labels = some_of(chosen, "classes", class_names(backend, choice.model), MOST_SAMPLES)
+        offered = recipe_names(backend, session, choice)
         wanted = some_of(asked, "recipes to compare", offered, MOST_RECIPES)
         number = whole(count, "samples", 1, MOST_SAMPLES)
         job = CompareJob(
@@ -156,28 +156,28 @@ def build_compare(bench: Bench, page: Page) -> View:
                 steps=whole(length, "steps", 4, 100),
                 guidance_scale=real(scale, "guidance", 1, 8),
             ),
-            calibration=desk.spec or bench.spec,
+            calibration=session.spec or backend.spec,
         )
         key, result = uuid.uuid4().hex, None
         last = Progress("")
-        with closing(run_comparison(bench, desk, job)) as events:  # type: ignore[type-var]
+        with closing(run_comparison(backend, session, job)) as events:  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Progress):
                     last = event
                     yield event
                     continue
                 result = event
-                bench.cache.put(("result", key), result)
-                desk.result = key
+                backend.cache.put(("result", key), result)
+                session.result = key
                 if len(result.variants) < len(job.recipes):
                     text = f"{result.variants[-1]}: done"
-                    yield Progress(text, 1.0, last.part, draw(bench, desk, choice))
+                    yield Progress(text, 1.0, last.part, draw(backend, session, choice))
         assert result is not None
-        yield Finished(headline(result), draw(bench, desk, choice))
+        yield Finished(headline(result), draw(backend, session, choice))
 
-    def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        choice = read_choice(bench, values[6:])
-        view = shown(bench, desk, choice)
+    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+        choice = read_choice(backend, values[6:])
+        view = shown(backend, session, choice)
         done = () if view is None else view.result.variants
         asked = [] if view is None else view.result.settings.get("asked", [])
         text = "Cancelled. What was on view stays; what is sampled is kept for the next run."
@@ -186,33 +186,41 @@ def build_compare(bench: Bench, page: Page) -> View:
                 f"Cancelled: {len(done)} of {len(asked)} recipes are compared and stay on view. "
                 "“Compare” goes on from there."
             )
-        return text, draw(bench, desk, choice)
+        return text, draw(backend, session, choice)
 
     def on_pick(event: gr.EventData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """Another sample; a picture of a recipe makes that recipe B too."""
         with reported():
-            desk, choice, found = bench.desk(request), read_choice(bench, values), said(event)
-            view = shown(bench, desk, choice)
+            session, choice, found = (
+                backend.session(request),
+                read_choice(backend, values),
+                said(event),
+            )
+            view = shown(backend, session, choice)
             if view is None:
                 raise refuse("sample: nothing is on view; press “Compare”")
-            look = look_at(desk, view, choice.recipe)
+            look = look_at(session, view, choice.recipe)
             look.sample = whole(found.get("sample"), "sample", 0, len(view.result.labels) - 1)
             name = one_of(found.get("variant"), "variant", list(view.result.images))
             if name != REFERENCE:
                 look.want(name)
             return (
-                viewer(bench, desk, view, choice),
+                viewer(backend, session, view, choice),
                 against(view, look),
             )
 
     def on_ab(event: gr.EventData, request: gr.Request, *values: Any) -> Any:
         """Another recipe is B; swapping sides is the viewer's own business."""
         with reported():
-            desk, choice, found = bench.desk(request), read_choice(bench, values), said(event)
-            view = shown(bench, desk, choice)
+            session, choice, found = (
+                backend.session(request),
+                read_choice(backend, values),
+                said(event),
+            )
+            view = shown(backend, session, choice)
             if view is None:
                 return gr.skip()
-            look = look_at(desk, view, choice.recipe)
+            look = look_at(session, view, choice.recipe)
             name = one_of(found.get("variant"), "variant", view.result.variants)
             if name == look.variant:
                 return gr.skip()
@@ -225,41 +233,41 @@ def build_compare(bench: Bench, page: Page) -> View:
         Ends as soon as the visitor looks at something else, or has gone.
         """
         with reported():
-            desk, choice, _ = bench.desk(request), read_choice(bench, values), said(event)
-            view = shown(bench, desk, choice)
+            session, choice, _ = backend.session(request), read_choice(backend, values), said(event)
+            view = shown(backend, session, choice)
             if view is None:
                 yield gr.skip()
                 return
-            look = look_at(desk, view, choice.recipe)
-            sample, key, before = look.sample, look.key, desk.closed
+            look = look_at(session, view, choice.recipe)
+            sample, key, before = look.sample, look.key, session.closed
 
             def is_over() -> bool:
-                return desk.closed != before or (look.sample, look.key) != (sample, key)
+                return session.closed != before or (look.sample, look.key) != (sample, key)
 
-            with suppress(Stopped), desk.working():
-                events = decoding(bench, view, choice.model, sample)
+            with suppress(Stopped), session.working():
+                events = decoding(backend, view, choice.model, sample)
                 with closing(events):  # type: ignore[type-var]
                     for _ in until_stopped(events, is_over):
                         yield gr.skip()  # the page may close it here
                         if is_over():
                             return
-                yield viewer(bench, desk, view, choice)
+                yield viewer(backend, session, view, choice)
 
-    def refresh(desk: Desk, chosen: Any, asked: Any, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(bench, values)
-        view, offered = shown(bench, desk, choice), recipe_names(bench, desk, choice)
-        known = class_names(bench, choice.model)
+    def refresh(session: Session, chosen: Any, asked: Any, *values: Any) -> tuple[Any, ...]:
+        choice = read_choice(backend, values)
+        view, offered = shown(backend, session, choice), recipe_names(backend, session, choice)
+        known = class_names(backend, choice.model)
         text = f"{choice.title}: nothing compared yet. Press “Compare”."
         line = status(text, "warn") if view is None else status(headline(view.result), "done")
         return (
             line,
             still(asked, offered, list(BUILT_IN)),
             still(chosen, known, showcase(known, SAMPLES)),
-            *draw(bench, desk, choice),
+            *draw(backend, session, choice),
         )
 
     running = wire_job(
-        bench,
+        backend,
         controls,
         work,
         [classes, samples, seed, steps, guidance, recipes, *bar.inputs],
@@ -279,7 +287,7 @@ def build_compare(bench: Bench, page: Page) -> View:
         **{**private, "trigger_mode": "multiple"},
     )
     page.fields |= {"seed": seed, "steps": steps, "guidance": guidance}
-    page.deeds |= {
+    page.actions |= {
         "compare": [running.success],
         "ab": [studio.ab],
         "step": [studio.step],

@@ -16,7 +16,7 @@ from ....figures import channel_maps, empty_figure, injection_curves
 from ...page.pictures import picture_rows
 from ...stored.ladder import Ladder, Rung
 from ...stored.results import REFERENCE
-from ...visitors.backend import INJECTED_CHANNELS, Bench, Choice, Model
+from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
 from .job import GAIN, INJECTION_SEED, Live
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -123,19 +123,19 @@ def curve(ladder: Ladder | None, strength: float, own: Sequence[OWN], dark: bool
     return injection_curves(strengths, series, strength, own, dark=dark)
 
 
-def foldable(bench: Bench, model: Model) -> list[str]:
+def foldable(backend: Backend, model: Model) -> list[str]:
     """Layers whose inputs are rescaled, once the model is measured."""
-    if bench.atlas(Model(model.key)) is None:
+    if backend.atlas(Model(model.key)) is None:
         return []
-    return list(bench.factors(Model(model.key)))
+    return list(backend.factors(Model(model.key)))
 
 
-def layer_figure(bench: Bench, choice: Choice, layer: str, strength: float) -> go.Figure:
+def layer_figure(backend: Backend, choice: Choice, layer: str, strength: float) -> go.Figure:
     """One layer's input as trained and injected, in units of the natural median channel."""
-    atlas = bench.atlas(Model(choice.model.key))
+    atlas = backend.atlas(Model(choice.model.key))
     if atlas is None or layer not in atlas.groups:
         return empty_figure("Not measured yet: open Outliers", dark=choice.dark)
-    base = bench.checkpoint(Model(choice.model.key))
+    base = backend.checkpoint(Model(choice.model.key))
     factors = injected_factors(base.transformer, strength, INJECTED_CHANNELS, INJECTION_SEED)
     group = atlas.groups[layer]
     after = group.divided(factors[layer]) if layer in factors else replace(group)

@@ -21,7 +21,7 @@ from ...serving.zerogpu import run_trajectory
 from ...stored.catalogue import showcase
 from ...stored.ladder import Ladder, Rung
 from ...stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
-from ...visitors.backend import INJECTED_CHANNELS, Bench, Model
+from ...visitors.backend import INJECTED_CHANNELS, Backend, Model
 from ...visitors.copies import INJECTED, QUANTIZED, make_room
 
 STRENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0, 200.0)
@@ -227,13 +227,13 @@ class Live:
 
 
 def inject_live(
-    bench: Bench, model: Model, spec: CalibrationSpec, setting: Setting, samples: int
+    backend: Backend, model: Model, spec: CalibrationSpec, setting: Setting, samples: int
 ) -> Iterator[Stage | Live]:
     """Exactly this strength; a ``Live`` after every part that adds pictures."""
-    base = bench.checkpoint(Model(model.key))
+    base = backend.checkpoint(Model(model.key))
     names = tuple(showcase(base.class_names, samples))
     calibration: Calibration | None = None
-    events = bench.calibrated(Model(model.key), spec)
+    events = backend.calibrated(Model(model.key), spec)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Calibration):
@@ -242,17 +242,17 @@ def inject_live(
                 text = f"calibrating: step {event.step} of {event.total}"
                 yield Stage(text, event.step / event.total, 1)
     assert calibration is not None
-    make_room(bench.cache, base, INJECTED + QUANTIZED, "an injected and a quantized copy")
+    make_room(backend.cache, base, INJECTED + QUANTIZED, "an injected and a quantized copy")
     labels = torch.tensor([base.class_index(name) for name in names])
     key = ("injector", model.key, setting.sampling, setting.seed, names)
-    natural: Trajectory | None = bench.cache.get(key)
+    natural: Trajectory | None = backend.cache.get(key)
     if natural is None:
         drawing = sampled(base, base.transformer, labels, setting, "full precision", 2)
-        natural = bench.cache.put(key, (yield from run_of(drawing)))
+        natural = backend.cache.put(key, (yield from run_of(drawing)))
     assert natural is not None
     shown = to_uint8(natural.images)
     unfinished = ("injector begun", model, spec, setting, names)
-    begun, ended = bench.cache.take(unfinished) or Begun(), False
+    begun, ended = backend.cache.take(unfinished) or Begun(), False
     try:
         parts = climb(base, calibration, natural, labels, model.strength, setting, begun)
         with closing(parts):  # type: ignore[type-var]
@@ -261,4 +261,4 @@ def inject_live(
         ended = True
     finally:
         if not ended:  # stopped: the next start goes on there
-            bench.cache.put(unfinished, begun)
+            backend.cache.put(unfinished, begun)

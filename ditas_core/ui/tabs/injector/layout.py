@@ -14,9 +14,9 @@ from ...page.glossary import explained, lead
 from ...serving.errors import status
 from ...serving.validate import one_of, real, whole
 from ...stored.results import DITAS
-from ...visitors.backend import INJECTED_CHANNELS, Bench, Choice, Model
+from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import (
     curve,
     foldable,
@@ -51,23 +51,23 @@ def read_strength(values: tuple[Any, ...]) -> float:
     return real(values[STRENGTH_AT], "strength", 1, MAX_STRENGTH)
 
 
-def lives(desk: Desk, choice: Choice) -> list[Live]:
+def lives(session: Session, choice: Choice) -> list[Live]:
     """The visitor's finished results for this checkpoint, oldest first."""
-    found: list[Live] = desk.notes.setdefault(NOTE, [])
+    found: list[Live] = session.notes.setdefault(NOTE, [])
     return [live for live in found if live.model.key == choice.model.key]
 
 
-def remember(desk: Desk, live: Live) -> None:
+def remember(session: Session, live: Live) -> None:
     """The newest few; one per strength and setting."""
-    found: list[Live] = desk.notes.setdefault(NOTE, [])
+    found: list[Live] = session.notes.setdefault(NOTE, [])
     kept = [old for old in found if (old.model, old.setting) != (live.model, live.setting)]
-    desk.notes[NOTE] = [*kept, live][-KEPT:]
+    session.notes[NOTE] = [*kept, live][-KEPT:]
 
 
-def build_injector(bench: Bench, page: Page) -> View:
+def build_injector(backend: Backend, page: Page) -> View:
     """Lay out the tab."""
-    first = first_choice(bench)
-    layers = foldable(bench, first.model)
+    first = first_choice(backend)
+    layers = foldable(backend, first.model)
     gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
@@ -163,12 +163,12 @@ def build_injector(bench: Bench, page: Page) -> View:
     controls = build_controls("inject", "Compute", "Takes some twenty seconds on two cores.")
     shown = gr.HTML(live_sheet(None), padding=False, elem_id="injected-live")
 
-    def quick(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def quick(session: Session, *values: Any) -> tuple[Any, ...]:
         """Everything that follows the strength while it is dragged."""
-        choice, strength = read_choice(bench, values), read_strength(values)
-        ladder = bench.ladder if choice.model.key == bench.default.key else None
+        choice, strength = read_choice(backend, values), read_strength(values)
+        ladder = backend.ladder if choice.model.key == backend.default.key else None
         text, kind = rung_line(ladder, strength)
-        drawn = curve(ladder, strength, own_points(lives(desk, choice)), choice.dark)
+        drawn = curve(ladder, strength, own_points(lives(session, choice)), choice.dark)
         if ladder is None:
             return status(text, kind), "", "", drawn
         rung = ladder.nearest(strength)
@@ -179,33 +179,33 @@ def build_injector(bench: Bench, page: Page) -> View:
             drawn,
         )
 
-    def one_layer(desk: Desk, name: Any, *values: Any) -> Any:
-        choice = read_choice(bench, values)
-        known = foldable(bench, choice.model)
+    def one_layer(session: Session, name: Any, *values: Any) -> Any:
+        choice = read_choice(backend, values)
+        known = foldable(backend, choice.model)
         if known:
             one_of(name, "layer", known)
-        return layer_figure(bench, choice, str(name), read_strength(values))
+        return layer_figure(backend, choice, str(name), read_strength(values))
 
-    def dragged(desk: Desk, name: Any, *values: Any) -> tuple[Any, ...]:
-        return (*quick(desk, *values), one_layer(desk, name, *values))
+    def dragged(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
+        return (*quick(session, *values), one_layer(session, name, *values))
 
-    def refresh(desk: Desk, name: Any, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(bench, values)
-        known = foldable(bench, choice.model)
+    def refresh(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
+        choice = read_choice(backend, values)
+        known = foldable(backend, choice.model)
         here = name if isinstance(name, str) and name in known else known[0] if known else None
-        ladder = bench.ladder if choice.model.key == bench.default.key else None
+        ladder = backend.ladder if choice.model.key == backend.default.key else None
         said = "" if ladder is None else f'<p class="lead">{explained(setting_line(ladder))}</p>'
         return (
-            *quick(desk, *values),
+            *quick(session, *values),
             said,
             # a value that is still good is not sent back: the visitor may have chosen since
             gr.update(choices=known) if here == name else gr.update(choices=known, value=here),
-            layer_figure(bench, choice, str(here), read_strength(values)),
+            layer_figure(backend, choice, str(here), read_strength(values)),
         )
 
-    def work(desk: Desk, *values: Any) -> Iterator[Progress | Finished]:
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
         count, name, number, many, start, *rest = values
-        choice, strength = read_choice(bench, tuple(rest)), read_strength(tuple(rest))
+        choice, strength = read_choice(backend, tuple(rest)), read_strength(tuple(rest))
         setting = Setting(
             choice.bits,
             choice.convention,
@@ -220,7 +220,7 @@ def build_injector(bench: Bench, page: Page) -> View:
         number = whole(number, "samples", 1, SHOWN_SAMPLES)
         model = Model(choice.model.key, strength)
         last: Live | None = None
-        events = inject_live(bench, model, desk.spec or bench.spec, setting, number)
+        events = inject_live(backend, model, session.spec or backend.spec, setting, number)
         with closing(events):  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Live):
@@ -233,27 +233,27 @@ def build_injector(bench: Bench, page: Page) -> View:
                 else:
                     yield Progress(event.text, event.fraction, (event.part, PARTS))
         assert last is not None
-        remember(desk, last)
+        remember(session, last)
         means = ", ".join(f"{n} {mean_db(v)}" for n, v in last.rung.sqnr.items())
-        ladder = bench.ladder if model.key == bench.default.key else None
-        drawn = curve(ladder, strength, own_points(lives(desk, choice)), choice.dark)
+        ladder = backend.ladder if model.key == backend.default.key else None
+        drawn = curve(ladder, strength, own_points(lives(session, choice)), choice.dark)
         yield Finished(
             f"{live_title(last)}: {means}; {of_samples(len(last.labels))}",
-            (live_sheet(last), drawn, offer(desk, choice, last)),
+            (live_sheet(last), drawn, offer(session, choice, last)),
         )
 
-    def offer(desk: Desk, choice: Choice, live: Live) -> Any:
+    def offer(session: Session, choice: Choice, live: Live) -> Any:
         """The recipe, by name, where the whole page can use it: with the page's channels."""
         recipe, setting = live.rung.recipe, live.setting
         if recipe is None or setting.channels != INJECTED_CHANNELS or live.model.strength <= 1:
             return gr.skip()
         name = f"{setting.repair} {setting.bits} injected ×{live.model.strength:g}"
-        desk.keep(name, recipe)
+        session.keep(name, recipe)
         if not choice.model.injected:
             return gr.skip()
-        return gr.update(choices=recipe_names(bench, desk, choice), value=name)
+        return gr.update(choices=recipe_names(backend, session, choice), value=name)
 
-    def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
         text = "Cancelled. The pictures that were done stay, and the next start goes on from there."
         return text, (gr.skip(), gr.skip(), gr.skip())
 
@@ -262,15 +262,17 @@ def build_injector(bench: Bench, page: Page) -> View:
     # one listener for all that follows the drag: two that keep the last question ("always_last")
     # on one event would ask each other for ever; arrow keys give no "release"
     page.bar.strength.input(
-        answer(bench, dragged),
+        answer(backend, dragged),
         [layer, *bar],
         [*fast, inside],
         api_visibility="private",
         **QUIET,
     )
-    layer.input(answer(bench, one_layer), [layer, *bar], inside, api_visibility="private", **QUIET)
+    layer.input(
+        answer(backend, one_layer), [layer, *bar], inside, api_visibility="private", **QUIET
+    )
     wire_job(
-        bench,
+        backend,
         controls,
         work,
         [channels, repair, samples, steps, seed, *bar],
@@ -279,5 +281,5 @@ def build_injector(bench: Bench, page: Page) -> View:
         stopped=stopped,
     )
     page.fields["injected-layer"] = layer
-    page.deeds["inject"] = [page.bar.strength.input]
+    page.actions["inject"] = [page.bar.strength.input]
     return View(refresh, [layer, *bar], [*fast, about, layer, inside])

@@ -28,7 +28,7 @@ from ....figures import (
 )
 from ....search import AlphaLab, Grid, Histogram, LabView, LayerDone, SearchSpec, search_group
 from ....specs import BitWidths, LayerRecipe, Recipe
-from ...visitors.backend import Bench, Model
+from ...visitors.backend import Backend, Model
 
 BARS, CURVE, SHAPES = "lab-bars", "lab-curve", "lab-shapes"
 """Element ids of the three figures."""
@@ -76,26 +76,26 @@ class Held:
         return 4 * (2 * loss.tokens.numel() + loss.known.numel() + 4 * loss.weight.numel())
 
 
-def group_of(bench: Bench, setting: Setting) -> SmoothingGroup:
-    groups = bench.checkpoint(setting.model).groups
+def group_of(backend: Backend, setting: Setting) -> SmoothingGroup:
+    groups = backend.checkpoint(setting.model).groups
     return next(group for group in groups if group.name == setting.group)
 
 
-def hold(bench: Bench, setting: Setting, calibration: Calibration) -> Held:
+def hold(backend: Backend, setting: Setting, calibration: Calibration) -> Held:
     """The layer at this setting, prepared once for all visitors."""
 
     def build() -> Held:
-        group = group_of(bench, setting)
-        return Held(AlphaLab(bench.checkpoint(setting.model), group, calibration, setting.spec))
+        group = group_of(backend, setting)
+        return Held(AlphaLab(backend.checkpoint(setting.model), group, calibration, setting.spec))
 
-    found: Held = bench.cache.make(("lab", setting, calibration.sha256), build)
+    found: Held = backend.cache.make(("lab", setting, calibration.sha256), build)
     return found
 
 
-def known_curve(bench: Bench, setting: Setting, calibration: Calibration) -> LayerDone | None:
+def known_curve(backend: Backend, setting: Setting, calibration: Calibration) -> LayerDone | None:
     """The search's curve if somebody has computed it, or it is shipped for this very run."""
-    found: LayerDone | None = bench.cache.get(("curve", setting, calibration.sha256))
-    shipped = bench.shipped
+    found: LayerDone | None = backend.cache.get(("curve", setting, calibration.sha256))
+    shipped = backend.shipped
     if found is not None or shipped is None or shipped.calibration != calibration.sha256:
         return found
     preset = shipped.presets.get(str(setting.bits))
@@ -104,19 +104,19 @@ def known_curve(bench: Bench, setting: Setting, calibration: Calibration) -> Lay
     return next((layer for layer in preset.layers if layer.group == setting.group), None)
 
 
-def find_curve(bench: Bench, setting: Setting, calibration: Calibration) -> LayerDone:
+def find_curve(backend: Backend, setting: Setting, calibration: Calibration) -> LayerDone:
     """The search's curve of this layer; about a second on the demo checkpoint."""
 
     def build() -> LayerDone:
-        checkpoint, group = bench.checkpoint(setting.model), group_of(bench, setting)
+        checkpoint, group = backend.checkpoint(setting.model), group_of(backend, setting)
         *_, done = search_group(checkpoint, group, calibration, setting.spec)
         assert isinstance(done, LayerDone)
         return done
 
-    known = known_curve(bench, setting, calibration)
+    known = known_curve(backend, setting, calibration)
     if known is not None:
         return known
-    found: LayerDone = bench.cache.make(("curve", setting, calibration.sha256), build)
+    found: LayerDone = backend.cache.make(("curve", setting, calibration.sha256), build)
     return found
 
 
@@ -234,9 +234,13 @@ def verdict(held: Held, curve: LayerDone | None, alpha: float | None) -> str:
 
 
 def used(
-    bench: Bench, recipe: Recipe, setting: Setting, alpha: float | None, calibration: Calibration
+    backend: Backend,
+    recipe: Recipe,
+    setting: Setting,
+    alpha: float | None,
+    calibration: Calibration,
 ) -> Recipe:
     """The recipe with this layer as the lab has it."""
-    branch = setting.spec.branch(bench.checkpoint(setting.model).width)
+    branch = setting.spec.branch(backend.checkpoint(setting.model).width)
     changed = recipe.with_layer(setting.group, LayerRecipe(setting.bits, alpha, branch))
     return replace(changed, calibration=recipe.calibration or calibration.sha256)

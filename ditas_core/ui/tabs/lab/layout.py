@@ -25,10 +25,10 @@ from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, status
 from ...serving.validate import flag, one_of, real, whole
-from ...visitors.backend import FIXED_ALPHA, Bench, Choice, Model
+from ...visitors.backend import FIXED_ALPHA, Backend, Choice, Model
 from ...visitors.measuring import measure
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import (
     BARS,
     CURVE,
@@ -74,38 +74,38 @@ class Seen:
     slider: Any = None
 
 
-def seen(desk: Desk) -> Seen:
-    found: Seen = desk.notes.setdefault("lab", Seen())
+def seen(session: Session) -> Seen:
+    found: Seen = session.notes.setdefault("lab", Seen())
     return found
 
 
-def loudest(bench: Bench, model: Model) -> str | None:
+def loudest(backend: Backend, model: Model) -> str | None:
     """The layer to begin with."""
-    atlas = bench.atlas(model)
+    atlas = backend.atlas(model)
     if atlas is not None:
         return max(atlas.groups, key=lambda name: atlas.groups[name].strength)
-    return next(iter(bench.group_names(model)), None)
+    return next(iter(backend.group_names(model)), None)
 
 
-def layer_choices(bench: Bench, model: Model) -> list[tuple[str, str]]:
+def layer_choices(backend: Backend, model: Model) -> list[tuple[str, str]]:
     """With the strength of their outliers, where it is known."""
-    atlas = bench.atlas(model)
+    atlas = backend.atlas(model)
     if atlas is None:
-        return [(name, name) for name in bench.group_names(model)]
+        return [(name, name) for name in backend.group_names(model)]
     return [(f"{name} · outliers ×{g.strength:.1f}", name) for name, g in atlas.groups.items()]
 
 
-def build_lab(bench: Bench, page: Page) -> View | None:
+def build_lab(backend: Backend, page: Page) -> View | None:
     """Lay out the tab."""
     gr.HTML(lead(LEAD), padding=False)
     with gr.Column(visible=False) as gate:
         controls = build_controls("lab", "Measure", NOT_MEASURED, "warn")
     timer = gr.Timer(POLL_S, active=False)
-    first, names = BitWidths.parse(FIRST_BITS), layer_choices(bench, bench.default)
+    first, names = BitWidths.parse(FIRST_BITS), layer_choices(backend, backend.default)
     at_first = (first.weight, first.activation, FIRST_CONVENTION)
     with gr.Row():
         layer = gr.Dropdown(
-            names, value=loudest(bench, bench.default), label="Layer", elem_id="lab-layer",
+            names, value=loudest(backend, backend.default), label="Layer", elem_id="lab-layer",
             info="inputs and weights that share one α", scale=2, min_width=230,
         )  # fmt: skip
         convention = gr.Dropdown(
@@ -162,13 +162,13 @@ def build_lab(bench: Bench, page: Page) -> View | None:
         "lab_granularity": convention,
         "lab_branch": branch,
     }
-    page.deeds |= {"alpha": [alpha.input], "lab_convention": [convention.input]}
+    page.actions |= {"alpha": [alpha.input], "lab_convention": [convention.input]}
 
     def read(values: tuple[Any, ...]) -> tuple[Choice, Setting, float | None]:
         """Check the tab's own values and the bar's."""
         at, off, group, weight, activation, name, low_rank, *rest = values
-        choice = read_choice(bench, rest)
-        known = bench.group_names(choice.model)
+        choice = read_choice(backend, rest)
+        known = backend.group_names(choice.model)
         if not known:
             raise refuse("layer: expected a measured checkpoint, got none; press “Measure”")
         setting = Setting(
@@ -183,104 +183,106 @@ def build_lab(bench: Bench, page: Page) -> View | None:
         number = round(real(at, "alpha", 0, 1), 2)
         return choice, setting, None if flag(off, "no smoothing") else number
 
-    def measured(desk: Desk, model: Model) -> Calibration | None:
-        return bench.measured(model, desk.spec or bench.spec)
+    def measured(session: Session, model: Model) -> Calibration | None:
+        return backend.measured(model, session.spec or backend.spec)
 
-    def needed(desk: Desk, model: Model) -> Calibration:
-        calibration = measured(desk, model)
+    def needed(session: Session, model: Model) -> Calibration:
+        calibration = measured(session, model)
         if calibration is None:
             raise refuse("lab: expected a measured checkpoint, got none yet; press “Measure”")
         return calibration
 
     def show(
-        desk: Desk, choice: Choice, setting: Setting, at: float | None, quick: bool
+        session: Session, choice: Choice, setting: Setting, at: float | None, quick: bool
     ) -> tuple[dict[str, Any], str, str]:
         """Figures or moves, verdict, and the curve to ask for ("" where it is known)."""
-        calibration = needed(desk, setting.model)
-        held, line = hold(bench, setting, calibration), known_curve(bench, setting, calibration)
+        calibration = needed(session, setting.model)
+        held, line = hold(backend, setting, calibration), known_curve(backend, setting, calibration)
         frame = (setting, choice.dark, at is None, line is None, calibration.sha256)
-        same = quick and seen(desk).frame == frame
-        seen(desk).frame = frame
+        same = quick and seen(session).frame == frame
+        seen(session).frame = frame
         if same and at is not None:
             figures = moves(held, line, at, choice.dark)
         else:
             figures = draw(held, line, at, choice.dark)
         return figures, verdict(held, line, at), "" if line is not None else repr(setting)
 
-    def on_hand(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def on_hand(session: Session, *values: Any) -> tuple[Any, ...]:
         """Something moved inside the tab; the slider takes over from "no smoothing"."""
         choice, setting, at = read(values)
-        if measured(desk, choice.model) is None:
+        if measured(session, choice.model) is None:
             return gr.skip(), status(NOT_MEASURED, "warn"), "", ""
-        smoothless = seen(desk).frame is not None and seen(desk).frame[2]
-        slid = values[1] is True and smoothless and seen(desk).slider != values[0]
+        smoothless = seen(session).frame is not None and seen(session).frame[2]
+        slid = values[1] is True and smoothless and seen(session).slider != values[0]
         at = round(float(values[0]), 2) if slid else at
-        seen(desk).slider = values[0]
-        figures, said, want = show(desk, choice, setting, at, quick=True)
+        seen(session).slider = values[0]
+        figures, said, want = show(session, choice, setting, at, quick=True)
         return gr.update(value=False) if slid else gr.skip(), said, packed(figures), want
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
         """The whole tab; what was switched in the bar since the last time is taken over."""
         at, off, group, weight, activation, name, low_rank, *rest = values
-        choice = read_choice(bench, rest)
+        choice = read_choice(backend, rest)
         bar = (choice.bits, choice.convention)
-        followed, mine = seen(desk).bar, (weight, activation, name)
+        followed, mine = seen(session).bar, (weight, activation, name)
         if followed != bar and (followed or mine == at_first):  # else: from the page's address
             weight, activation, name = choice.bits.weight, choice.bits.activation, bar[1]
-        seen(desk).bar = bar
-        choices = layer_choices(bench, choice.model)
+        seen(session).bar = bar
+        choices = layer_choices(backend, choice.model)
         if group not in [key for _, key in choices]:
-            group = loudest(bench, choice.model)
+            group = loudest(backend, choice.model)
         switches = (gr.update(choices=choices, value=group), weight, activation, name)
-        if measured(desk, choice.model) is None:
+        if measured(session, choice.model) is None:
             figures = empty("Not measured yet", choice.dark)
-            waiting = (gr.update(visible=True), gr.Timer(active=bench.line.locked()))
+            waiting = (gr.update(visible=True), gr.Timer(active=backend.queue.locked()))
             return (*switches, *fresh(figures), status("Not measured yet"), "", *waiting)
         found = read((at, off, group, weight, activation, name, low_rank, *rest))
-        figures, said, want = show(desk, *found, quick=False)
-        seen(desk).slider = at
+        figures, said, want = show(session, *found, quick=False)
+        seen(session).slider = at
         done = (gr.update(visible=False), gr.Timer(active=False))
         return (*switches, *fresh(figures), said, want, *done)
 
-    def on_tick(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def on_tick(session: Session, *values: Any) -> tuple[Any, ...]:
         """Once the run that somebody else started is over."""
-        if measured(desk, read_choice(bench, values[len(hand) + len(place) :]).model) is None:
-            return *(gr.skip() for _ in outputs[:-1]), gr.Timer(active=bench.line.locked())
-        return refresh(desk, *values)
+        if measured(session, read_choice(backend, values[len(hand) + len(place) :]).model) is None:
+            return *(gr.skip() for _ in outputs[:-1]), gr.Timer(active=backend.queue.locked())
+        return refresh(session, *values)
 
-    def work(desk: Desk, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read_choice(bench, values[len(hand) + len(place) :])
-        for event in measure(bench, choice.model, desk.spec or bench.spec):
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
+        choice = read_choice(backend, values[len(hand) + len(place) :])
+        for event in measure(backend, choice.model, session.spec or backend.spec):
             if isinstance(event, Progress):
                 yield event
-        yield Finished(f"{choice.model.title} is measured.", refresh(desk, *values))
+        yield Finished(f"{choice.model.title} is measured.", refresh(session, *values))
 
-    def search(desk: Desk, want: str, *values: Any) -> Any:
+    def search(session: Session, want: str, *values: Any) -> Any:
         """The curve that is not known yet."""
         _, setting, _ = read(values)
         if not want:
             return gr.skip()
-        find_curve(bench, setting, needed(desk, setting.model))
+        find_curve(backend, setting, needed(session, setting.model))
         return f"{setting!r} {time.monotonic_ns()}"
 
-    def jump(desk: Desk, values: tuple[Any, ...], at: float | None) -> tuple[Any, ...]:
+    def jump(session: Session, values: tuple[Any, ...], at: float | None) -> tuple[Any, ...]:
         """Set the slider, or the box, from elsewhere."""
         number = values[0] if at is None else round(at, 2)
-        _, *shown = on_hand(desk, number, at is None, *values[2:])
+        _, *shown = on_hand(session, number, at is None, *values[2:])
         return number, at is None, *shown
 
-    def on_best(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def on_best(session: Session, *values: Any) -> tuple[Any, ...]:
         _, setting, _ = read(values)
-        return jump(desk, values, find_curve(bench, setting, needed(desk, setting.model)).alpha)
+        return jump(
+            session, values, find_curve(backend, setting, needed(session, setting.model)).alpha
+        )
 
-    def on_pick(desk: Desk, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
         x = read_pick(text).x
-        return jump(desk, values, min(1.0, max(0.0, x)) if isinstance(x, float | int) else None)
+        return jump(session, values, min(1.0, max(0.0, x)) if isinstance(x, float | int) else None)
 
-    def on_use(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def on_use(session: Session, *values: Any) -> tuple[Any, ...]:
         choice, setting, at = read(values)
-        calibration = needed(desk, choice.model)
-        name, recipe = bench.recipe(desk, choice)
+        calibration = needed(session, choice.model)
+        name, recipe = backend.recipe(session, choice)
         if recipe is None:
             raise refuse(
                 f"recipe: expected one that exists, got {name}; search it first or choose "
@@ -291,17 +293,17 @@ def build_lab(bench: Bench, page: Page) -> View | None:
                 f"granularity: expected the recipe's {recipe.convention}, got "
                 f"{setting.convention}; a recipe has one for all its layers"
             )
-        desk.keep(MINE, used(bench, recipe, setting, at, calibration))
+        session.keep(MINE, used(backend, recipe, setting, at, calibration))
         chosen = Choice(choice.model, choice.bits, choice.convention, MINE, choice.dark)
-        rank = setting.spec.branch(bench.checkpoint(choice.model).width).rank
+        rank = setting.spec.branch(backend.checkpoint(choice.model).width).rank
         text = (
             f"“{MINE}” is {name} with {setting.group} at {setting.bits}, {named(at)}, "
             f"{f'branch of rank {rank}' if rank else 'no branch'}. The whole page uses it now."
         )
         return (
             status(text, "done"),
-            gr.update(choices=recipe_names(bench, desk, chosen), value=MINE),
-            setup_notice(bench, desk, chosen),
+            gr.update(choices=recipe_names(backend, session, chosen), value=MINE),
+            setup_notice(backend, session, chosen),
         )
 
     drawn = [said, moved, wanted]
@@ -309,21 +311,21 @@ def build_lab(bench: Bench, page: Page) -> View | None:
     quiet: dict[str, Any] = {**QUIET, "api_visibility": "private"}
     gr.on(  # one listener: its answers arrive in the order of the moves
         [alpha.input, identity.input, found.change, *(switch.input for switch in place)],
-        answer(bench, on_hand), inputs, [identity, *drawn], api_name="alpha", **QUIET,
+        answer(backend, on_hand), inputs, [identity, *drawn], api_name="alpha", **QUIET,
     )  # fmt: skip
     moved.change(None, moved, None, js=MOVE, api_visibility="private")
-    wanted.change(answer(bench, search), [wanted, *inputs], found, **quiet)
-    to_best.click(answer(bench, on_best), inputs, [*hand, *drawn], **quiet)
-    picked.input(answer(bench, on_pick), [picked, *inputs], [*hand, *drawn], **quiet)
+    wanted.change(answer(backend, search), [wanted, *inputs], found, **quiet)
+    to_best.click(answer(backend, on_best), inputs, [*hand, *drawn], **quiet)
+    picked.input(answer(backend, on_pick), [picked, *inputs], [*hand, *drawn], **quiet)
     use.click(
-        answer(bench, on_use),
+        answer(backend, on_use),
         inputs,
         [told, page.bar.recipe, page.bar.notice],
         api_name="use_alpha",
         **QUIET,
     )
-    timer.tick(answer(bench, on_tick), inputs, outputs, **quiet)
-    wire_job(bench, controls, work, inputs, outputs, api_name="lab_measure")
+    timer.tick(answer(backend, on_tick), inputs, outputs, **quiet)
+    wire_job(backend, controls, work, inputs, outputs, api_name="lab_measure")
     return View(refresh, inputs, outputs)
 
 

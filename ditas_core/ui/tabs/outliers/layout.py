@@ -18,10 +18,10 @@ from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, reported, status
 from ...serving.validate import flag, one_of, real
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 from ...visitors.measuring import measure as measure_model
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from . import draw as show
 
 LEAD = (
@@ -56,22 +56,24 @@ class Scene:
     note: str
 
 
-def read_scene(bench: Bench, desk: Desk, values: tuple[Any, ...], keep: bool) -> Scene | None:
+def read_scene(
+    backend: Backend, session: Session, values: tuple[Any, ...], keep: bool
+) -> Scene | None:
     """Check everything; None where nothing has been measured yet.
 
     Not ``keep``: a layer, timestep or channel that this checkpoint lacks is replaced
     by its loudest one instead of refused.
     """
     measure, half, panels, layer, timestep, view, ordered, follow, by_hand, channel, *bar = values
-    choice = read_choice(bench, bar)
+    choice = read_choice(backend, bar)
     measure = show.MEASURES[one_of(measure, "measure", list(show.MEASURES))]
     half = Half(one_of(half, "guidance half", show.HALVES))
     one_of(view, "view", show.VIEWS)
-    atlas = bench.atlas(choice.model)
+    atlas = backend.atlas(choice.model)
     if atlas is None:
         return None
     note, change = "", one_of(panels, "overview", show.PANELS) == show.PANELS[1]
-    alphas, source = bench.alphas(desk, choice)
+    alphas, source = backend.alphas(session, choice)
     try:
         ranking = atlas.ranking(alphas, measure, half)
     except AtlasError as error:
@@ -98,7 +100,7 @@ def read_scene(bench: Bench, desk: Desk, values: tuple[Any, ...], keep: bool) ->
         if keep:
             raise refuse(f"channel: expected a number from 0 to {count - 1}")
         number = next(rank.channel for rank in ranking if rank.layer == layer)
-    calibration = bench.measured(choice.model, desk.spec or bench.spec)
+    calibration = backend.measured(choice.model, session.spec or backend.spec)
     return Scene(atlas, alphas, look, change, number, calibration, note)
 
 
@@ -117,10 +119,10 @@ def placed(figures: tuple[Any, ...]) -> tuple[Any, ...]:
     return gr.update(value=figures[0], visible=True), hidden, gr.skip(), gr.skip()
 
 
-def build_outliers(bench: Bench, page: Page) -> View:
+def build_outliers(backend: Backend, page: Page) -> View:
     """Lay out the tab; figures come when it is opened."""
-    first = bench.atlas(first_choice(bench).model)
-    names = bench.group_names(bench.default)
+    first = backend.atlas(first_choice(backend).model)
+    names = backend.group_names(backend.default)
     gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=8, min_width=320), gr.Group(), gr.Row():
@@ -210,8 +212,8 @@ def build_outliers(bench: Bench, page: Page) -> View:
     of_opened = [*inside, frame, overview_line, *of_layer, *of_channel]
     outputs = [table, *inside, *of_overview, *of_layer, *of_channel]
 
-    def scene_of(desk: Desk, values: tuple[Any, ...]) -> Scene:
-        scene = read_scene(bench, desk, values, keep=True)
+    def scene_of(session: Session, values: tuple[Any, ...]) -> Scene:
+        scene = read_scene(backend, session, values, keep=True)
         if scene is None:
             raise refuse(f"outliers: {show.UNMEASURED}")
         return scene
@@ -260,11 +262,11 @@ def build_outliers(bench: Bench, page: Page) -> View:
     def draw_below(scene: Scene) -> tuple[Any, ...]:
         return *draw_layer(scene), *draw_channel(scene)
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
         """Everything, after the bar, the measure or the half changed."""
-        scene = read_scene(bench, desk, values, keep=False)
+        scene = read_scene(backend, session, values, keep=False)
         if scene is None:
-            blank = empty_figure(show.UNMEASURED, dark=read_choice(bench, values[10:]).dark)
+            blank = empty_figure(show.UNMEASURED, dark=read_choice(backend, values[10:]).dark)
             line = status(show.UNMEASURED, "warn")
             nothing = gr.update(choices=[], value=None)
             return (
@@ -281,88 +283,90 @@ def build_outliers(bench: Bench, page: Page) -> View:
             *draw_below(scene),
         )
 
-    def open_layer(desk: Desk, name: Any, when: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def open_layer(
+        session: Session, name: Any, when: Any, values: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         """A fresh look at a layer: its own loudest channel, the recipe's α."""
-        atlas = bench.atlas(read_choice(bench, values[10:]).model)
+        atlas = backend.atlas(read_choice(backend, values[10:]).model)
         one_of(name, "layer", [] if atlas is None else list(atlas.groups))
         fresh = (*values[:3], name, when, *values[5:7], True, values[8], "", *values[10:])
-        scene = read_scene(bench, desk, fresh, keep=False)
+        scene = read_scene(backend, session, fresh, keep=False)
         assert scene is not None
         return *draw_inside(scene), *move_frame(scene), *draw_below(scene)
 
-    def on_layer(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        return open_layer(desk, values[3], values[4], values)
+    def on_layer(session: Session, *values: Any) -> tuple[Any, ...]:
+        return open_layer(session, values[3], values[4], values)
 
     def on_row(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         row = getattr(event, "row_value", None)
         if not isinstance(row, list) or not row:
             raise refuse("layer: expected a row of the table, got none")
         with reported():
-            return open_layer(bench.desk(request), row[0], values[4], values)
+            return open_layer(backend.session(request), row[0], values[4], values)
 
-    def on_cell(desk: Desk, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_cell(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
         pick = read_pick(text)
-        return open_layer(desk, pick.x, str(pick.y), values)
+        return open_layer(session, pick.x, str(pick.y), values)
 
-    def on_change(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        return draw_overview(scene_of(desk, values))
+    def on_change(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_overview(scene_of(session, values))
 
-    def on_timestep(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(desk, values)
+    def on_timestep(session: Session, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
         return *move_frame(scene), *draw_below(scene)
 
-    def on_view(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        return draw_layer(scene_of(desk, values))
+    def on_view(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_layer(scene_of(session, values))
 
-    def on_alpha(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(desk, values)
+    def on_alpha(session: Session, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
         return draw_below(scene)
 
-    def on_hand(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        return False, *on_alpha(desk, *values[:7], False, *values[8:])
+    def on_hand(session: Session, *values: Any) -> tuple[Any, ...]:
+        return False, *on_alpha(session, *values[:7], False, *values[8:])
 
-    def on_channel(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        return draw_channel(scene_of(desk, values))
+    def on_channel(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_channel(scene_of(session, values))
 
-    def on_pick(desk: Desk, text: Any, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(desk, values)
+    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
         number = show.picked_channel(scene.atlas, scene.look, read_pick(text))
         return draw_channel(replace(scene, channel=number))
 
-    def work(desk: Desk, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read_choice(bench, values[10:])
-        spec = desk.spec or bench.spec
-        for event in measure_model(bench, choice.model, spec):
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
+        choice = read_choice(backend, values[10:])
+        spec = session.spec or backend.spec
+        for event in measure_model(backend, choice.model, spec):
             if isinstance(event, Progress):
                 yield event
         text = (
             f"Measured: {spec.sampling.steps} steps of {spec.samples} samples, "
             f"{spec.tokens} tokens kept per layer and step."
         )
-        yield Finished(text, refresh(desk, *values))
+        yield Finished(text, refresh(session, *values))
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    gr.on([measure.input, half.input], answer(bench, refresh), inputs, outputs, **private)
-    panels.input(answer(bench, on_change), inputs, of_overview, **private)
+    gr.on([measure.input, half.input], answer(backend, refresh), inputs, outputs, **private)
+    panels.input(answer(backend, on_change), inputs, of_overview, **private)
     layer.input(
-        answer(bench, on_layer, once=True), inputs, of_opened, api_name="outlier_layer", **QUIET
+        answer(backend, on_layer, once=True), inputs, of_opened, api_name="outlier_layer", **QUIET
     )
     table.select(on_row, inputs, of_opened, **private)
-    overview_pick.input(answer(bench, on_cell), [overview_pick, *inputs], of_opened, **private)
+    overview_pick.input(answer(backend, on_cell), [overview_pick, *inputs], of_opened, **private)
     drawn = [frame, overview_line, *of_layer, *of_channel]
-    timestep.input(answer(bench, on_timestep, once=True), inputs, drawn, **private)
-    gr.on([view.input, ordered.input], answer(bench, on_view), inputs, of_layer, **private)
-    follow.input(answer(bench, on_alpha), inputs, [*of_layer, *of_channel], **private)
-    by_hand.input(answer(bench, on_hand), inputs, [follow, *of_layer, *of_channel], **private)
+    timestep.input(answer(backend, on_timestep, once=True), inputs, drawn, **private)
+    gr.on([view.input, ordered.input], answer(backend, on_view), inputs, of_layer, **private)
+    follow.input(answer(backend, on_alpha), inputs, [*of_layer, *of_channel], **private)
+    by_hand.input(answer(backend, on_hand), inputs, [follow, *of_layer, *of_channel], **private)
     channel.input(
-        answer(bench, on_channel, once=True), inputs, of_channel, api_name="outlier_channel",
+        answer(backend, on_channel, once=True), inputs, of_channel, api_name="outlier_channel",
         **QUIET,
     )  # fmt: skip
     frame.change(None, frame, None, js=MOVE, api_visibility="private")
-    layer_pick.input(answer(bench, on_pick), [layer_pick, *inputs], of_channel, **private)
-    wire_job(bench, controls, work, inputs, outputs, api_name="measure")
+    layer_pick.input(answer(backend, on_pick), [layer_pick, *inputs], of_channel, **private)
+    wire_job(backend, controls, work, inputs, outputs, api_name="measure")
     page.fields |= {"measure": measure, "half": half, "layer": layer, "channel": channel}
-    page.deeds |= {
+    page.actions |= {
         "measure": [measure.input],
         "half": [half.input],
         "layer": [layer.input, table.select, overview_pick.input],

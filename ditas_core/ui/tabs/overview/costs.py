@@ -11,7 +11,7 @@ from ....specs import SamplingSpec
 from ...page.glossary import explained
 from ...serving.errors import clock
 from ...stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED
-from ...visitors.backend import Bench, Choice, Model
+from ...visitors.backend import Backend, Choice, Model
 
 METHODS = {PLAIN: "plain", SMOOTHED: "smoothing", SEARCHED: "search", DITAS: "ditas"}
 COMPARED = SamplingSpec(steps=30)
@@ -19,37 +19,37 @@ XL = ModelShape(depth=28, width=1152, heads=16)
 KNOWN = {"facebook/DiT-XL-2-256": XL, "facebook/DiT-XL-2-512": replace(XL, latent_size=64)}
 
 
-def speed(bench: Bench) -> float:
+def speed(backend: Backend) -> float:
     """Operations per second of the default checkpoint; 0 where there is none.
 
     Measured once, and never beside a job: what a job records must be its own passes.
     """
-    found: float | None = bench.cache.get(("speed",))
-    if found is not None or not bench.entries[bench.default.key].local:
+    found: float | None = backend.cache.get(("speed",))
+    if found is not None or not backend.entries[backend.default.key].local:
         return found or 0.0
-    with bench.line.join() as ticket:
-        if bench.line.ahead_of(ticket):
+    with backend.queue.join() as ticket:
+        if backend.queue.ahead_of(ticket):
             return 0.0
-        checkpoint = bench.checkpoint(bench.default)
-        found = bench.cache.make(("speed",), lambda: measure_speed(checkpoint))
+        checkpoint = backend.checkpoint(backend.default)
+        found = backend.cache.make(("speed",), lambda: measure_speed(checkpoint))
     return found or 0.0
 
 
-def shape_of(bench: Bench, choice: Choice) -> ModelShape | None:
+def shape_of(backend: Backend, choice: Choice) -> ModelShape | None:
     """Of a checkpoint that is here, or of one that is known and not loaded."""
-    if bench.is_loaded(choice.model):
-        return ModelShape.of(bench.checkpoint(Model(choice.model.key)))
-    return KNOWN.get(bench.entries[choice.model.key].repo)
+    if backend.is_loaded(choice.model):
+        return ModelShape.of(backend.checkpoint(Model(choice.model.key)))
+    return KNOWN.get(backend.entries[choice.model.key].repo)
 
 
-def cost_of(bench: Bench, choice: Choice, images: int = 4) -> Cost | None:
+def cost_of(backend: Backend, choice: Choice, images: int = 4) -> Cost | None:
     """One calibration, one search and one comparison of four recipes at the page's defaults."""
-    shape, measured = shape_of(bench, choice), speed(bench)
+    shape, measured = shape_of(backend, choice), speed(backend)
     if shape is None or not measured:
         return None
     spec = SearchSpec(choice.bits, choice.convention, METHODS.get(choice.recipe, "ditas"))
     plan = Plan(
-        bench.spec,
+        backend.spec,
         choice.bits,
         choice.convention,
         spec.branch(shape.width),
@@ -60,12 +60,12 @@ def cost_of(bench: Bench, choice: Choice, images: int = 4) -> Cost | None:
     return estimate(shape, measured, plan)
 
 
-def cost_table(bench: Bench, choice: Choice) -> str:
+def cost_table(backend: Backend, choice: Choice) -> str:
     """As rows; good to about a factor of two."""
-    cost = cost_of(bench, choice)
+    cost = cost_of(backend, choice)
     if cost is None:
         return ""
-    steps, samples = bench.spec.sampling.steps, bench.spec.samples
+    steps, samples = backend.spec.sampling.steps, backend.spec.samples
     rows = {
         f"[[calibration|measure]], {samples} images × {steps} steps": clock(cost.calibrate_s),
         f"[[grid search]] at {choice.bits}": clock(cost.search_s),

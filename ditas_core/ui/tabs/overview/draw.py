@@ -10,8 +10,8 @@ from ...page.heat import heat
 from ...page.pictures import picture_rows
 from ...stored.catalogue import licence_name
 from ...stored.results import DITAS, PLAIN, REFERENCE, Result, Shipped
-from ...visitors.backend import Bench, Choice, Model
-from ...visitors.session import Desk
+from ...visitors.backend import Backend, Choice, Model
+from ...visitors.session import Session
 
 SHOWN = 6
 SQNR = "latent SQNR, dB"
@@ -71,30 +71,34 @@ def hero() -> str:
     )
 
 
-def numbers(bench: Bench, choice: Choice) -> str:
+def numbers(backend: Backend, choice: Choice) -> str:
     """The three numbers of the shipped results at these bits, if there are any."""
-    shipped = bench.shipped
-    if shipped is None or str(choice.bits) not in shipped.presets or not is_shipped(bench, choice):
+    shipped = backend.shipped
+    if (
+        shipped is None
+        or str(choice.bits) not in shipped.presets
+        or not is_shipped(backend, choice)
+    ):
         return ""
     return stats(shipped, str(choice.bits))
 
 
-def is_shipped(bench: Bench, choice: Choice) -> bool:
+def is_shipped(backend: Backend, choice: Choice) -> bool:
     """Whether the shipped results are about this choice."""
     return (
-        bench.shipped is not None
-        and choice.model == bench.default
-        and choice.convention == bench.shipped.convention
-        and str(choice.bits) in bench.shipped.presets
+        backend.shipped is not None
+        and choice.model == backend.default
+        and choice.convention == backend.shipped.convention
+        and str(choice.bits) in backend.shipped.presets
     )
 
 
-def samples(bench: Bench, choice: Choice) -> str:
+def samples(backend: Backend, choice: Choice) -> str:
     """Full precision, plain rounding and DiTAS from the same noise."""
-    if bench.shipped is None or not is_shipped(bench, choice):
+    if backend.shipped is None or not is_shipped(backend, choice):
         text = "No shipped pictures at these settings: the Compare tab draws them."
         return f'<p class="empty">{text}</p>'
-    result = bench.shipped.presets[str(choice.bits)].result
+    result = backend.shipped.presets[str(choice.bits)].result
     rows = [(REFERENCE, "32 bits", list(result.images[REFERENCE][:SHOWN]))]
     for variant in (PLAIN, DITAS):
         note = f"{choice.bits}, {mean_of(result, variant):.1f} dB"
@@ -102,12 +106,12 @@ def samples(bench: Bench, choice: Choice) -> str:
     return picture_rows(rows, result.labels[:SHOWN], "the same noise, three ways to compute")
 
 
-def worst_layer(bench: Bench, desk: Desk, choice: Choice) -> str:
+def worst_layer(backend: Backend, session: Session, choice: Choice) -> str:
     """The layer that smoothing calms most, or the loudest one, before and after."""
-    atlas = bench.atlas(choice.model)
+    atlas = backend.atlas(choice.model)
     if atlas is None:
         return '<p class="empty">Not measured yet: open Outliers and press “Measure”.</p>'
-    alphas, _ = bench.alphas(desk, choice)
+    alphas, _ = backend.alphas(session, choice)
     worst = max(atlas.ranking(alphas), key=lambda rank: rank.strength - rank.smoothed)
     group = atlas.groups[worst.layer]
     after = "" if worst.alpha is None else f", α = {worst.alpha:.2f}"
@@ -125,14 +129,14 @@ def worst_layer(bench: Bench, desk: Desk, choice: Choice) -> str:
     )
 
 
-def card(bench: Bench, choice: Choice) -> str:
+def card(backend: Backend, choice: Choice) -> str:
     """The chosen checkpoint: size, licence, source."""
-    entry = bench.entries[choice.model.key]
+    entry = backend.entries[choice.model.key]
     rows = {"source": entry.repo if not entry.local else f"on this machine: {entry.key}"}
     if entry.revision:
         rows["revision"] = entry.revision
-    if bench.is_loaded(choice.model):
-        checkpoint = bench.checkpoint(Model(choice.model.key))
+    if backend.is_loaded(choice.model):
+        checkpoint = backend.checkpoint(Model(choice.model.key))
         parameters = list(checkpoint.transformer.parameters())
         weights, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
         rows |= {
@@ -141,7 +145,7 @@ def card(bench: Bench, choice: Choice) -> str:
             f"{16 if entry.half else 32} bits",
             "pictures": f"{checkpoint.image_size} px, {len(checkpoint.class_names)} classes",
             "blocks": f"{len({g.block for g in checkpoint.groups})}, width {checkpoint.width}",
-            "fingerprint": bench.fingerprint(choice.model)[:12],
+            "fingerprint": backend.fingerprint(choice.model)[:12],
         }
         if checkpoint.notes:
             rows["note"] = "; ".join(checkpoint.notes)

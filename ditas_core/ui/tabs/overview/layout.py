@@ -8,16 +8,16 @@ import gradio as gr
 
 from ...page.bar import Page, View, first_choice, read_choice
 from ...page.glossary import lead
-from ...visitors.backend import Bench
-from ...visitors.session import Desk
+from ...visitors.backend import Backend
+from ...visitors.session import Session
 from .costs import cost_table
 from .draw import card, numbers, samples, worst_layer
 
 
-def build_overview(bench: Bench, page: Page) -> View:
+def build_overview(backend: Backend, page: Page) -> View:
     """Drawn when the page is built, so that it is there with the page."""
-    first, nobody = first_choice(bench), Desk("")
-    stats = gr.HTML(numbers(bench, first), padding=False, elem_id="numbers")
+    first, nobody = first_choice(backend), Session("")
+    stats = gr.HTML(numbers(backend, first), padding=False, elem_id="numbers")
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             gr.HTML(
@@ -27,10 +27,10 @@ def build_overview(bench: Bench, page: Page) -> View:
                 ),
                 padding=False,
             )
-            sheet = gr.HTML(samples(bench, first), padding=False, elem_id="samples")
+            sheet = gr.HTML(samples(backend, first), padding=False, elem_id="samples")
             with gr.Row(equal_height=False):
-                about = gr.HTML(card(bench, first), padding=False, elem_id="card", min_width=240)
-                cost = gr.HTML(cost_table(bench, first), padding=False, elem_id="cost",
+                about = gr.HTML(card(backend, first), padding=False, elem_id="card", min_width=240)
+                cost = gr.HTML(cost_table(backend, first), padding=False, elem_id="cost",
                                min_width=260)  # fmt: skip
         with gr.Column(scale=4, min_width=320):
             gr.HTML(
@@ -41,19 +41,19 @@ def build_overview(bench: Bench, page: Page) -> View:
                 ),
                 padding=False,
             )
-            worst = gr.HTML(worst_layer(bench, nobody, first), padding=False, elem_id="worst")
+            worst = gr.HTML(worst_layer(backend, nobody, first), padding=False, elem_id="worst")
             closer = gr.Button("Look into every layer: Outliers", elem_id="look-closer", size="md")
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(bench, values)
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+        choice = read_choice(backend, values)
         return (
-            numbers(bench, choice),
-            samples(bench, choice),
-            card(bench, choice),
-            cost_table(bench, choice),
-            worst_layer(bench, desk, choice),
+            numbers(backend, choice),
+            samples(backend, choice),
+            card(backend, choice),
+            cost_table(backend, choice),
+            worst_layer(backend, session, choice),
         )
 
     closer.click(lambda: gr.Tabs(selected="outliers"), None, page.tabs, api_visibility="private")
-    page.deeds["bits"] = [page.bar.preset.input]
+    page.actions["bits"] = [page.bar.preset.input]
     return View(refresh, page.bar.inputs, [stats, sheet, about, cost, worst])

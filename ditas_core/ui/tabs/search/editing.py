@@ -14,9 +14,9 @@ from ....specs import ACTIVATION_BITS, FULL_PRECISION_BITS, WEIGHT_BITS, BitWidt
 from ...page.glossary import lead
 from ...serving.errors import refuse, status
 from ...serving.validate import flag, one_of, real, shown
-from ...visitors.backend import Bench, Choice
+from ...visitors.backend import Backend, Choice
 from ...visitors.running import Controls, Finished, Progress, build_controls
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import edit_html, layer_text, read_name, tiles
 from .predicting import Predictions, predict_recipes, predictions
 
@@ -25,11 +25,11 @@ UNMEASURED = "Not measured yet: press “Predict all”, or “Start” above."
 WIDTHS = [*WEIGHT_BITS, FULL_PRECISION_BITS]
 
 
-def available(bench: Bench, desk: Desk, choice: Choice) -> dict[str, Recipe]:
+def available(backend: Backend, session: Session, choice: Choice) -> dict[str, Recipe]:
     """All recipes that can be used at once; none of a checkpoint that is not here yet."""
-    if not bench.entries[choice.model.key].local and bench.atlas(choice.model) is None:
+    if not backend.entries[choice.model.key].local and backend.atlas(choice.model) is None:
         return {}
-    return bench.recipes(desk, choice)
+    return backend.recipes(session, choice)
 
 
 def worst_layer(found: Predictions, recipe: Recipe) -> str:
@@ -38,8 +38,8 @@ def worst_layer(found: Predictions, recipe: Recipe) -> str:
     return found.groups[errors.index(max(errors))]
 
 
-def known_errors(bench: Bench, desk: Desk, choice: Choice) -> Predictions:
-    return predictions(bench, choice.model, desk.spec or bench.spec)
+def known_errors(backend: Backend, session: Session, choice: Choice) -> Predictions:
+    return predictions(backend, choice.model, session.spec or backend.spec)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Editor:
         return [self.identity.input, self.weight.input, self.activation.input]
 
 
-def build_editor(bench: Bench) -> Editor:
+def build_editor(backend: Backend) -> Editor:
     """Lay it out."""
     gr.HTML("<h3>Change one layer by hand</h3>", padding=False)
     gr.HTML(
@@ -90,7 +90,7 @@ def build_editor(bench: Bench) -> Editor:
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            names = bench.group_names(bench.default)
+            names = backend.group_names(backend.default)
             layer = gr.Dropdown(names, label="Layer", elem_id="edit-layer")
             alpha = gr.Slider(
                 0, 1, 0.5, step=0.01, label="α of this layer", elem_id="edit-alpha",
@@ -120,11 +120,11 @@ def build_editor(bench: Bench) -> Editor:
 
 
 def read_edit(
-    bench: Bench, desk: Desk, choice: Choice, values: tuple[Any, ...]
+    backend: Backend, session: Session, choice: Choice, values: tuple[Any, ...]
 ) -> tuple[Recipe, Recipe, str]:
     """The bar's recipe, the same with the change, and the layer."""
     group, alpha, identity, weight, activation = values
-    base = available(bench, desk, choice).get(choice.recipe)
+    base = available(backend, session, choice).get(choice.recipe)
     if base is None:
         raise refuse(
             f"recipe: expected one that is there already, got {choice.recipe}; "
@@ -148,10 +148,10 @@ def read_edit(
 
 
 def draw_edit(
-    bench: Bench, desk: Desk, choice: Choice, base: Recipe, changed: Recipe, group: str
+    backend: Backend, session: Session, choice: Choice, base: Recipe, changed: Recipe, group: str
 ) -> tuple[Any, Any]:
     """What the change predicts, and every layer's error."""
-    found = known_errors(bench, desk, choice)
+    found = known_errors(backend, session, choice)
     for recipe in (changed, base):
         found.find(recipe.convention, group, recipe.layers[group])
     title = next(each.title for each in found.checkpoint.groups if each.name == group)
@@ -167,15 +167,15 @@ def draw_edit(
 
 
 def draw_layer(
-    bench: Bench, desk: Desk, choice: Choice, group: Any, alpha: float | None = None
+    backend: Backend, session: Session, choice: Choice, group: Any, alpha: float | None = None
 ) -> tuple[Any, ...]:
     """One value per output of the editor: a layer of the bar's recipe, or at another ``alpha``."""
-    base = available(bench, desk, choice).get(choice.recipe)
+    base = available(backend, session, choice).get(choice.recipe)
     off = gr.update(interactive=False)
     if base is None:
         text = "no such recipe yet: press “Start”, or choose another in the bar"
         return (
-            gr.update(choices=bench.group_names(choice.model), value=None),
+            gr.update(choices=backend.group_names(choice.model), value=None),
             *(gr.skip(),) * 4,
             gr.skip(),
             off,
@@ -183,7 +183,7 @@ def draw_layer(
             tiles([("–", f"{choice.recipe}: {text}")]),
             empty_figure("Nothing to predict yet", HEIGHT, dark=choice.dark),
         )
-    found = known_errors(bench, desk, choice)
+    found = known_errors(backend, session, choice)
     names = found.groups
     group = group if isinstance(group, str) and group in names else worst_layer(found, base)
     layer = base.layers[group]
@@ -191,7 +191,7 @@ def draw_layer(
     if alpha is not None:
         changed = base.with_layer(group, replace(layer, alpha=alpha))
     strength = changed.layers[group].alpha
-    own = choice.recipe in desk.recipes
+    own = choice.recipe in session.recipes
     return (
         gr.update(choices=names, value=group),
         0.5 if strength is None else strength,
@@ -201,7 +201,7 @@ def draw_layer(
         choice.recipe[:40] if own else f"my {choice.recipe}, by hand",
         gr.update(interactive=True),
         measured_line(found),
-        *draw_edit(bench, desk, choice, base, changed, group),
+        *draw_edit(backend, session, choice, base, changed, group),
     )
 
 
@@ -212,12 +212,12 @@ def measured_line(found: Predictions) -> str:
 
 
 def kept_change(
-    bench: Bench, desk: Desk, choice: Choice, values: tuple[Any, ...], name: Any
+    backend: Backend, session: Session, choice: Choice, values: tuple[Any, ...], name: Any
 ) -> str:
     """Save the bar's recipe with the change; returns its name."""
     label = read_name(name)
-    _, changed, _ = read_edit(bench, desk, choice, values)
-    calibration = bench.measured(choice.model, desk.spec or bench.spec)
+    _, changed, _ = read_edit(backend, session, choice, values)
+    calibration = backend.measured(choice.model, session.spec or backend.spec)
     if changed.needs_calibration and calibration is not None:
         # the smoothing factors come from the run that the errors were predicted on
         changed = replace(changed, calibration=calibration.sha256)
@@ -225,20 +225,20 @@ def kept_change(
         raise refuse(
             "calibration: expected a measured run for this α, got none; press “Predict all”"
         )
-    desk.keep(label, changed)
+    session.keep(label, changed)
     return label
 
 
 def predicting(
-    bench: Bench, desk: Desk, choice: Choice, draw: Callable[[], tuple[Any, ...]]
+    backend: Backend, session: Session, choice: Choice, draw: Callable[[], tuple[Any, ...]]
 ) -> Iterator[Progress | Finished]:
     """The Predict job; ``draw`` gives the outputs once all is known."""
-    recipes = available(bench, desk, choice)
-    spec = desk.spec or bench.spec
-    with closing(predict_recipes(bench, choice.model, spec, recipes)) as events:  # type: ignore[type-var]
+    recipes = available(backend, session, choice)
+    spec = session.spec or backend.spec
+    with closing(predict_recipes(backend, choice.model, spec, recipes)) as events:  # type: ignore[type-var]
         for event in events:
             yield Progress(event.text, event.fraction, event.part)
-    count = len(available(bench, desk, choice))
+    count = len(available(backend, session, choice))
     yield Finished(
         f"Predicted: {count} recipes on {spec.samples} images × {spec.sampling.steps} steps.",
         draw(),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ....calibration import Calibration
 from ....search import Fitting, LayerDone, SearchSpec, partial_recipe, search
 from ....specs import CalibrationSpec, Recipe
-from ...visitors.backend import Bench, Choice, Model
-from ...visitors.session import Desk
+from ...visitors.backend import Backend, Choice, Model
+from ...visitors.session import Session
 from .predicting import predictions
 
 PARTIAL = "my partial search"
@@ -32,7 +32,7 @@ class SearchJob:
 
     @property
     def key(self) -> Hashable:
-        """Under which the desk keeps the layers found so far."""
+        """Under which the session keeps the layers found so far."""
         return (self.model, self.spec, self.calibration)
 
     @property
@@ -61,24 +61,24 @@ def job_of(choice: Choice, method: str, calibration: CalibrationSpec) -> SearchJ
     return SearchJob(choice.model, SearchSpec(choice.bits, choice.convention, method), calibration)
 
 
-def kept_layers(desk: Desk, job: SearchJob) -> list[LayerDone]:
+def kept_layers(session: Session, job: SearchJob) -> list[LayerDone]:
     """The layers found so far, in execution order."""
-    found = list(desk.searches.get(job.key, {}).values())
+    found = list(session.searches.get(job.key, {}).values())
     return sorted(found, key=lambda layer: layer.index)
 
 
 def run_search(
-    bench: Bench, desk: Desk, job: SearchJob, afresh: bool = False
+    backend: Backend, session: Session, job: SearchJob, afresh: bool = False
 ) -> Iterator[Searching | Recipe]:
-    """Goes on from the layers that the desk holds; the last event is the recipe.
+    """Goes on from the layers that the session holds; the last event is the recipe.
 
-    Closing it at any moment leaves every finished layer on the desk.
+    Closing it at any moment leaves every finished layer on the session.
     """
     parts = 1
-    if bench.measured(job.model, job.calibration) is None:
+    if backend.measured(job.model, job.calibration) is None:
         parts = 2
     calibration: Calibration | None = None
-    with closing(bench.calibrated(job.model, job.calibration)) as events:  # type: ignore[type-var]
+    with closing(backend.calibrated(job.model, job.calibration)) as events:  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Calibration):
                 calibration = event
@@ -86,8 +86,8 @@ def run_search(
                 text = f"calibrating: denoising step {event.step} of {event.total}"
                 yield Searching(text, event.step / event.total, (1, parts))
     assert calibration is not None
-    checkpoint = bench.checkpoint(job.model)
-    found = desk.found(job.key)
+    checkpoint = backend.checkpoint(job.model)
+    found = session.found(job.key)
     if afresh:
         found.clear()
     known = dict(found)
@@ -95,7 +95,7 @@ def run_search(
     with closing(search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
         for step in steps:
             if isinstance(step, Recipe):
-                predictions(bench, job.model, job.calibration).learn(step, found.values())
+                predictions(backend, job.model, job.calibration).learn(step, found.values())
                 yield step
                 return
             is_new = False
@@ -112,15 +112,15 @@ def run_search(
             yield Searching(text, share, (parts, parts), is_new)
 
 
-def keep_partial(bench: Bench, desk: Desk, job: SearchJob) -> Recipe | None:
-    """What a cancelled search has found, as a recipe on the desk; None if nothing."""
-    layers = kept_layers(desk, job)
-    calibration = bench.measured(job.model, job.calibration)
+def keep_partial(backend: Backend, session: Session, job: SearchJob) -> Recipe | None:
+    """What a cancelled search has found, as a recipe on the session; None if nothing."""
+    layers = kept_layers(session, job)
+    calibration = backend.measured(job.model, job.calibration)
     if not layers or calibration is None:
         return None
     recipe = partial_recipe(
-        bench.checkpoint(job.model), calibration, job.spec, layers, f"{job.spec.method}, partial"
+        backend.checkpoint(job.model), calibration, job.spec, layers, f"{job.spec.method}, partial"
     )
-    predictions(bench, job.model, job.calibration).learn(recipe, layers)
-    desk.keep(PARTIAL, recipe)
+    predictions(backend, job.model, job.calibration).learn(recipe, layers)
+    session.keep(PARTIAL, recipe)
     return recipe

@@ -17,9 +17,9 @@ from ...page.glossary import lead
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, reported, status
 from ...serving.validate import flag, one_of, whole
-from ...visitors.backend import Bench, Choice
+from ...visitors.backend import Backend, Choice
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .draw import (
     CURVES,
     MAP,
@@ -38,32 +38,34 @@ NOTE = "search"
 REDRAW_S = 0.6
 
 
-def found_layers(bench: Bench, desk: Desk, job: SearchJob) -> tuple[list[LayerDone], str, str]:
+def found_layers(
+    backend: Backend, session: Session, job: SearchJob
+) -> tuple[list[LayerDone], str, str]:
     """What is known of this search, and a status line with its kind."""
-    layers, total = kept_layers(desk, job), len(bench.group_names(job.model))
+    layers, total = kept_layers(session, job), len(backend.group_names(job.model))
     if layers and len(layers) == total:
         return layers, f"All {total} layers are found: tick “Start over” to search anew.", "done"
     if layers:
         return layers, f"{len(layers)} of {total} layers are kept; Start goes on there.", "warn"
-    shipped, spec = bench.shipped, job.spec
+    shipped, spec = backend.shipped, job.spec
     preset = None if shipped is None else shipped.presets.get(str(spec.bits))
     if (
         shipped is not None
         and preset is not None
         and (job.model, spec.method, spec.convention)
-        == (bench.default, "ditas", shipped.convention)
+        == (backend.default, "ditas", shipped.convention)
     ):
         return list(preset.layers), f"Shipped search: {summarize(preset.recipe)}", "done"
     text = f"{job.model.title} · {spec.bits} · {spec.convention}: not searched yet. Press “Start”."
     return [], text, ""
 
 
-def notes_of(desk: Desk) -> dict[str, Any]:
-    found: dict[str, Any] = desk.notes.setdefault(NOTE, {"view": MAP, "spec": None})
+def notes_of(session: Session) -> dict[str, Any]:
+    found: dict[str, Any] = session.notes.setdefault(NOTE, {"view": MAP, "spec": None})
     return found
 
 
-def build_search(bench: Bench, page: Page) -> View | None:
+def build_search(backend: Backend, page: Page) -> View | None:
     """Lay out the tab."""
     gr.HTML(
         lead(
@@ -74,7 +76,7 @@ def build_search(bench: Bench, page: Page) -> View | None:
         ),
         padding=False,
     )
-    first = bench.spec
+    first = backend.spec
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             method = gr.Radio(
@@ -107,7 +109,7 @@ def build_search(bench: Bench, page: Page) -> View | None:
         label="Every layer's best α (select a row to change it below)", max_height=300,
         elem_id="search-table",
     )  # fmt: skip
-    lower = build_keeping(bench, page)
+    lower = build_keeping(backend, page)
     searched = gr.Textbox(visible="hidden", elem_id="searched-mark", label="searched mark")
     bar = page.bar
     settings = [method, steps, images]
@@ -122,45 +124,47 @@ def build_search(bench: Bench, page: Page) -> View | None:
         calibration = replace(first, sampling=sampling, samples=whole(images, "images", 1, 16))
         return job_of(choice, method, calibration)
 
-    def show(desk: Desk, choice: Choice, job: SearchJob) -> tuple[Any, ...]:
+    def show(session: Session, choice: Choice, job: SearchJob) -> tuple[Any, ...]:
         """Status line, then ``search_shows``."""
-        layers, text, mood = found_layers(bench, desk, job)
-        names = bench.group_names(choice.model)
+        layers, text, mood = found_layers(backend, session, job)
+        names = backend.group_names(choice.model)
         return (
             status(text, mood),
             by_gain(layers),
-            search_figure(names, layers, notes_of(desk)["view"], choice.dark),
+            search_figure(names, layers, notes_of(session)["view"], choice.dark),
             totals_html(layers, len(names)),
         )
 
-    def sliders(desk: Desk) -> tuple[Any, Any]:
+    def sliders(session: Session) -> tuple[Any, Any]:
         """The run that the visitor asked for elsewhere; not what is being typed here."""
-        notes = notes_of(desk)
-        if notes["spec"] == desk.spec:
+        notes = notes_of(session)
+        if notes["spec"] == session.spec:
             return skip, skip
-        notes["spec"] = desk.spec
-        spec: CalibrationSpec = desk.spec or first
+        notes["spec"] = session.spec
+        spec: CalibrationSpec = session.spec or first
         return spec.sampling.steps, spec.samples
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(bench, values[6:])
-        moved = sliders(desk)
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+        choice = read_choice(backend, values[6:])
+        moved = sliders(session)
         asked = values[1:3] if moved[0] is skip else moved
         job = read_job((values[0], *asked), choice)
-        return (*moved, *show(desk, choice, job), *lower.draw(desk, choice, values[3:6]))
+        return (*moved, *show(session, choice, job), *lower.draw(session, choice, values[3:6]))
 
-    def on_settings(desk: Desk, kind: Any, *values: Any) -> tuple[Any, ...]:
-        notes_of(desk)["view"] = one_of(kind, "show", [MAP, CURVES])
-        choice = read_choice(bench, values[3:])
-        return show(desk, choice, read_job(values[:3], choice))
+    def on_settings(session: Session, kind: Any, *values: Any) -> tuple[Any, ...]:
+        notes_of(session)["view"] = one_of(kind, "show", [MAP, CURVES])
+        choice = read_choice(backend, values[3:])
+        return show(session, choice, read_job(values[:3], choice))
 
-    def work(desk: Desk, *values: Any) -> Iterator[Progress | Finished]:
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
         over, hand = flag(values[3], "start over"), values[4:7]
-        choice = read_choice(bench, values[7:])
+        choice = read_choice(backend, values[7:])
         job = read_job(values[:3], choice)
-        desk.spec = notes_of(desk)["spec"] = None if job.calibration == first else job.calibration
+        session.spec = notes_of(session)["spec"] = (
+            None if job.calibration == first else job.calibration
+        )
         began, drawn, recipe = time.monotonic(), 0.0, None
-        with closing(run_search(bench, desk, job, over)) as events:  # type: ignore[type-var]
+        with closing(run_search(backend, session, job, over)) as events:  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Recipe):
                     recipe = event
@@ -168,31 +172,31 @@ def build_search(bench: Bench, page: Page) -> View | None:
                 outputs = None
                 if event.fresh and time.monotonic() - drawn > REDRAW_S:
                     drawn = time.monotonic()
-                    layers, names = kept_layers(desk, job), bench.group_names(job.model)
+                    layers, names = kept_layers(session, job), backend.group_names(job.model)
                     outputs = (
                         layer_rows(layers)[::-1],
-                        search_figure(names, layers, notes_of(desk)["view"], choice.dark),
+                        search_figure(names, layers, notes_of(session)["view"], choice.dark),
                         totals_html(layers, len(names)),
                         *rest,
                     )
                 yield Progress(event.text, event.fraction, event.part, outputs)
         assert recipe is not None
-        desk.keep(job.name, recipe)
+        session.keep(job.name, recipe)
         text = f"Done in {time.monotonic() - began:.0f} s, kept as “{job.name}” and chosen in the "
         yield Finished(
             f"{text}bar: {summarize(recipe)}",
             (
-                *show(desk, choice, job)[1:],
-                *lower.draw_with_bar(desk, choice, job.name, hand),
+                *show(session, choice, job)[1:],
+                *lower.draw_with_bar(session, choice, job.name, hand),
                 f"{job.name}, {time.time():.0f}",
             ),
         )
 
-    def stopped(desk: Desk, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        choice = read_choice(bench, values[7:])
+    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+        choice = read_choice(backend, values[7:])
         job = read_job(values[:3], choice)
-        recipe = keep_partial(bench, desk, job)
-        layers, names = kept_layers(desk, job), bench.group_names(job.model)
+        recipe = keep_partial(backend, session, job)
+        layers, names = kept_layers(session, job), backend.group_names(job.model)
         if recipe is None:
             text = "Cancelled before the first layer was found."
             return text, (*(skip,) * len(search_shows), *rest)
@@ -201,18 +205,18 @@ def build_search(bench: Bench, page: Page) -> View | None:
             f"“{PARTIAL}” has their α, the other layers are not smoothed."
         )
         return text, (
-            *show(desk, choice, job)[1:],
-            *lower.draw_with_bar(desk, choice, choice.recipe, values[4:7]),
+            *show(session, choice, job)[1:],
+            *lower.draw_with_bar(session, choice, choice.recipe, values[4:7]),
             f"partial, {time.time():.0f}",
         )
 
     wire_job(
-        bench, controls, work, [*settings, afresh, *lower.hand, *bar.inputs],
+        backend, controls, work, [*settings, afresh, *lower.hand, *bar.inputs],
         [*search_shows, *lower.with_bar, searched], api_name="search", stopped=stopped,
     )  # fmt: skip
     gr.on(
         [kind.input, method.input, steps.input, images.input],
-        answer(bench, on_settings),
+        answer(backend, on_settings),
         [kind, *settings, *bar.inputs],
         [controls.line, *search_shows],
         api_name="search_layers",
@@ -224,31 +228,31 @@ def build_search(bench: Bench, page: Page) -> View | None:
         with reported():
             if not isinstance(row, list) or not row:
                 raise refuse("layer: expected a row of the table, got none")
-            choice = read_choice(bench, values)
-            one_of(row[0], "layer", bench.group_names(choice.model))
-            return draw_layer(bench, bench.desk(request), choice, row[0])
+            choice = read_choice(backend, values)
+            one_of(row[0], "layer", backend.group_names(choice.model))
+            return draw_layer(backend, backend.session(request), choice, row[0])
 
-    def on_pick(desk: Desk, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
         """A cell of the map or a point of a curve: that layer at that alpha."""
-        pick, choice = read_pick(text), read_choice(bench, values[3:])
+        pick, choice = read_pick(text), read_choice(backend, values[3:])
         layer, alpha = pick.x, pick.y
-        if notes_of(desk)["view"] == CURVES:
-            layers = found_layers(bench, desk, read_job(values[:3], choice))[0]
+        if notes_of(session)["view"] == CURVES:
+            layers = found_layers(backend, session, read_job(values[:3], choice))[0]
             layer = layers[pick.trace].group if 0 <= pick.trace < len(layers) else ""
             alpha = pick.x
-        one_of(layer, "layer", bench.group_names(choice.model))
+        one_of(layer, "layer", backend.group_names(choice.model))
         inside = isinstance(alpha, int | float) and 0 <= alpha <= 1
-        return draw_layer(bench, desk, choice, layer, float(alpha) if inside else None)
+        return draw_layer(backend, session, choice, layer, float(alpha) if inside else None)
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
     table.select(on_row, bar.inputs, lower.editor.outputs, **private)
     picked.input(
-        answer(bench, on_pick), [picked, *settings, *bar.inputs], lower.editor.outputs, **private
+        answer(backend, on_pick), [picked, *settings, *bar.inputs], lower.editor.outputs, **private
     )
-    wire_keeping(bench, page, lower)
+    wire_keeping(backend, page, lower)
 
     page.fields["method"] = method
-    page.deeds["search"] = [searched.change]
+    page.actions["search"] = [searched.change]
     return View(
         refresh,
         [*settings, *lower.hand, *bar.inputs],

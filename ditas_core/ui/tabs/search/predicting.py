@@ -11,7 +11,7 @@ from ....calibration import Calibration
 from ....checkpoints import Checkpoint
 from ....search import LayerDone, predicted_error, relative_error
 from ....specs import CalibrationSpec, LayerRecipe, Recipe
-from ...visitors.backend import Bench, Model
+from ...visitors.backend import Backend, Model
 
 Known = dict[tuple[str, str, LayerRecipe], float]
 MOST_KNOWN = 20_000
@@ -80,11 +80,11 @@ class Predictions:
         self.known[key] = error
 
 
-def predictions(bench: Bench, model: Model, spec: CalibrationSpec) -> Predictions:
+def predictions(backend: Backend, model: Model, spec: CalibrationSpec) -> Predictions:
     """On the run that the visitor asked for if it is measured, else on the shipped one."""
-    checkpoint = bench.checkpoint(model)
-    calibration = bench.measured(model, spec)
-    shipped = bench.shipped if model == bench.default else None
+    checkpoint = backend.checkpoint(model)
+    calibration = backend.measured(model, spec)
+    shipped = backend.shipped if model == backend.default else None
     sha = shipped.calibration if shipped is not None else "none"
     if calibration is not None:
         sha = calibration.sha256
@@ -97,7 +97,7 @@ def predictions(bench: Bench, model: Model, spec: CalibrationSpec) -> Prediction
                 found.learn(preset.recipe, preset.layers)
         return known
 
-    known = bench.cache.make(("predictions", checkpoint.fingerprint, sha), start)
+    known = backend.cache.make(("predictions", checkpoint.fingerprint, sha), start)
     source = "the shipped calibration run"
     if calibration is not None:
         source = f"{spec.samples} images × {spec.sampling.steps} steps"
@@ -114,18 +114,18 @@ class Predicting:
 
 
 def predict_recipes(
-    bench: Bench, model: Model, spec: CalibrationSpec, recipes: dict[str, Recipe]
+    backend: Backend, model: Model, spec: CalibrationSpec, recipes: dict[str, Recipe]
 ) -> Iterator[Predicting]:
     """Measure every missing error of the recipes; stops within one layer."""
     parts = 1
-    if bench.measured(model, spec) is None:
+    if backend.measured(model, spec) is None:
         parts = 2
-        with closing(bench.calibrated(model, spec)) as events:  # type: ignore[type-var]
+        with closing(backend.calibrated(model, spec)) as events:  # type: ignore[type-var]
             for event in events:
                 if not isinstance(event, Calibration):
                     text = f"calibrating: denoising step {event.step} of {event.total}"
                     yield Predicting(text, event.step / event.total, (1, 2))
-    found = predictions(bench, model, spec)
+    found = predictions(backend, model, spec)
     work = [(recipe, group) for recipe in recipes.values() for group in found.missing(recipe)]
     for done, (recipe, group) in enumerate(work):
         text = f"predicting: layer {done + 1} of {len(work)}"

@@ -14,8 +14,8 @@ from ...page.glossary import lead
 from ...serving.errors import refuse
 from ...serving.validate import one_of, some_of
 from ...stored.results import BUILT_IN, DITAS, PLAIN
-from ...visitors.backend import Bench, Choice
-from ...visitors.session import Desk
+from ...visitors.backend import Backend, Choice
+from ...visitors.session import Session
 from .draw import LONGEST_METHOD, RECIPE_HEADERS, compare_rows, read_name, recipe_file, recipe_rows
 from .editing import available, known_errors
 from .predicting import Predictions
@@ -146,29 +146,33 @@ def draw_comparison(
     )
 
 
-def draw_chosen(desk: Desk, recipes: Mapping[str, Recipe], name: str | None) -> tuple[Any, ...]:
+def draw_chosen(
+    session: Session, recipes: Mapping[str, Recipe], name: str | None
+) -> tuple[Any, ...]:
     """What can be done with one recipe; built-in ones can only be downloaded."""
     file = None if name is None else recipe_file(name, recipes[name])
-    own = gr.update(interactive=name in desk.recipes)
+    own = gr.update(interactive=name in session.recipes)
     return (
         gr.update(value=file, interactive=file is not None),
         own,
         own,
-        gr.update(value=name if name in desk.recipes else "", interactive=name in desk.recipes),
+        gr.update(
+            value=name if name in session.recipes else "", interactive=name in session.recipes
+        ),
     )
 
 
 def draw_recipes(
-    bench: Bench, desk: Desk, choice: Choice, compared: Any, chosen: Any
+    backend: Backend, session: Session, choice: Choice, compared: Any, chosen: Any
 ) -> tuple[Any, ...]:
     """One value per output. ``compared`` and ``chosen`` are kept where they still exist."""
-    recipes = available(bench, desk, choice)
+    recipes = available(backend, session, choice)
     if not recipes:
         nothing = empty_figure(PAIR, 340, dark=choice.dark)
         none = gr.update(choices=[], value=[])
         return (
             [], none, nothing, nothing, gr.update(value={"headers": ["layer"], "data": []}),
-            gr.update(choices=[], value=None), *draw_chosen(desk, {}, None),
+            gr.update(choices=[], value=None), *draw_chosen(session, {}, None),
         )  # fmt: skip
     wanted = compared if isinstance(compared, list) else []
     names = [name for name in recipes if name in wanted][:MOST_COMPARED]
@@ -176,52 +180,52 @@ def draw_recipes(
         names = first_pair(recipes, choice.recipe)
     if not isinstance(chosen, str) or chosen not in recipes:
         chosen = choice.recipe if choice.recipe in recipes else names[0]
-    found = known_errors(bench, desk, choice)
+    found = known_errors(backend, session, choice)
     return (
         recipe_rows(found, recipes),
         gr.update(choices=list(recipes), value=names),
         *draw_comparison(found, choice, {name: recipes[name] for name in names}),
         gr.update(choices=list(recipes), value=chosen),
-        *draw_chosen(desk, recipes, chosen),
+        *draw_chosen(session, recipes, chosen),
     )
 
 
-def compare(bench: Bench, desk: Desk, choice: Choice, compared: Any) -> tuple[Any, ...]:
+def compare(backend: Backend, session: Session, choice: Choice, compared: Any) -> tuple[Any, ...]:
     """The visitor has chosen other recipes."""
-    recipes = available(bench, desk, choice)
+    recipes = available(backend, session, choice)
     names = [] if compared == [] else some_of(compared, "compare", list(recipes), MOST_COMPARED)
-    found = known_errors(bench, desk, choice)
+    found = known_errors(backend, session, choice)
     return draw_comparison(found, choice, {name: recipes[name] for name in names})
 
 
-def own_recipe(bench: Bench, desk: Desk, choice: Choice, name: Any) -> Recipe:
+def own_recipe(backend: Backend, session: Session, choice: Choice, name: Any) -> Recipe:
     """One of the visitor's own for this checkpoint."""
-    own = [n for n in available(bench, desk, choice) if n in desk.recipes]
+    own = [n for n in available(backend, session, choice) if n in session.recipes]
     if not own:
         raise refuse("recipe: expected one of your own, you have kept none yet")
-    return desk.recipes[one_of(name, "recipe", own)]
+    return session.recipes[one_of(name, "recipe", own)]
 
 
-def renamed(bench: Bench, desk: Desk, choice: Choice, name: Any, new: Any) -> str:
+def renamed(backend: Backend, session: Session, choice: Choice, name: Any, new: Any) -> str:
     """Under its new name from now on; returns it."""
-    recipe = own_recipe(bench, desk, choice, name)
-    label = read_name(new, list(desk.recipes))
+    recipe = own_recipe(backend, session, choice, name)
+    label = read_name(new, list(session.recipes))
     # at the same place: the list keeps its order
-    desk.recipes = {label if n == name else n: r for n, r in desk.recipes.items()}
-    assert desk.recipes[label] is recipe
+    session.recipes = {label if n == name else n: r for n, r in session.recipes.items()}
+    assert session.recipes[label] is recipe
     return label
 
 
-def deleted(bench: Bench, desk: Desk, choice: Choice, name: Any) -> str:
+def deleted(backend: Backend, session: Session, choice: Choice, name: Any) -> str:
     """Gone; returns the bar's recipe."""
-    own_recipe(bench, desk, choice, name)
-    del desk.recipes[str(name)]
+    own_recipe(backend, session, choice, name)
+    del session.recipes[str(name)]
     if choice.recipe != name:
         return choice.recipe
-    return DITAS if DITAS in available(bench, desk, choice) else PLAIN
+    return DITAS if DITAS in available(backend, session, choice) else PLAIN
 
 
-def loaded(bench: Bench, desk: Desk, choice: Choice, text: Any, name: Any) -> str:
+def loaded(backend: Backend, session: Session, choice: Choice, text: Any, name: Any) -> str:
     """Keep what was pasted; returns its name.
 
     Raises:
@@ -230,11 +234,11 @@ def loaded(bench: Bench, desk: Desk, choice: Choice, text: Any, name: Any) -> st
     """
     if not isinstance(text, str) or len(text) > LONGEST_JSON:
         raise refuse(f"recipe: expected up to {LONGEST_JSON // 1000} kB of JSON")
-    if not available(bench, desk, choice):
+    if not available(backend, session, choice):
         raise refuse("checkpoint: expected one that is here, got one that is not measured yet")
-    label = read_name(name, list(desk.recipes))
+    label = read_name(name, list(session.recipes))
     recipe = Recipe.from_json(text)
-    checkpoint = bench.checkpoint(choice.model)
+    checkpoint = backend.checkpoint(choice.model)
     if recipe.checkpoint != checkpoint.fingerprint:
         raise refuse(
             f"recipe: expected one for {checkpoint.name} ({checkpoint.fingerprint[:12]}), got one "
@@ -253,5 +257,5 @@ def loaded(bench: Bench, desk: Desk, choice: Choice, text: Any, name: Any) -> st
                 f"{layer.low_rank.iterations}; use it on the command line"
             )
     layers = {group: recipe.layers[group] for group in groups}
-    desk.keep(label, replace(recipe, layers=layers, calibration_file=""))
+    session.keep(label, replace(recipe, layers=layers, calibration_file=""))
     return label

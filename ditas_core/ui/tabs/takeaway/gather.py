@@ -1,4 +1,4 @@
-"""Everything that is on view at one moment, collected from the bench and the visitor's desk."""
+"""Everything that is on view at one moment, collected from the backend and the session."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ....search import LayerDone
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
 from ...stored.catalogue import ASSETS
 from ...stored.results import DITAS, Result
-from ...visitors.backend import INJECTED_CHANNELS, Bench, Choice, Model
-from ...visitors.session import Desk
+from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
+from ...visitors.session import Session
 from ..compare.draw import shown
 
 
@@ -70,24 +70,26 @@ class Taken:
         return found
 
 
-def source_of(bench: Bench, choice: Choice) -> Source:
+def source_of(backend: Backend, choice: Choice) -> Source:
     """Never a path of this machine's."""
-    entry = bench.entries[choice.model.key]
+    entry = backend.entries[choice.model.key]
     place, note = entry.source, ""
     if entry.local:
         folder, project = Path(entry.source).resolve(), ASSETS.parent
         inside = folder.is_relative_to(project)
         place = folder.relative_to(project).as_posix() if inside else folder.name
         note = "" if inside else "where this folder lies on your machine"
-    if not bench.is_loaded(choice.model) and not bench.is_measured(choice.model):  # not here yet
+    if not backend.is_loaded(choice.model) and not backend.is_measured(
+        choice.model
+    ):  # not here yet
         return Source(choice.model.key, place, half=entry.half)
-    checkpoint = bench.checkpoint(Model(choice.model.key))
+    checkpoint = backend.checkpoint(Model(choice.model.key))
     like = Path(entry.like).name if Path(entry.like).exists() else entry.like
     return Source(
         choice.model.key,
         place,
         checkpoint.licence,
-        bench.fingerprint(choice.model),
+        backend.fingerprint(choice.model),
         note,
         entry.half,
         like,
@@ -108,12 +110,12 @@ def flat(key: Hashable) -> Iterator[Hashable]:
 
 
 def searched_layers(
-    bench: Bench, desk: Desk, choice: Choice, recipe: Recipe | None
+    backend: Backend, session: Session, choice: Choice, recipe: Recipe | None
 ) -> tuple[LayerDone, ...]:
     """The curves of the search that found the recipe's alphas."""
     if recipe is None:
         return ()
-    for key, layers in reversed(desk.searches.items()):
+    for key, layers in reversed(session.searches.items()):
         if (
             layers
             and {choice.model, choice.bits, choice.convention} <= set(flat(key))
@@ -123,54 +125,54 @@ def searched_layers(
             )
         ):
             return tuple(layers.values())
-    preset = None if bench.shipped is None else bench.shipped.presets.get(str(choice.bits))
+    preset = None if backend.shipped is None else backend.shipped.presets.get(str(choice.bits))
     if preset is not None and choice.recipe == DITAS and recipe == preset.recipe:
         return preset.layers
     return ()
 
 
 def calibration_of(
-    bench: Bench, desk: Desk, choice: Choice, recipes: list[Recipe], result: Result | None
+    backend: Backend, session: Session, choice: Choice, recipes: list[Recipe], result: Result | None
 ) -> CalibrationSpec:
     """The run that the recipes were made from: by their hash where it is known here."""
     saved = {} if result is None else result.settings.get("calibration", {})
     if saved:
         return CalibrationSpec(**{**saved, "sampling": SamplingSpec(**saved["sampling"])})
     used = {recipe.calibration for recipe in recipes if recipe.needs_calibration}
-    asked = bench.spec if desk.spec is None else desk.spec
-    searched = [part for key in desk.searches for part in flat(key)]
+    asked = backend.spec if session.spec is None else session.spec
+    searched = [part for key in session.searches for part in flat(key)]
     specs = [part for part in searched if isinstance(part, CalibrationSpec)]
-    known = dict.fromkeys([asked, bench.spec, *specs, CalibrationSpec()])
+    known = dict.fromkeys([asked, backend.spec, *specs, CalibrationSpec()])
     for spec in known:
-        calibration = bench.measured(choice.model, spec)
+        calibration = backend.measured(choice.model, spec)
         if calibration is not None and calibration.sha256 in used:
             return spec
-    if bench.shipped is not None and bench.shipped.calibration in used and result is not None:
+    if backend.shipped is not None and backend.shipped.calibration in used and result is not None:
         steps = result.settings.get("steps", SamplingSpec().steps)
         return CalibrationSpec(SamplingSpec(steps=steps))  # as ``ui.stored.precompute`` makes them
     return asked
 
 
 def gather(
-    bench: Bench,
-    desk: Desk,
+    backend: Backend,
+    session: Session,
     choice: Choice,
     layer: object = None,
     measure: object = None,
     half: object = None,
 ) -> Taken:
     """What is on view; a layer, measure or half that is not known becomes the default."""
-    source = source_of(bench, choice)
-    name, recipe = bench.recipe(desk, choice)
-    alphas, alphas_of = bench.alphas(desk, choice)
-    atlas = bench.atlas(choice.model)
+    source = source_of(backend, choice)
+    name, recipe = backend.recipe(session, choice)
+    alphas, alphas_of = backend.alphas(session, choice)
+    atlas = backend.atlas(choice.model)
     by = Measure(str(measure)) if measure in list(Measure) else Measure.RATIO
     of = Half(str(half)) if half in list(Half) else Half.BOTH
     if atlas is not None and not atlas.has_halves:
         of = Half.BOTH
     if atlas is not None and (not isinstance(layer, str) or layer not in atlas.groups):
         layer = atlas.ranking(alphas, by, of)[0].layer
-    compared = shown(bench, desk, choice)
+    compared = shown(backend, session, choice)
     result = None if compared is None else compared.result
     texts = [] if result is None else list(result.recipes.values())
     recipes = [Recipe.from_json(text) for text in texts] + ([] if recipe is None else [recipe])
@@ -182,9 +184,9 @@ def gather(
         atlas=atlas,
         alphas=alphas,
         alphas_of=alphas_of,
-        curves=searched_layers(bench, desk, choice, recipe),
+        curves=searched_layers(backend, session, choice, recipe),
         result=result,
-        calibration=calibration_of(bench, desk, choice, recipes, result),
+        calibration=calibration_of(backend, session, choice, recipes, result),
         layer=str(layer) if atlas is not None else "",
         measure=str(by),
         half=str(of),

@@ -14,9 +14,9 @@ from ....specs import summarize
 from ...page.bar import Page, View, read_choice
 from ...page.glossary import lead
 from ...serving.errors import status
-from ...visitors.backend import Bench
+from ...visitors.backend import Backend
 from ...visitors.running import Finished, Progress, build_controls, wire_job
-from ...visitors.session import Desk
+from ...visitors.session import Session
 from .files import LARGE, SMALL, Files
 from .gather import Taken, gather
 from .pictures import settings_line
@@ -98,7 +98,7 @@ def button(name: str, size: Literal["md", "lg"] = "md") -> gr.DownloadButton:
     )
 
 
-def build_takeaway(bench: Bench, page: Page) -> View | None:
+def build_takeaway(backend: Backend, page: Page) -> View | None:
     """Lay out the tab."""
     gr.HTML(lead(LEAD), padding=False)
     about = gr.HTML(padding=False, elem_id="take-about")
@@ -142,19 +142,19 @@ def build_takeaway(bench: Bench, page: Page) -> View | None:
         elem_id="snippet",
     )
     store = Store(Path(code.GRADIO_CACHE))
-    bench.desks.watchers.append(store.keep_only)
+    backend.sessions.watchers.append(store.keep_only)
     fields = {name: page.fields[name] for name in READ if name in page.fields}
     inputs = [*fields.values(), *page.bar.inputs]
     small, large = [buttons[name] for name in SMALL], [buttons[name] for name in LARGE]
 
-    def files_of(desk: Desk, values: tuple[Any, ...]) -> Files:
+    def files_of(session: Session, values: tuple[Any, ...]) -> Files:
         known = dict(zip(fields, values[: len(fields)], strict=True))
-        choice = read_choice(bench, values[len(fields) :])
-        taken = gather(bench, desk, choice, **known)
-        return Files(store, taken, desk.key)
+        choice = read_choice(backend, values[len(fields) :])
+        taken = gather(backend, session, choice, **known)
+        return Files(store, taken, session.key)
 
-    def refresh(desk: Desk, *values: Any) -> tuple[Any, ...]:
-        files = files_of(desk, values)
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+        files = files_of(session, values)
         files.make_small()
         made = files.path("report") is not None
         return (
@@ -166,15 +166,15 @@ def build_takeaway(bench: Bench, page: Page) -> View | None:
             *(offered(files.path(name)) for name in (*SMALL, *LARGE)),
         )
 
-    def work(desk: Desk, link: Any, *values: Any) -> Iterator[Progress | Finished]:
-        files = files_of(desk, values)
+    def work(session: Session, link: Any, *values: Any) -> Iterator[Progress | Finished]:
+        files = files_of(session, values)
         address = link if isinstance(link, str) and len(link) < 2000 else ""
         for text, fraction in files.make_large(address):
             yield Progress(text, fraction)
         yield Finished(MADE, tuple(offered(files.path(name)) for name in LARGE))
 
     running = wire_job(
-        bench, controls, work, [page.link, *inputs], large, api_name="takeaway"
+        backend, controls, work, [page.link, *inputs], large, api_name="takeaway"
     )  # fmt: skip
-    page.deeds["takeaway"] = [running.success, *(each.click for each in buttons.values())]
+    page.actions["takeaway"] = [running.success, *(each.click for each in buttons.values())]
     return View(refresh, inputs, [about, code, sheet, heatmap, controls.line, *small, *large])
