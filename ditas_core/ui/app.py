@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import gradio as gr
 
 from .page.address import wire_address
 from .page.bar import Page, View, build_setup
+from .page.tab import Tab
 from .page.theme import CSS, HEAD, build_theme
 from .page.tour import build_tour, wire_tour
 from .serving.blocks import SESSIONS, BoundedBlocks, bound_queue
@@ -39,7 +40,7 @@ where a dropdown tells its choice twice."""
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
-def build_app(backend: Backend | None = None) -> gr.Blocks:
+def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.Blocks:
     """The whole interface; everything visitors share lives in ``backend``."""
     backend = Backend() if backend is None else backend
     with BoundedBlocks(
@@ -48,11 +49,11 @@ def build_app(backend: Backend | None = None) -> gr.Blocks:
         gr.HTML(hero(), padding=False)
         tour = build_tour()
         bar = build_setup(backend)
-        open_tab = gr.Textbox(TABS[0].key, visible="hidden", elem_id="open-tab", label="open tab")
+        open_tab = gr.Textbox(tabs[0].key, visible="hidden", elem_id="open-tab", label="open tab")
         redraws = []
-        with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(bar, tabs)
-            for tab in TABS:
+        with gr.Tabs(elem_id="tabs") as places:
+            page = Page(bar, places)
+            for tab in tabs:
                 with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as shown:
                     view = tab.build(backend, page)
                     redraw = gr.Textbox(
@@ -64,7 +65,7 @@ def build_app(backend: Backend | None = None) -> gr.Blocks:
                 shown.select(
                     None, None, [open_tab, redraw], js=OPENED % repr(tab.key), **PRIVATE
                 )  # fmt: skip
-        keys = [tab.key for tab in TABS]
+        keys = [tab.key for tab in tabs]
         gr.on(
             bar.changes,
             None,
@@ -96,8 +97,9 @@ def wire_view(backend: Backend, view: View, key: str, redraw: gr.Textbox) -> Non
     """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
     refresh = answer(backend, view.refresh)
 
-    def draw(request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        return only_changes(view, values, refresh(request, *values))
+    def draw(request: gr.Request, *values: Any) -> Any:
+        shown = only_changes(view, values, refresh(request, *values))
+        return shown if len(shown) > 1 else shown[0]  # as Gradio has it
 
     redraw.change(draw, view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET)
 

@@ -10,6 +10,7 @@ from ....checkpoints import HUB_SOURCES
 from ....specs import CONVENTIONS
 from ...page.bar import Page
 from ...page.glossary import TERMS
+from ...page.tab import Tab
 from ...visitors.backend import Backend
 
 METHOD = r"""
@@ -111,3 +112,6 @@ def build_about(backend: Backend, page: Page) -> None:
         "### Source\nDiTAS: Z. Dong and S. Q. Zhang, *Quantizing Diffusion Transformers via "
         "Enhanced Activation Smoothing*, WACV 2025. DiT: W. Peebles and S. Xie, ICCV 2023."
     )
+
+
+TAB = Tab("about", "About", build_about)

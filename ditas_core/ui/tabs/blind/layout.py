@@ -9,6 +9,7 @@ import gradio as gr
 
 from ...page.bar import Page, View, read_choice
 from ...page.glossary import lead
+from ...page.tab import Tab
 from ...serving.errors import refuse
 from ...serving.validate import one_of
 from ...stored.results import BUILT_IN, DITAS, Result
@@ -156,3 +157,6 @@ def build_blind(backend: Backend, page: Page) -> View:
     variant.input(answer(backend, change), [variant, *bar], everything, **private, **QUIET)
     page.actions["blind"] = [left.click, right.click, unsure.click]
     return View(refresh, [variant, *bar], everything)
+
+
+TAB = Tab("blind", "Blind test", build_blind)

@@ -10,6 +10,7 @@ import gradio as gr
 from ...page.bar import Page, View, read_choice
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
+from ...page.tab import Tab
 from ...serving.errors import refuse
 from ...serving.validate import one_of, whole
 from ...visitors.backend import Backend
@@ -197,3 +198,6 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
     picked.input(answer(backend, on_pick), [picked, *page.bar.inputs], layer, **private)
     page.actions["partial"] = [running.success]
     return View(refresh, [layer], [layer, *outputs]), sampling
+
+
+TAB = Tab("breaking", "Where it breaks", build_breaking)

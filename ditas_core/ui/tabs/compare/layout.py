@@ -14,6 +14,7 @@ from ....sampling import Stopped, until_stopped
 from ....specs import SamplingSpec
 from ...page.bar import Page, View, read_choice, recipe_names
 from ...page.glossary import lead
+from ...page.tab import Tab
 from ...page.theme import STATIC
 from ...serving.errors import refuse, reported, status
 from ...serving.validate import one_of, real, some_of, whole
@@ -294,3 +295,6 @@ def build_compare(backend: Backend, page: Page) -> View:
         "sample": [sheet.pick],
     }
     return View(refresh, [classes, recipes, *bar.inputs], [controls.line, recipes, classes, *views])
+
+
+TAB = Tab("compare", "Compare", build_compare)

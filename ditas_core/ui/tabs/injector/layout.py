@@ -11,6 +11,7 @@ import gradio as gr
 from ....specs import SamplingSpec
 from ...page.bar import MAX_STRENGTH, Page, View, first_choice, read_choice, recipe_names
 from ...page.glossary import explained, lead
+from ...page.tab import Tab
 from ...serving.errors import status
 from ...serving.validate import one_of, real, whole
 from ...stored.results import DITAS
@@ -283,3 +284,6 @@ def build_injector(backend: Backend, page: Page) -> View:
     page.fields["injected-layer"] = layer
     page.actions["inject"] = [page.bar.strength.input]
     return View(refresh, [layer, *bar], [*fast, about, layer, inside])
+
+
+TAB = Tab("injector", "Injector", build_injector)

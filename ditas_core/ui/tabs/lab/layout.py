@@ -23,6 +23,7 @@ from ...page.bar import (
 from ...page.glossary import lead
 from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
+from ...page.tab import Tab
 from ...serving.errors import refuse, status
 from ...serving.validate import flag, one_of, real, whole
 from ...visitors.backend import FIXED_ALPHA, Backend, Choice, Model
@@ -334,3 +335,6 @@ def fresh(figures: dict[str, Any]) -> list[Any]:
     for figure in figures.values():
         figure.update_layout(meta=time.monotonic_ns())
     return [figures[name] for name in (BARS, CURVE, SHAPES)]
+
+
+TAB = Tab("lab", "Alpha lab", build_lab)

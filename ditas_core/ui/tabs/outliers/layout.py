@@ -16,6 +16,7 @@ from ...page.bar import Page, View, first_choice, read_choice
 from ...page.glossary import lead
 from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
+from ...page.tab import Tab
 from ...serving.errors import refuse, reported, status
 from ...serving.validate import flag, one_of, real
 from ...visitors.backend import Backend
@@ -374,3 +375,6 @@ def build_outliers(backend: Backend, page: Page) -> View:
         "channel": [channel.input, layer_pick.input],
     }
     return View(refresh, inputs, outputs)
+
+
+TAB = Tab("outliers", "Outliers", build_outliers)

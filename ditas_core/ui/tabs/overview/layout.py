@@ -8,6 +8,7 @@ import gradio as gr
 
 from ...page.bar import Page, View, first_choice, read_choice
 from ...page.glossary import lead
+from ...page.tab import Tab
 from ...visitors.backend import Backend
 from ...visitors.session import Session
 from .costs import cost_table
@@ -57,3 +58,6 @@ def build_overview(backend: Backend, page: Page) -> View:
     closer.click(lambda: gr.Tabs(selected="outliers"), None, page.tabs, api_visibility="private")
     page.actions["bits"] = [page.bar.preset.input]
     return View(refresh, page.bar.inputs, [stats, sheet, about, cost, worst])
+
+
+TAB = Tab("overview", "Overview", build_overview)

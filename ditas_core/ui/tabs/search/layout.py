@@ -15,6 +15,7 @@ from ....specs import METHODS, CalibrationSpec, Recipe, summarize
 from ...page.bar import Page, View, read_choice
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
+from ...page.tab import Tab
 from ...serving.errors import refuse, reported, status
 from ...serving.validate import flag, one_of, whole
 from ...visitors.backend import Backend, Choice
@@ -258,3 +259,6 @@ def build_search(backend: Backend, page: Page) -> View | None:
         [*settings, *lower.hand, *bar.inputs],
         [steps, images, controls.line, *search_shows, *lower.outputs],
     )
+
+
+TAB = Tab("search", "Search", build_search)

@@ -13,6 +13,7 @@ import gradio as gr
 from ....specs import summarize
 from ...page.bar import Page, View, read_choice
 from ...page.glossary import lead
+from ...page.tab import Tab
 from ...serving.errors import status
 from ...visitors.backend import Backend
 from ...visitors.running import Finished, Progress, build_controls, wire_job
@@ -178,3 +179,6 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
     )  # fmt: skip
     page.actions["takeaway"] = [running.success, *(each.click for each in buttons.values())]
     return View(refresh, inputs, [about, code, sheet, heatmap, controls.line, *small, *large])
+
+
+TAB = Tab("takeaway", "Take away", build_takeaway)
