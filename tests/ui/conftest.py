@@ -15,22 +15,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio_client import Client
 from PIL import Image
 
-gr = pytest.importorskip("gradio")
-
-from gradio_client import Client  # noqa: E402
-
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.specs import CalibrationSpec  # noqa: E402
-from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench  # noqa: E402
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE, Entry, find_checkpoints  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.results import DITAS  # noqa: E402
+from ditas_core.bench.pages import SHORT, tiny_folder
+from ditas_core.specs import CalibrationSpec
+from ditas_core.ui import build_app, launch_options
+from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE, Entry, find_checkpoints
+from ditas_core.ui.stored.results import DITAS
+from ditas_core.ui.visitors.backend import Backend
+from ditas_core.ui.visitors.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "assets" / "fluent-emoji-dit"
@@ -40,18 +38,18 @@ HUB = "facebook/DiT-XL-2-256"
 
 def bench_of(
     folder: Path = DEMO, spec: CalibrationSpec = SHORT, *others: str, **more: Any
-) -> Bench:
+) -> Backend:
     """About the checkpoint in this folder; the others lie on the hub and are not loaded."""
     entries = {folder.name: Entry(folder.name, folder.name, str(folder), True)}
     hub = find_checkpoints(folder / "none", others)
-    return Bench(entries | {name: hub[name] for name in others}, spec, **more)
+    return Backend(entries | {name: hub[name] for name in others}, spec, **more)
 
 
-def measured(bench: Bench) -> Bench:
+def measured(backend: Backend) -> Backend:
     """With its short calibration run."""
-    for _ in bench.calibrated(bench.default, bench.spec):
+    for _ in backend.calibrated(backend.default, backend.spec):
         pass
-    return bench
+    return backend
 
 
 def at_once(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -168,19 +166,19 @@ def nothing_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def backend() -> Backend:
     """The demo with its shipped results, and a model of the hub; nothing is measured."""
     return bench_of(DEMO, SHORT, HUB)
 
 
 @pytest.fixture()
-def desk() -> Desk:
-    return Desk("somebody")
+def session() -> Session:
+    return Session("somebody")
 
 
 @pytest.fixture(scope="module")
-def demo(bench: Bench) -> gr.Blocks:
-    return build_app(bench)
+def demo(backend: Backend) -> gr.Blocks:
+    return build_app(backend)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditas_core.specs import BitWidths
-from ditas_core.ui.bench import Model
-from ditas_core.ui.parts.address import LONGEST, Address, Asked, as_text, warning_of
+from ditas_core.ui.page.address import LONGEST, Address, Asked, as_text, warning_of
 from ditas_core.ui.tabs import TABS
+from ditas_core.ui.visitors.backend import Model
 
 from .conftest import HUB
 
@@ -21,7 +21,7 @@ TAB_KEYS = tuple(tab.key for tab in TABS)
 
 
 @pytest.fixture(scope="module")
-def address(bench) -> Address:
+def address(backend) -> Address:
     with gr.Blocks():
         fields = {
             "layer": gr.Dropdown(["0.qkv", "0.fc2"], value="0.qkv"),
@@ -35,7 +35,7 @@ def address(bench) -> Address:
             "words": gr.Textbox("", max_lines=1),
             "odd": gr.HTML(""),
         }
-    return Address(bench, fields, TAB_KEYS)
+    return Address(backend, fields, TAB_KEYS)
 
 
 def read(address: Address, query: str) -> Asked:

@@ -12,10 +12,10 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ditas_core.evaluation import guessing_probability
-from ditas_core.ui.guessing import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, Result
-from ditas_core.ui.tabs import blind
-from ditas_core.ui.views.blind import feedback, pair_view, percent, score_table
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, Result
+from ditas_core.ui.tabs.blind import layout as blind
+from ditas_core.ui.tabs.blind.draw import feedback, pair_view, percent, score_table
+from ditas_core.ui.tabs.blind.rules import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
 
 from .conftest import bar, pictures
 
@@ -166,16 +166,16 @@ def test_visitors_have_their_own_tests(url, client):
         client.predict(LEFT, api_name="/blind_guess")
 
 
-def test_the_last_comparison_comes_before_the_shipped_one(bench, client):
-    bench.cache.put(("result", "mine"), result("my own"))
-    desk = bench.desks.of(client.session_hash)
-    desk.result = "mine"
+def test_the_last_comparison_comes_before_the_shipped_one(backend, client):
+    backend.cache.put(("result", "mine"), result("my own"))
+    session = backend.sessions.of(client.session_hash)
+    session.result = "mine"
     found = client.predict(DITAS, *W4A4, api_name="/draw_blind")
     assert "my own" in found[1] and found[0]["choices"] == [[PLAIN, PLAIN], [DITAS, DITAS]]
     assert pictures(found[2])[0].shape == (8, 8, 3)
     first = found[2]
     assert client.predict(DITAS, *W4A4, api_name="/draw_blind")[2] == first
-    desk.result = ""
+    session.result = ""
     assert "shipped" in client.predict(DITAS, *W4A4, api_name="/draw_blind")[1]
     assert blind.first_variant(result(), "grid search") == DITAS
     assert blind.first_variant(result(), PLAIN) == PLAIN

@@ -18,34 +18,36 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.search import SearchSpec, SensitivityMap, allocate, sensitivity
 from ditas_core.search.frontier import largest_uniform, priced
 from ditas_core.specs import BitWidths, SamplingSpec, SpecError, only
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs import breaking, budget, trials
-from ditas_core.ui.jobs.breaking import Ask, run_part, starts
-from ditas_core.ui.jobs.budget import known_cells, map_sensitivity, run_mixed
-from ditas_core.ui.jobs.trials import notes_of
-from ditas_core.ui.results import DITAS, PLAIN
-from ditas_core.ui.tabs.budget import budget_range
-from ditas_core.ui.views.breaking import bits_table, budget_line, cell_table, percent
+from ditas_core.ui.stored.results import DITAS, PLAIN
+from ditas_core.ui.tabs.breaking import budget_job as budget
+from ditas_core.ui.tabs.breaking import job as breaking
+from ditas_core.ui.tabs.breaking import trials
+from ditas_core.ui.tabs.breaking.budget import budget_range
+from ditas_core.ui.tabs.breaking.budget_job import known_cells, map_sensitivity, run_mixed
+from ditas_core.ui.tabs.breaking.draw import bits_table, budget_line, cell_table, percent
+from ditas_core.ui.tabs.breaking.job import Ask, run_part, starts
+from ditas_core.ui.tabs.breaking.trials import notes_of
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.session import Session
 
 from .conftest import HUB, SHORT, bar, closed_when, hooked
 
 SAMPLED = (1, 4, 7)
 
 
-def ask_for(bench: Bench, bits: str = "W4A4", recipe: str = PLAIN, **more: Any) -> Ask:
-    choice = Choice(bench.default, BitWidths.parse(bits), "integer", recipe)
+def ask_for(backend: Backend, bits: str = "W4A4", recipe: str = PLAIN, **more: Any) -> Ask:
+    choice = Choice(backend.default, BitWidths.parse(bits), "integer", recipe)
     samples, steps, seed = SAMPLED
     return replace(Ask(choice, samples, steps, seed), **more)
 
 
-def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(bench, desk):
-    ask = ask_for(bench)
-    *_, last = run_part(bench, desk, ask, "only", "0.fc1", 0)
+def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(backend, session):
+    ask = ask_for(backend)
+    *_, last = run_part(backend, session, ask, "only", "0.fc1", 0)
     assert last.shown and last.part == (4, 4)
-    (trial,) = notes_of(desk).trials
-    checkpoint = bench.checkpoint(ask.choice.model)
-    _, recipe = bench.recipe(desk, ask.choice)
+    (trial,) = notes_of(session).trials
+    checkpoint = backend.checkpoint(ask.choice.model)
+    _, recipe = backend.recipe(session, ask.choice)
     *_, model = quantize_transformer(checkpoint, only(recipe, ["0.fc1"]))
     labels = torch.tensor([checkpoint.class_index(name) for name in trial.labels])
     spec = SamplingSpec(steps=4, guidance_scale=breaking.GUIDANCE)
@@ -56,40 +58,40 @@ def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(bench, d
     assert trial.images.shape == trial.reference.shape == (1, 64, 64, 3)
 
 
-def test_all_but_and_the_whole_break_more_than_one_layer(bench, desk):
+def test_all_but_and_the_whole_break_more_than_one_layer(backend, session):
     for what in ("only", "but", "whole"):
-        list(run_part(bench, desk, ask_for(bench), what, "0.proj", 0))
-    whole, but, alone = notes_of(desk).trials
+        list(run_part(backend, session, ask_for(backend), what, "0.proj", 0))
+    whole, but, alone = notes_of(session).trials
     assert (whole.what, but.what, alone.what) == ("whole model", "all but 0.proj", "only 0.proj")
     assert alone.sqnr.mean > but.sqnr.mean + 3 and alone.sqnr.mean > whole.sqnr.mean + 3
     assert not np.array_equal(whole.images, whole.reference)
     assert alone.images.shape[0] == 0, "only the newest keeps its pictures"
 
 
-def test_the_history_is_bounded(bench, desk):
-    list(run_part(bench, desk, ask_for(bench), "only", "0.qkv", 0))
-    notes = notes_of(desk)
+def test_the_history_is_bounded(backend, session):
+    list(run_part(backend, session, ask_for(backend), "only", "0.qkv", 0))
+    notes = notes_of(session)
     for number in range(trials.MOST_TRIALS + 5):
         notes.add(replace(notes.trials[0], what=str(number)))
     assert [t.what for t in notes.trials[:2]] == ["14", "13"]
     assert len(notes.trials) == trials.MOST_TRIALS
 
 
-def test_a_sweep_that_is_cancelled_keeps_its_layers(bench, desk):
-    events = breaking.sweep_layers(bench, desk, ask_for(bench))
+def test_a_sweep_that_is_cancelled_keeps_its_layers(backend, session):
+    events = breaking.sweep_layers(backend, session, ask_for(backend))
     shown = count(1)
     closed_when(events, lambda event: event.shown and next(shown) == 3)
-    sweep = notes_of(desk).layers
+    sweep = notes_of(session).layers
     assert sweep is not None and list(sweep.sqnr) == list(sweep.layers[:3])
-    assert sweep.worst in sweep.layers[:3] and notes_of(desk).shown == "layers"
-    assert notes_of(desk).trials == [], "a worst layer is only named once all are known"
-    assert not hooked(bench.checkpoint(bench.default).transformer)
+    assert sweep.worst in sweep.layers[:3] and notes_of(session).shown == "layers"
+    assert notes_of(session).trials == [], "a worst layer is only named once all are known"
+    assert not hooked(backend.checkpoint(backend.default).transformer)
 
 
-def test_the_sweep_over_starts_begins_with_the_whole_run(bench, desk):
+def test_the_sweep_over_starts_begins_with_the_whole_run(backend, session):
     assert starts(20) == [0, 4, 8, 11, 15, 19] and starts(4) == [0, 1, 2, 3]
-    list(breaking.sweep_steps(bench, desk, ask_for(bench)))
-    sweep = notes_of(desk).steps
+    list(breaking.sweep_steps(backend, session, ask_for(backend)))
+    sweep = notes_of(session).steps
     assert sweep is not None and list(sweep.trials) == [0, 1, 2, 3]
     found = [trial.sqnr.mean for trial in sweep.trials.values()]
     assert found[-1] == max(found) and found[-1] > found[0]
@@ -97,48 +99,48 @@ def test_the_sweep_over_starts_begins_with_the_whole_run(bench, desk):
     assert late.what == "from step 3 on" and late.first_step == 2
     assert late.divergence[:2] == [200.0, 200.0], "everything before is identical"
     assert max(late.divergence[2:]) < 100
-    list(run_part(bench, desk, ask_for(bench), "whole", "", 0))
-    assert notes_of(desk).trials[0].sqnr.mean == found[0]
+    list(run_part(backend, session, ask_for(backend), "whole", "", 0))
+    assert notes_of(session).trials[0].sqnr.mean == found[0]
 
 
-def test_a_recipe_that_is_not_there_is_refused_before_anything_runs(bench, desk):
-    ask = ask_for(bench, "W4A8", DITAS)
+def test_a_recipe_that_is_not_there_is_refused_before_anything_runs(backend, session):
+    ask = ask_for(backend, "W4A8", DITAS)
     paper = replace(ask, choice=replace(ask.choice, convention="paper"))
     for events in (
-        run_part(bench, desk, paper, "whole", "", 0),
-        breaking.sweep_layers(bench, desk, paper),
-        map_sensitivity(bench, desk, paper, budget.PREDICTED),
+        run_part(backend, session, paper, "whole", "", 0),
+        breaking.sweep_layers(backend, session, paper),
+        map_sensitivity(backend, session, paper, budget.PREDICTED),
     ):
         with pytest.raises(SpecError, match="Search"):
             next(events)
     hub = replace(ask, choice=replace(ask.choice, model=Model(HUB)))
     for kind in (budget.PREDICTED, budget.SEARCHED_ANEW):
         with pytest.raises(SpecError, match="Measure"):
-            next(map_sensitivity(bench, desk, hub, kind))
+            next(map_sensitivity(backend, session, hub, kind))
 
 
 @pytest.fixture(scope="module")
-def mapped(bench) -> tuple[Ask, SensitivityMap, list[Any]]:
+def mapped(backend) -> tuple[Ask, SensitivityMap, list[Any]]:
     """The predicted map of DiTAS at W4A8, and the events that led to it."""
-    assert bench.shipped is not None, bench.notice
-    ask = ask_for(bench, "W4A8", DITAS)
-    before = known_cells(bench, Desk("new"), ask, budget.PREDICTED)
+    assert backend.shipped is not None, backend.notice
+    ask = ask_for(backend, "W4A8", DITAS)
+    before = known_cells(backend, Session("new"), ask, budget.PREDICTED)
     assert {w for _, w in before} == {4, 8} and len(before) == 64, "shipped widths at once"
-    somebody = Desk("somebody")
-    events = list(map_sensitivity(bench, somebody, ask, budget.PREDICTED))
-    found = budget.found_map(bench, somebody, ask, budget.PREDICTED)
+    somebody = Session("somebody")
+    events = list(map_sensitivity(backend, somebody, ask, budget.PREDICTED))
+    found = budget.found_map(backend, somebody, ask, budget.PREDICTED)
     assert found is not None
     return ask, found, events
 
 
-def test_the_map_is_the_librarys(bench, mapped):
+def test_the_map_is_the_librarys(backend, mapped):
     ask, found, events = mapped
     assert sum(event.shown for event in events) == len(found.groups) + 1
-    _, recipe = bench.recipe(Desk(""), ask.choice)
-    *_, calibration = bench.calibrated(bench.default, SHORT)
+    _, recipe = backend.recipe(Session(""), ask.choice)
+    *_, calibration = backend.calibrated(backend.default, SHORT)
     branch = recipe.layers["0.qkv"].low_rank
     first = sensitivity(
-        bench.checkpoint(bench.default),
+        backend.checkpoint(backend.default),
         calibration,
         [BitWidths(w, 8) for w in budget.WIDTHS],
         SearchSpec(BitWidths(4, 8), "integer", "ditas", branch),
@@ -150,39 +152,39 @@ def test_the_map_is_the_librarys(bench, mapped):
         if event.done == 12:
             break
     assert found.alphas[0][2] == recipe.layers["0.qkv"].alpha
-    again = list(map_sensitivity(bench, Desk("other"), ask, budget.PREDICTED))
+    again = list(map_sensitivity(backend, Session("other"), ask, budget.PREDICTED))
     assert [event.text for event in again] == ["already mapped"]
-    cells = known_cells(bench, Desk("other"), ask, budget.PREDICTED)
+    cells = known_cells(backend, Session("other"), ask, budget.PREDICTED)
     assert len(cells) == 32 * len(budget.WIDTHS)
 
 
-def test_keys_tell_apart_what_maps_depend_on(bench, desk):
-    ask = ask_for(bench, "W4A8", PLAIN)
+def test_keys_tell_apart_what_maps_depend_on(backend, session):
+    ask = ask_for(backend, "W4A8", PLAIN)
     smoothed = replace(ask, choice=replace(ask.choice, recipe="smoothing α = 0.5"))
     wider = replace(ask, choice=replace(ask.choice, bits=BitWidths(8, 8)))
     asks = (ask, smoothed, replace(ask, seed=8))
     for kind, different in ((budget.PREDICTED, 2), (budget.MEASURED, 3)):
-        assert len({budget.map_key(bench, desk, a, kind) for a in asks}) == different
+        assert len({budget.map_key(backend, session, a, kind) for a in asks}) == different
     for kind, different in ((budget.PREDICTED, 1), (budget.WEIGHED, 2)):
-        assert len({budget.map_key(bench, desk, a, kind) for a in (ask, wider)}) == different
+        assert len({budget.map_key(backend, session, a, kind) for a in (ask, wider)}) == different
 
 
-def test_a_budget_gives_a_recipe_and_its_result(bench, desk, mapped):
+def test_a_budget_gives_a_recipe_and_its_result(backend, session, mapped):
     ask, found, _ = mapped
     low, high, at = budget_range(found, 4)
     uniform = priced(found, found.uniform(BitWidths(4, 8)))
     assert low < at < high and 0 <= at - uniform.bits_per_weight < 0.05
     began = time.thread_time()  # a busy machine does not count
     chosen = priced(found, allocate(found, at))
-    cells = known_cells(bench, desk, ask, budget.PREDICTED)
+    cells = known_cells(backend, session, ask, budget.PREDICTED)
     line = budget_line(found, chosen, at)
     table = bits_table(chosen, largest_uniform(found, at), cells)
     assert time.thread_time() - began < 1
     assert chosen.error < uniform.error and chosen.bits_per_weight <= at
     assert percent(chosen.error) in line and "for W4A8 everywhere" in line
     assert table.count("<td class=") == 32
-    *_, last = run_mixed(bench, desk, ask, found, chosen)
-    mixed = notes_of(desk).mixed
+    *_, last = run_mixed(backend, session, ask, found, chosen)
+    mixed = notes_of(session).mixed
     assert last.shown and mixed is not None
     assert mixed.uniform.what == "W4A8 everywhere" and mixed.mixed.what.startswith("mixed, ")
     assert mixed.gain.mean == pytest.approx(mixed.mixed.sqnr.mean - mixed.uniform.sqnr.mean)

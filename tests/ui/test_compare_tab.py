@@ -19,11 +19,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.figures import split_strip, to_uint8
 from ditas_core.sampling import decode_latents
 from ditas_core.specs import BitWidths, Recipe, SamplingSpec
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.parts.running import Progress
-from ditas_core.ui.results import (
+from ditas_core.ui.stored.results import (
     BUILT_IN,
     PLAIN,
     REFERENCE,
@@ -32,8 +28,12 @@ from ditas_core.ui.results import (
     Result,
     kept_frames,
 )
-from ditas_core.ui.views import studio
-from ditas_core.ui.views.compared import OnView, draw, look_at, shown, strip, viewer
+from ditas_core.ui.tabs.compare import studio
+from ditas_core.ui.tabs.compare.draw import OnView, draw, look_at, shown, strip, viewer
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Session
 
 from .conftest import SHORT, bar, listener, pictures
 
@@ -41,33 +41,33 @@ SAMPLING = SamplingSpec(steps=4, guidance_scale=2.5)
 W4A4 = bar(preset="W4A4")
 
 
-def job_for(bench: Bench, bits: str, recipes: tuple[str, ...], seed: int = 3) -> CompareJob:
-    choice = Choice(bench.default, BitWidths.parse(bits), "integer")
-    names = bench.checkpoint(bench.default).class_names
+def job_for(backend: Backend, bits: str, recipes: tuple[str, ...], seed: int = 3) -> CompareJob:
+    choice = Choice(backend.default, BitWidths.parse(bits), "integer")
+    names = backend.checkpoint(backend.default).class_names
     return CompareJob(choice, recipes, (names[1], names[3]), seed, SAMPLING, SHORT)
 
 
-def run(bench: Bench, desk: Desk, job: CompareJob) -> tuple[list[str], list[Result]]:
+def run(backend: Backend, session: Session, job: CompareJob) -> tuple[list[str], list[Result]]:
     """The texts of its progress, and the results as they came."""
-    events = list(run_comparison(bench, desk, job))
+    events = list(run_comparison(backend, session, job))
     texts = [event.text for event in events if isinstance(event, Progress)]
     return texts, [event for event in events if isinstance(event, Result)]
 
 
 @pytest.fixture(scope="module")
-def made(bench) -> Result:
+def made(backend) -> Result:
     """Plain rounding and one fixed alpha, two samples, four steps."""
-    return run(bench, Desk("maker"), job_for(bench, "W4A4", (PLAIN, SMOOTHED)))[1][-1]
+    return run(backend, Session("maker"), job_for(backend, "W4A4", (PLAIN, SMOOTHED)))[1][-1]
 
 
-def test_every_recipe_starts_from_the_same_noise_and_reproduces(bench, made):
+def test_every_recipe_starts_from_the_same_noise_and_reproduces(backend, made):
     """What the library computes without the page, from the recipe that the result holds."""
-    checkpoint = bench.checkpoint(bench.default)
+    checkpoint = backend.checkpoint(backend.default)
     labels = torch.tensor([checkpoint.class_index(name) for name in made.labels])
     *_, reference = run_trajectory(checkpoint, checkpoint.transformer, labels, SAMPLING, 3)
     assert np.array_equal(made.images[REFERENCE], to_uint8(reference.images))
     recipe = Recipe.from_json(made.recipes[SMOOTHED])
-    *_, calibration = bench.calibrated(bench.default, SHORT)
+    *_, calibration = backend.calibrated(backend.default, SHORT)
     assert recipe.calibration == calibration.sha256
     *_, quantized = quantize_transformer(checkpoint, recipe, calibration)
     *_, again = run_trajectory(checkpoint, quantized, labels, SAMPLING, 3)
@@ -77,77 +77,79 @@ def test_every_recipe_starts_from_the_same_noise_and_reproduces(bench, made):
     assert made.settings["seed"] == 3 and made.settings["bits"] == "W4A4"
 
 
-def test_partial_results_come_recipe_by_recipe_and_are_not_sampled_twice(bench, desk):
-    job = job_for(bench, "W4A8", (PLAIN, SMOOTHED), seed=11)
-    with closing(run_comparison(bench, desk, job)) as events:
+def test_partial_results_come_recipe_by_recipe_and_are_not_sampled_twice(backend, session):
+    job = job_for(backend, "W4A8", (PLAIN, SMOOTHED), seed=11)
+    with closing(run_comparison(backend, session, job)) as events:
         first = next(event for event in events if isinstance(event, Result))
     assert first.variants == [PLAIN] and set(first.images) == {REFERENCE, PLAIN}
-    texts, results = run(bench, desk, job)
+    texts, results = run(backend, session, job)
     sampled = {text.partition(":")[0] for text in texts if "denoising step" in text}
     assert sampled == {SMOOTHED}, "expected the cancelled job to go on where it was"
     assert [result.variants for result in results] == [[PLAIN], [PLAIN, SMOOTHED]]
     assert np.array_equal(results[-1].images[PLAIN], first.images[PLAIN])
     # B is the recipe that was asked for as soon as the growing result has it
-    assert look_at(desk, OnView("k-1", first), SMOOTHED).variant == PLAIN
-    assert look_at(desk, OnView("k-2", results[-1]), SMOOTHED).variant == SMOOTHED
+    assert look_at(session, OnView("k-1", first), SMOOTHED).variant == PLAIN
+    assert look_at(session, OnView("k-2", results[-1]), SMOOTHED).variant == SMOOTHED
 
 
-def test_a_recipe_that_does_not_exist_yet_is_searched_and_stays_on_the_desk(bench, desk):
-    job = job_for(bench, "W3A8", (PLAIN, SEARCHED))
-    assert SEARCHED not in bench.recipes(desk, job.choice)
-    texts, results = run(bench, desk, job)
+def test_a_recipe_that_does_not_exist_yet_is_searched_and_stays_on_the_desk(backend, session):
+    job = job_for(backend, "W3A8", (PLAIN, SEARCHED))
+    assert SEARCHED not in backend.recipes(session, job.choice)
+    texts, results = run(backend, session, job)
     assert any(text.startswith(f"searching {SEARCHED}") for text in texts)
     found = Recipe.from_json(results[-1].recipes[SEARCHED])
     assert {str(layer.bits) for layer in found.layers.values()} == {"W3A8"}
     assert any(layer.alpha is not None for layer in found.layers.values())
-    assert found in desk.recipes.values()
-    layers = len(bench.checkpoint(bench.default).groups)
-    assert [len(kept) for kept in desk.searches.values()] == [layers]
+    assert found in session.recipes.values()
+    layers = len(backend.checkpoint(backend.default).groups)
+    assert [len(kept) for kept in session.searches.values()] == [layers]
 
 
-def test_the_visitors_result_is_shown_only_at_its_own_settings(bench, desk, made):
-    bench.cache.put(("result", "mine"), made)
-    desk.result = "mine"
-    own = Choice(bench.default, BitWidths.parse("W4A4"), "integer")
-    found = shown(bench, desk, own)
+def test_the_visitors_result_is_shown_only_at_its_own_settings(backend, session, made):
+    backend.cache.put(("result", "mine"), made)
+    session.result = "mine"
+    own = Choice(backend.default, BitWidths.parse("W4A4"), "integer")
+    found = shown(backend, session, own)
     assert found is not None and found.result is made
-    assert bench.shipped is not None
-    shipped = shown(bench, desk, replace(own, bits=BitWidths.parse("W4A8")))
-    assert shipped is not None and shipped.result is bench.shipped.presets["W4A8"].result
-    assert shown(bench, desk, replace(own, bits=BitWidths(2, 5))) is None
-    assert draw(bench, desk, replace(own, bits=BitWidths(2, 5)))[1] is None
-    assert shown(bench, desk, replace(own, model=Model(bench.default.key, 50))) is None
+    assert backend.shipped is not None
+    shipped = shown(backend, session, replace(own, bits=BitWidths.parse("W4A8")))
+    assert shipped is not None and shipped.result is backend.shipped.presets["W4A8"].result
+    assert shown(backend, session, replace(own, bits=BitWidths(2, 5))) is None
+    assert draw(backend, session, replace(own, bits=BitWidths(2, 5)))[1] is None
+    assert shown(backend, session, replace(own, model=Model(backend.default.key, 50))) is None
 
 
-def test_the_viewer_gets_the_last_step_at_once_and_all_when_they_are_decoded(bench, desk, made):
-    bench.cache.put(("result", "decoded"), made)
-    desk.result = "decoded"
-    choice = Choice(bench.default, BitWidths.parse("W4A4"), "integer", PLAIN)
-    view = shown(bench, desk, choice)
+def test_the_viewer_gets_the_last_step_at_once_and_all_when_they_are_decoded(
+    backend, session, made
+):
+    backend.cache.put(("result", "decoded"), made)
+    session.result = "decoded"
+    choice = Choice(backend.default, BitWidths.parse("W4A4"), "integer", PLAIN)
+    view = shown(backend, session, choice)
     assert view is not None
-    look_at(desk, view, choice.recipe).sample = 1
-    value = viewer(bench, desk, view, choice)
+    look_at(session, view, choice.recipe).sample = 1
+    value = viewer(backend, session, view, choice)
     assert value["pending"] and value["frames"] == [3] and value["b"] == PLAIN
     assert [one["name"] for one in value["variants"]] == [REFERENCE, PLAIN, SMOOTHED]
     for name in made.images:
-        strip(bench, view, bench.default, name, 1)
-    value = viewer(bench, desk, view, choice)
+        strip(backend, view, backend.default, name, 1)
+    value = viewer(backend, session, view, choice)
     assert not value["pending"] and value["frames"] == [0, 1, 2, 3]
-    vae = bench.checkpoint(bench.default).vae
+    vae = backend.checkpoint(backend.default).vae
     for one in value["variants"]:
         frames = split_strip(Image.fromarray(pictures(one["strip"])[0]), 4)
         assert np.array_equal(frames[-1], made.images[one["name"]][1])
         alone = to_uint8(decode_latents(vae, made.latents[one["name"]][[1], 1].float()))[0]
         assert abs(frames[1].astype(int) - alone).max() <= 1
     assert len(value["variants"][1]["divergence"]) == 4
-    other = viewer(bench, desk, view, replace(choice, recipe=SMOOTHED))
+    other = viewer(backend, session, view, replace(choice, recipe=SMOOTHED))
     assert other["b"] == SMOOTHED, "expected B to follow the bar"
     json.dumps(value, allow_nan=False)
 
 
-def test_long_runs_show_at_most_25_steps_and_end_with_the_picture(bench):
-    assert bench.shipped is not None
-    result = bench.shipped.presets["W4A8"].result
+def test_long_runs_show_at_most_25_steps_and_end_with_the_picture(backend):
+    assert backend.shipped is not None
+    result = backend.shipped.presets["W4A8"].result
     assert len(studio.shown_frames(result)) == len(result.frames) == 11
     long = replace(result, frames=tuple(range(100)), timesteps=tuple(range(100)))
     places = studio.shown_frames(long)

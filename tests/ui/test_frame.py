@@ -1,4 +1,4 @@
-"""The frame of the page: the line, the desks, the bar, checks, the tour, shipped results."""
+"""The frame of the page: the line, the sessions, the bar, checks, the tour, shipped results."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ import torch
 from ditas_core.bench.pages import until
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
-from ditas_core.ui import desk as desk_module
 from ditas_core.ui.app import only_changes
-from ditas_core.ui.bench import Choice, Model
-from ditas_core.ui.cache import Cache, usual_limit
-from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
-from ditas_core.ui.desk import KEPT_RECIPES, Desk, Desks
-from ditas_core.ui.line import Line, LineFull
-from ditas_core.ui.parts import running
-from ditas_core.ui.parts.glossary import TERMS, explained, term
-from ditas_core.ui.parts.picking import read_pick
-from ditas_core.ui.parts.setup import View, read_choice, recipe_names, setup_notice
-from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole
-from ditas_core.ui.precompute import precompute, write
-from ditas_core.ui.results import BUILT_IN, DITAS, load_shipped
-from ditas_core.ui.tabs.about import listed
-from ditas_core.ui.views.costs import cost_of, cost_table
-from ditas_core.ui.views.overview import card, numbers, samples, worst_layer
+from ditas_core.ui.page.bar import View, read_choice, recipe_names, setup_notice
+from ditas_core.ui.page.glossary import TERMS, explained, term
+from ditas_core.ui.page.picking import read_pick
+from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
+from ditas_core.ui.stored.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
+from ditas_core.ui.stored.precompute import precompute, write
+from ditas_core.ui.stored.results import BUILT_IN, DITAS, load_shipped
+from ditas_core.ui.tabs.about.layout import listed
+from ditas_core.ui.tabs.overview.costs import cost_of, cost_table
+from ditas_core.ui.tabs.overview.draw import card, numbers, samples, worst_layer
+from ditas_core.ui.visitors import running
+from ditas_core.ui.visitors import session as desk_module
+from ditas_core.ui.visitors.backend import Choice, Model
+from ditas_core.ui.visitors.cache import Cache, usual_limit
+from ditas_core.ui.visitors.queue import JobQueue, QueueFull
+from ditas_core.ui.visitors.session import KEPT_RECIPES, Session, Sessions
 
 from .conftest import HUB, at_once, bar
 
 
 def test_first_come_first_served_and_everybody_knows_the_place():
-    line = Line(places=3)
+    line = JobQueue(places=3)
     first, second, third = line.join(), line.join(), line.join()
     assert [line.ahead_of(t) for t in (first, second, third)] == [0, 1, 2]
-    with pytest.raises(LineFull, match="fewer than 3 jobs"):
+    with pytest.raises(QueueFull, match="fewer than 3 jobs"):
         line.join()
     waits = third.waits()
     assert next(waits) == 2
@@ -54,7 +54,7 @@ def test_first_come_first_served_and_everybody_knows_the_place():
 
 
 def test_one_at_a_time_from_many_threads():
-    line, working, most = Line(places=20), [], []
+    line, working, most = JobQueue(places=20), [], []
     tickets = [line.join() for _ in range(6)]
 
     def work(number: int) -> None:
@@ -73,74 +73,74 @@ def test_one_at_a_time_from_many_threads():
 def test_desks_are_apart_bounded_and_expire(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
-    desks = Desks(most=3, expires_s=0.2)
-    a, b = desks.of("a"), desks.of("b")
+    sessions = Sessions(most=3, expires_s=0.2)
+    a, b = sessions.of("a"), sessions.of("b")
     a.notes["x"] = 1
-    assert desks.of("a") is a and b.notes == {}
+    assert sessions.of("a") is a and b.notes == {}
     for key in ("c", "d"):
-        desks.of(key)
-    assert list(desks.desks) == ["a", "c", "d"]
+        sessions.of(key)
+    assert list(sessions.sessions) == ["a", "c", "d"]
     now[0] += 0.25
-    desks.of("e")
-    assert list(desks.desks) == ["e"]
-    desks.clear("e")
-    desks.clear("nobody")
-    assert not desks.desks
+    sessions.of("e")
+    assert list(sessions.sessions) == ["e"]
+    sessions.clear("e")
+    sessions.clear("nobody")
+    assert not sessions.sessions
 
 
-def test_a_desk_keeps_the_newest_recipes(bench):
-    desk, choice = Desk("x"), read_choice(bench, bar())
-    recipe = bench.recipes(desk, choice)[DITAS]
+def test_a_desk_keeps_the_newest_recipes(backend):
+    session, choice = Session("x"), read_choice(backend, bar())
+    recipe = backend.recipes(session, choice)[DITAS]
     for number in range(KEPT_RECIPES + 3):
-        desk.keep(f"r{number}", recipe)
-    desk.keep("r5", recipe)
-    assert len(desk.recipes) == KEPT_RECIPES
-    assert next(iter(desk.recipes)) == "r3" and list(desk.recipes)[-1] == "r5"
+        session.keep(f"r{number}", recipe)
+    session.keep("r5", recipe)
+    assert len(session.recipes) == KEPT_RECIPES
+    assert next(iter(session.recipes)) == "r3" and list(session.recipes)[-1] == "r5"
     for number in range(9):
-        desk.found(number)["layer"] = None
-    assert list(desk.searches) == [5, 6, 7, 8]
+        session.found(number)["layer"] = None
+    assert list(session.searches) == [5, 6, 7, 8]
 
 
-def test_recipes_by_name_built_in_and_own(bench):
-    desk, choice = Desk("x"), read_choice(bench, bar())
-    assert list(bench.recipes(desk, choice)) == list(BUILT_IN)
-    assert {str(layer.bits) for r in bench.recipes(desk, choice).values()
+def test_recipes_by_name_built_in_and_own(backend):
+    session, choice = Session("x"), read_choice(backend, bar())
+    assert list(backend.recipes(session, choice)) == list(BUILT_IN)
+    assert {str(layer.bits) for r in backend.recipes(session, choice).values()
             for layer in r.layers.values()} == {"W4A8"}  # fmt: skip
-    mine = bench.recipes(desk, choice)[DITAS].with_layer("0.qkv", LayerRecipe(BitWidths(8, 8)))
-    desk.keep("mine", mine)
-    desk.keep("other model's", replace(mine, checkpoint="0" * 64))
-    assert recipe_names(bench, desk, choice) == [*BUILT_IN, "mine"]
-    assert bench.recipe(desk, replace(choice, recipe="mine")) == ("mine", mine)
-    other = read_choice(bench, bar(preset="custom", weight=3, activation=7))
+    mine = backend.recipes(session, choice)[DITAS].with_layer("0.qkv", LayerRecipe(BitWidths(8, 8)))
+    session.keep("mine", mine)
+    session.keep("other model's", replace(mine, checkpoint="0" * 64))
+    assert recipe_names(backend, session, choice) == [*BUILT_IN, "mine"]
+    assert backend.recipe(session, replace(choice, recipe="mine")) == ("mine", mine)
+    other = read_choice(backend, bar(preset="custom", weight=3, activation=7))
     assert other.bits == BitWidths(3, 7)
-    assert bench.recipe(desk, other) == (DITAS, None)
-    assert "no DiTAS recipe yet" in setup_notice(bench, desk, other)
-    alphas, source = bench.alphas(desk, other)
+    assert backend.recipe(session, other) == (DITAS, None)
+    assert "no DiTAS recipe yet" in setup_notice(backend, session, other)
+    alphas, source = backend.alphas(session, other)
     assert set(alphas.values()) == {0.5} and "not searched yet" in source
 
 
-def test_one_visitors_short_run_does_not_replace_what_all_see(bench):
-    before = bench.atlas(bench.default)
+def test_one_visitors_short_run_does_not_replace_what_all_see(backend):
+    before = backend.atlas(backend.default)
     other = CalibrationSpec(SamplingSpec(steps=2), samples=1)
-    *_, calibration = bench.calibrated(bench.default, other)
-    assert bench.atlas(bench.default) is before and len(calibration.timesteps) == 2
+    *_, calibration = backend.calibrated(backend.default, other)
+    assert backend.atlas(backend.default) is before and len(calibration.timesteps) == 2
 
 
-def test_hub_checkpoints_are_not_loaded_to_be_looked_at(bench, monkeypatch):
+def test_hub_checkpoints_are_not_loaded_to_be_looked_at(backend, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", never)
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
-    desk = Desk("x")
-    assert "not loaded yet" in setup_notice(bench, desk, choice)
-    assert recipe_names(bench, desk, choice) == list(BUILT_IN)
-    shown = card(bench, choice)
+    session = Session("x")
+    assert "not loaded yet" in setup_notice(backend, session, choice)
+    assert recipe_names(backend, session, choice) == list(BUILT_IN)
+    shown = card(backend, choice)
     assert "CC-BY-NC 4.0" in shown and "3.3 GB" in shown
     assert "eab87f77abd5aef071a632f08807fbaab0b704d0" in shown
-    assert bench.alphas(desk, choice)[0] == {}
+    assert backend.alphas(session, choice)[0] == {}
     with pytest.raises(CheckpointError, match="press “Load”"):
-        bench.checkpoint(Model(HUB))
+        backend.checkpoint(Model(HUB))
 
 
 def test_catalogue_lists_only_what_the_operator_offers(tmp_path, monkeypatch):
@@ -215,27 +215,29 @@ def test_cache_builds_within_a_build():
     assert not cache.building
 
 
-def test_overview_says_what_the_shipped_results_hold(bench):
+def test_overview_says_what_the_shipped_results_hold(backend):
     """What tests/browser does not look at."""
-    desk, choice = Desk("x"), read_choice(bench, bar(preset="W4A4"))
-    for label in bench.shipped.presets["W4A4"].result.labels[:6]:
-        assert f'alt="{label}, DiTAS"' in samples(bench, choice)
-    worst = worst_layer(bench, desk, choice)
+    session, choice = Session("x"), read_choice(backend, bar(preset="W4A4"))
+    for label in backend.shipped.presets["W4A4"].result.labels[:6]:
+        assert f'alt="{label}, DiTAS"' in samples(backend, choice)
+    worst = worst_layer(backend, session, choice)
     assert worst.count("<img") == 2 and worst.count("before smoothing") == 2
-    atlas = bench.atlas(choice.model)
-    rank = max(atlas.ranking(bench.alphas(desk, choice)[0]), key=lambda r: r.strength - r.smoothed)
+    atlas = backend.atlas(choice.model)
+    rank = max(
+        atlas.ranking(backend.alphas(session, choice)[0]), key=lambda r: r.strength - r.smoothed
+    )
     assert f"{rank.strength:.1f}×" in worst and f"{rank.smoothed:.1f}×" in worst
-    custom = read_choice(bench, bar(preset="custom", weight=3))
-    assert "<img" not in samples(bench, custom) and numbers(bench, custom) == ""
+    custom = read_choice(backend, bar(preset="custom", weight=3))
+    assert "<img" not in samples(backend, custom) and numbers(backend, custom) == ""
 
 
-def test_cost_is_said_before_anything_starts(bench):
-    demo, hub = read_choice(bench, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
-    small, large = cost_of(bench, demo), cost_of(bench, hub)
+def test_cost_is_said_before_anything_starts(backend):
+    demo, hub = read_choice(backend, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
+    small, large = cost_of(backend, demo), cost_of(backend, hub)
     assert small is not None and large is not None
     assert large.calibrate_s > 50 * small.calibrate_s and large.memory_bytes > 4e9
-    assert cost_table(bench, demo).count("<dd>") == 4
-    assert not bench.line.locked()
+    assert cost_table(backend, demo).count("<dd>") == 4
+    assert not backend.queue.locked()
 
 
 @pytest.mark.parametrize(
@@ -252,13 +254,13 @@ def test_cost_is_said_before_anything_starts(bench):
         ("dark", [3]),
     ],
 )
-def test_the_bar_is_checked_here(bench, name, wrong):
+def test_the_bar_is_checked_here(backend, name, wrong):
     good = {"preset": "custom", "inject": True}
     for told, taken in ((60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)):
-        assert read_choice(bench, bar(**good, strength=told)).model.strength == taken
+        assert read_choice(backend, bar(**good, strength=told)).model.strength == taken
     for value in wrong:
         with pytest.raises(gr.Error) as caught:
-            read_choice(bench, bar(**good | {name: value}))
+            read_choice(backend, bar(**good | {name: value}))
         assert len(str(caught.value)) < 400 and "<script>" not in str(caught.value)
 
 
@@ -305,8 +307,8 @@ def test_terms_reach_keyboard_and_screen_reader():
     assert all(len(meaning) < 200 for meaning in TERMS.values())
 
 
-def test_a_question_told_twice_is_answered_once(bench, monkeypatch):
-    ask = running.answer(bench, lambda desk, value: value, once=True)
+def test_a_question_told_twice_is_answered_once(backend, monkeypatch):
+    ask = running.answer(backend, lambda session, value: value, once=True)
     request = gr.Request(session_hash="twice")
     monkeypatch.setattr(running, "ONCE_S", 60.0)
     assert [ask(request, value) for value in (1, 1, 2)] == [1, gr.skip(), 2]
@@ -347,12 +349,12 @@ def test_shipped_results_round_trip_and_are_checked(random_checkpoint, tmp_path)
         load_shipped(tmp_path / "nowhere", checkpoint.fingerprint)
 
 
-def test_the_queue_is_bounded(bench, demo):
+def test_the_queue_is_bounded(backend, demo):
     assert demo._queue.max_size == 64
     jobs = [f for f in demo.fns.values() if f.concurrency_id == "jobs"]
     # more may start than wait in the line: those are told that it is full
     assert jobs and {f.concurrency_limit for f in jobs} == {
-        bench.line.places + running.REFUSED_AT_ONCE
+        backend.queue.places + running.REFUSED_AT_ONCE
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ditas_core.figures.encoding import shared_range
 from ditas_core.figures.stills import colour_table, map_cells
-from ditas_core.ui.views.heat import heat, marks
+from ditas_core.ui.page.heat import heat, marks
 
 from .conftest import pictures
 

@@ -13,11 +13,11 @@ import torch
 from ditas_core.comparison import Trajectory, preserved
 from ditas_core.figures import injection_curves
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench, Model
-from ditas_core.ui.jobs.injecting import PARTS, Live, Setting, Stage, inject_live, ladder
-from ditas_core.ui.ladder import Ladder, load_ladder, save_ladder
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SEARCHED
-from ditas_core.ui.views.injector import proof, rung_line, sheet, small
+from ditas_core.ui.stored.ladder import Ladder, load_ladder, save_ladder
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
+from ditas_core.ui.tabs.injector.draw import proof, rung_line, sheet, small
+from ditas_core.ui.tabs.injector.job import PARTS, Live, Setting, Stage, inject_live, ladder
+from ditas_core.ui.visitors.backend import Backend, Model
 
 from .conftest import DEMO, bar, bench_of, closed_when, hooked
 
@@ -26,15 +26,15 @@ QUICK = Setting(BitWidths(8, 8), "paper", sampling=SamplingSpec(steps=6))
 
 
 @pytest.fixture(scope="module")
-def bench(nothing_shipped) -> Bench:
+def backend(nothing_shipped) -> Backend:
     return bench_of(DEMO, SHORT)
 
 
 @pytest.fixture(scope="module")
-def made(bench, nothing_shipped) -> Ladder:
+def made(backend, nothing_shipped) -> Ladder:
     """A short ladder, which is all that is shipped then."""
-    *_, calibration = bench.calibrated(bench.default, SHORT)
-    checkpoint = bench.checkpoint(bench.default)
+    *_, calibration = backend.calibrated(backend.default, SHORT)
+    checkpoint = backend.checkpoint(backend.default)
     found = ladder(checkpoint, calibration, lambda _: None, QUICK, (1.0, 60.0), 2)
     save_ladder(found, nothing_shipped)
     return found
@@ -74,7 +74,7 @@ def test_a_rung_keeps_full_precision_breaks_plain_rounding_and_ditas_repairs_it(
     assert grey is not None and np.abs(grey.astype(int) - 128).max() <= 255 * 1000 * 1e-4
 
 
-def test_a_ladder_survives_its_files(bench, made, nothing_shipped):
+def test_a_ladder_survives_its_files(backend, made, nothing_shipped):
     found = load_ladder(nothing_shipped, made.fingerprint)
     assert found.labels == made.labels and found.settings == made.settings
     assert np.array_equal(found.natural, made.natural)
@@ -82,7 +82,7 @@ def test_a_ladder_survives_its_files(bench, made, nothing_shipped):
         assert (new.strength, new.same, new.sqnr) == (old.strength, old.same, old.sqnr)
         assert list(new.images) == [REFERENCE, PLAIN, DITAS]
         assert all(np.array_equal(new.images[name], old.images[name]) for name in new.images)
-    assert bench.ladder is not None and bench.ladder.labels == made.labels
+    assert backend.ladder is not None and backend.ladder.labels == made.labels
     assert sum(file.stat().st_size for file in nothing_shipped.iterdir()) < 500_000
 
 
@@ -139,10 +139,10 @@ def test_the_curve_has_every_recipe_the_strength_and_own_results():
     assert dark.layout.font.color != figure.layout.font.color
 
 
-def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(bench):
-    model = Model(bench.default.key, 40.0)
+def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(backend):
+    model = Model(backend.default.key, 40.0)
     setting = replace(QUICK, repair=SEARCHED, bits=BitWidths(8, 6))
-    events = list(inject_live(bench, model, SHORT, setting, 1))
+    events = list(inject_live(backend, model, SHORT, setting, 1))
     stages = [event for event in events if isinstance(event, Stage)]
     assert [s.part for s in stages] == sorted(s.part for s in stages)
     assert {s.part for s in stages} <= set(range(1, PARTS + 1)) and stages[-1].part == PARTS
@@ -153,20 +153,20 @@ def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(bench):
     assert [list(rung.sqnr) for rung in lives] == [[], [PLAIN], [PLAIN, SEARCHED]]
     assert lives[0].same.pixels < 1e-4
     recipe = lives[-1].recipe
-    assert recipe is not None and recipe.checkpoint == bench.checkpoint(model).fingerprint
-    assert recipe.calibration == list(bench.calibrated(model, SHORT))[-1].sha256
+    assert recipe is not None and recipe.checkpoint == backend.checkpoint(model).fingerprint
+    assert recipe.calibration == list(backend.calibrated(model, SHORT))[-1].sha256
 
 
-def test_more_channels_are_another_model_and_stopping_leaves_nothing(bench):
-    model = Model(bench.default.key, 40.0)
-    events = inject_live(bench, model, SHORT, replace(QUICK, channels=8), 1)
+def test_more_channels_are_another_model_and_stopping_leaves_nothing(backend):
+    model = Model(backend.default.key, 40.0)
+    events = inject_live(backend, model, SHORT, replace(QUICK, channels=8), 1)
     seen = closed_when(events, lambda event: isinstance(event, Live))
     assert seen[-1].rung.same.pixels < 1e-4
-    assert not hooked(bench.checkpoint(bench.default).transformer)
+    assert not hooked(backend.checkpoint(backend.default).transformer)
 
 
-def test_the_tab_draws_the_rung_of_the_strength(made, bench, client):
-    layer = next(iter(bench.factors(bench.default)))
+def test_the_tab_draws_the_rung_of_the_strength(made, backend, client):
+    layer = next(iter(backend.factors(backend.default)))
     line, proved, rows, curve, about, _, inside = client.predict(
         layer, *settings(), api_name="/draw_injector"
     )[:7]

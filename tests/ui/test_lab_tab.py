@@ -15,11 +15,11 @@ from ditas_core.calibration import Calibration
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.cache import size_of
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE
-from ditas_core.ui.results import PLAIN
-from ditas_core.ui.views import lab
+from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE
+from ditas_core.ui.stored.results import PLAIN
+from ditas_core.ui.tabs.lab import draw as lab
+from ditas_core.ui.visitors.backend import Backend
+from ditas_core.ui.visitors.cache import size_of
 
 from .conftest import DEMO, bar, bench_of, listener, measured
 
@@ -29,20 +29,20 @@ LARGEST = 40_000
 
 
 @pytest.fixture(scope="module")
-def bench(nothing_shipped) -> Bench:
+def backend(nothing_shipped) -> Backend:
     """Measured, nothing shipped."""
     return measured(bench_of(DEMO, SHORT))
 
 
 @pytest.fixture(scope="module")
-def calibration(bench) -> Calibration:
-    found = bench.measured(bench.default, SHORT)
+def calibration(backend) -> Calibration:
+    found = backend.measured(backend.default, SHORT)
     assert found is not None
     return found
 
 
-def setting(bench: Bench, **changes: object) -> lab.Setting:
-    base = lab.Setting(bench.default, LAYER, BitWidths(4, 8), "integer", True)
+def setting(backend: Backend, **changes: object) -> lab.Setting:
+    base = lab.Setting(backend.default, LAYER, BitWidths(4, 8), "integer", True)
     return replace(base, **changes)
 
 
@@ -57,27 +57,29 @@ def spoken(html: str) -> str:
     return re.sub(r"<[^>]+>", "", html)
 
 
-def test_a_layer_is_prepared_once_and_says_how_large_it_is(bench, calibration):
-    held = lab.hold(bench, setting(bench), calibration)
-    assert lab.hold(bench, setting(bench), calibration) is held
-    assert lab.hold(bench, setting(bench, branch=False), calibration) is not held
+def test_a_layer_is_prepared_once_and_says_how_large_it_is(backend, calibration):
+    held = lab.hold(backend, setting(backend), calibration)
+    assert lab.hold(backend, setting(backend), calibration) is held
+    assert lab.hold(backend, setting(backend, branch=False), calibration) is not held
     assert size_of(held) == held.nbytes > held.lab.loss.tokens.numel() * 4
     assert held.at(0.35) is held.at(0.35)
 
 
-def test_the_bars_fit_their_axis_at_every_alpha(bench, calibration):
-    held = lab.hold(bench, setting(bench, bits=BitWidths(3, 5)), calibration)
+def test_the_bars_fit_their_axis_at_every_alpha(backend, calibration):
+    held = lab.hold(backend, setting(backend, bits=BitWidths(3, 5)), calibration)
     for alpha in (None, *(i / 10 for i in range(11))):
         values = lab.errors(held.at(alpha)).values()
         assert held.span[0] < min(values) and max(values) < held.span[1]
 
 
-def test_the_curve_is_the_searchs_own_and_shipped_ones_count_for_their_run_only(bench, calibration):
-    mine = setting(bench, convention="paper")
-    assert lab.known_curve(bench, mine, calibration) is None
-    done = lab.find_curve(bench, mine, calibration)
-    assert lab.known_curve(bench, mine, calibration) is done
-    held = lab.hold(bench, mine, calibration)
+def test_the_curve_is_the_searchs_own_and_shipped_ones_count_for_their_run_only(
+    backend, calibration
+):
+    mine = setting(backend, convention="paper")
+    assert lab.known_curve(backend, mine, calibration) is None
+    done = lab.find_curve(backend, mine, calibration)
+    assert lab.known_curve(backend, mine, calibration) is done
+    held = lab.hold(backend, mine, calibration)
     for alpha, loss in zip(done.grid, done.losses, strict=True):
         level = 10 * math.log10(loss / done.energy)
         assert held.at(alpha).output_db == pytest.approx(level, abs=1e-3)
@@ -96,9 +98,9 @@ def test_shipped_curves_are_used_for_the_run_they_come_from(calibration, monkeyp
         assert lab.known_curve(fresh, setting(fresh, **other), calibration) is None
 
 
-def test_the_verdict_compares_with_no_smoothing_and_names_the_optimum(bench, calibration):
-    mine = setting(bench, bits=BitWidths(4, 4))
-    held, curve = lab.hold(bench, mine, calibration), lab.find_curve(bench, mine, calibration)
+def test_the_verdict_compares_with_no_smoothing_and_names_the_optimum(backend, calibration):
+    mine = setting(backend, bits=BitWidths(4, 4))
+    held, curve = lab.hold(backend, mine, calibration), lab.find_curve(backend, mine, calibration)
     assert curve.alpha is not None
     gain = held.at(None).output_db - held.at(curve.alpha).output_db
     text = spoken(lab.verdict(held, curve, curve.alpha))
@@ -112,8 +114,8 @@ def test_the_verdict_compares_with_no_smoothing_and_names_the_optimum(bench, cal
     assert "better" not in none and "worse" not in none
 
 
-def test_activations_that_are_left_alone_have_no_bar(bench, calibration):
-    held = lab.hold(bench, setting(bench, bits=BitWidths(4, 16)), calibration)
+def test_activations_that_are_left_alone_have_no_bar(backend, calibration):
+    held = lab.hold(backend, setting(backend, bits=BitWidths(4, 16)), calibration)
     assert list(lab.errors(held.at(0.5))) == ["weights", "output"]
     assert "activations" not in lab.verdict(held, None, 0.5)
     figures = lab.draw(held, None, 0.5, dark=False)
@@ -121,8 +123,8 @@ def test_activations_that_are_left_alone_have_no_bar(bench, calibration):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_move_is_small_and_leaves_what_drawing_anew_would(bench, calibration, dark):
-    held, curve = (f(bench, setting(bench), calibration) for f in (lab.hold, lab.find_curve))
+def test_a_move_is_small_and_leaves_what_drawing_anew_would(backend, calibration, dark):
+    held, curve = (f(backend, setting(backend), calibration) for f in (lab.hold, lab.find_curve))
     moved, whole = lab.moves(held, curve, 0.3, dark), lab.draw(held, curve, 0.3, dark)
     assert set(moved) == set(whole) == {lab.BARS, lab.CURVE, lab.SHAPES}
     for name, figure in whole.items():
@@ -131,20 +133,20 @@ def test_a_move_is_small_and_leaves_what_drawing_anew_would(bench, calibration, 
     assert len(json.dumps(moved)) < LARGEST
 
 
-def test_the_recipe_takes_the_layer_as_the_lab_has_it(bench, calibration):
-    recipe = plain_recipe(bench.checkpoint(bench.default), BitWidths(4, 8), "integer")
-    mine = setting(bench, bits=BitWidths(5, 6))
-    changed = lab.used(bench, recipe, mine, 0.35, calibration)
+def test_the_recipe_takes_the_layer_as_the_lab_has_it(backend, calibration):
+    recipe = plain_recipe(backend.checkpoint(backend.default), BitWidths(4, 8), "integer")
+    mine = setting(backend, bits=BitWidths(5, 6))
+    changed = lab.used(backend, recipe, mine, 0.35, calibration)
     layer = changed.layers[LAYER]
     assert (layer.alpha, layer.bits, layer.low_rank.rank) == (0.35, BitWidths(5, 6), 8)
     assert changed.calibration == calibration.sha256
     assert {n for n in recipe.layers if recipe.layers[n] != changed.layers[n]} == {LAYER}
-    again = lab.used(bench, changed, setting(bench, branch=False), None, calibration)
+    again = lab.used(backend, changed, setting(backend, branch=False), None, calibration)
     assert (again.layers[LAYER].alpha, again.layers[LAYER].low_rank) == (None, LowRankSpec())
 
 
-def test_the_first_answer_draws_the_figures_the_next_ones_move_them(bench, client):
-    lab.find_curve(bench, setting(bench), bench.measured(bench.default, SHORT))
+def test_the_first_answer_draws_the_figures_the_next_ones_move_them(backend, client):
+    lab.find_curve(backend, setting(backend), backend.measured(backend.default, SHORT))
     _, said, packed, wanted = client.predict(*hand(0.4), api_name="/alpha")
     assert "α = 0.40" in said and wanted == ""
     assert all("layout" in figure for figure in json.loads(packed).values())
@@ -156,11 +158,11 @@ def test_the_first_answer_draws_the_figures_the_next_ones_move_them(bench, clien
     assert "1.qkv" in wanted  # its curve is still to be searched
 
 
-def test_using_an_alpha_makes_a_recipe_that_the_bar_shows(bench, client):
+def test_using_an_alpha_makes_a_recipe_that_the_bar_shows(backend, client):
     said, choices, notice = client.predict(*hand(0.35), api_name="/use_alpha")
     assert f"{PLAIN} with {LAYER} at W4A8, α = 0.35, branch of rank 8" in said
     assert choices["value"] == "my recipe" and "my recipe" in notice
-    own = next(d for d in bench.desks.desks.values() if "my recipe" in d.recipes)
+    own = next(d for d in backend.sessions.sessions.values() if "my recipe" in d.recipes)
     assert own.recipes["my recipe"].layers[LAYER].alpha == 0.35
     more = hand(0.2, layer="1.fc1", recipe="my recipe")
     assert "1.fc1" in client.predict(*more, api_name="/use_alpha")[0]

@@ -10,7 +10,7 @@ import pytest
 from children import ROOT
 
 from ditas_core.checkpoints import CheckpointError, load_checkpoint
-from ditas_core.ui.parts.messages import reported, without_folders
+from ditas_core.ui.serving.errors import reported, without_folders
 
 UNTOUCHED = (
     "download https://example.org/a/b.json again",

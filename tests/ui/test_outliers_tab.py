@@ -16,14 +16,14 @@ from ditas_core.calibration import Calibration
 from ditas_core.evaluation.outliers import Half, Measure, OutlierAtlas
 from ditas_core.figures import column_width
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench, Model
-from ditas_core.ui.desk import Desk
-from ditas_core.ui.jobs.measuring import measure
-from ditas_core.ui.parts.picking import Pick
-from ditas_core.ui.parts.running import Progress
-from ditas_core.ui.results import PLAIN, SMOOTHED
-from ditas_core.ui.tabs.outliers import Scene, read_channel, read_scene
-from ditas_core.ui.views import atlas as show
+from ditas_core.ui.page.picking import Pick
+from ditas_core.ui.stored.results import PLAIN, SMOOTHED
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.outliers.layout import Scene, read_channel, read_scene
+from ditas_core.ui.visitors.backend import Backend, Model
+from ditas_core.ui.visitors.measuring import measure
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Session
 
 from .conftest import DEMO, HUB, bar, bench_of, hooked
 
@@ -50,7 +50,7 @@ def asked(**changes: Any) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def bench(nothing_shipped) -> Bench:
+def backend(nothing_shipped) -> Backend:
     """What is shown was measured here."""
     return bench_of(DEMO, SHORT, HUB)
 
@@ -70,11 +70,11 @@ def measured(client, unmeasured) -> Any:
 
 
 @pytest.fixture(scope="module")
-def scene(measured, bench):
+def scene(measured, backend):
     """``scene(**changes)`` -> what the values ask for."""
 
     def ask(**changes: Any) -> Scene:
-        found = read_scene(bench, Desk("test"), asked(**changes), keep=True)
+        found = read_scene(backend, Session("test"), asked(**changes), keep=True)
         assert found is not None
         return found
 
@@ -105,34 +105,34 @@ def test_before_anything_is_measured_it_says_what_to_do(unmeasured):
     assert all("warn" in text for text in texts)
 
 
-def test_measure_streams_its_steps_and_fills_the_tab(measured, bench):
+def test_measure_streams_its_steps_and_fills_the_tab(measured, backend):
     lines = [output[0] for output in measured.outputs()]
     assert any("Denoising step" in line and "of 6, 2 samples" in line for line in lines)
     assert "Measured: 6 steps of 2 samples" in lines[-1] and "done" in lines[-1]
-    atlas = bench.atlas(bench.default)
+    atlas = backend.atlas(backend.default)
     rows = rows_of(measured.outputs()[-1][-len(DRAWN)])
     ranks = atlas.ranking(dict.fromkeys(atlas.groups, 0.5))
     assert [row[0] for row in rows] == [rank.layer for rank in ranks] and len(rows) == LAYERS
     assert rows[0][1] == round(ranks[0].strength, 2) > rows[0][2] == round(ranks[0].smoothed, 2)
 
 
-def test_the_run_is_kept_for_everybody_and_one_that_is_closed_is_not(measured, bench):
-    first, last = measure(bench, bench.default, SHORT)
+def test_the_run_is_kept_for_everybody_and_one_that_is_closed_is_not(measured, backend):
+    first, last = measure(backend, backend.default, SHORT)
     assert isinstance(first, Progress) and isinstance(last, Calibration)
-    assert last is bench.measured(bench.default, SHORT)
-    events = measure(bench, bench.default, ANOTHER)
+    assert last is backend.measured(backend.default, SHORT)
+    events = measure(backend, backend.default, ANOTHER)
     fractions = [next(events).fraction, next(events).fraction]
     assert fractions[0] == 0 < fractions[1] < 1
     events.close()
-    assert bench.measured(bench.default, ANOTHER) is None
-    assert not hooked(bench.checkpoint(bench.default).transformer)
+    assert backend.measured(backend.default, ANOTHER) is None
+    assert not hooked(backend.checkpoint(backend.default).transformer)
 
 
 @pytest.mark.parametrize("word", show.MEASURES)
 @pytest.mark.parametrize("half", show.HALVES)
-def test_measure_and_half_rank_and_colour_alike(client, bench, measured, word, half):
+def test_measure_and_half_rank_and_colour_alike(client, backend, measured, word, half):
     outputs = told(client, "draw_outliers", measure=word, half=half)
-    ranks = bench.atlas(bench.default).ranking({}, show.MEASURES[word], half)
+    ranks = backend.atlas(backend.default).ranking({}, show.MEASURES[word], half)
     rows = rows_of(outputs["table"])
     assert [row[0] for row in rows] == [rank.layer for rank in ranks]
     assert [row[3] for row in rows] == [rank.channel for rank in ranks]
@@ -158,9 +158,9 @@ def test_the_recipe_of_the_bar_is_what_after_means(client, measured):
     assert len(change["data"]) == 3 and len(json.dumps(change)) < 300_000
 
 
-def test_a_layer_opens_with_its_own_loudest_channel(client, bench, measured):
+def test_a_layer_opens_with_its_own_loudest_channel(client, backend, measured):
     outputs = told(client, "outlier_layer", layer="3.fc2", channel="7")
-    group = bench.atlas(bench.default).groups["3.fc2"]
+    group = backend.atlas(backend.default).groups["3.fc2"]
     assert outputs["layer"]["value"] == "3.fc2"
     assert outputs["channel"]["value"] == str(int(group.act_absmax.argmax()))
     assert "block 3 · fc2" in outputs["layer_line"]
@@ -170,15 +170,15 @@ def test_a_layer_opens_with_its_own_loudest_channel(client, bench, measured):
 
 
 def test_opening_a_layer_moves_the_frame_and_draws_the_overview_no_second_time(
-    client, bench, measured
+    client, backend, measured
 ):
     frames = []
-    for timestep in (show.WHOLE_RUN, str(bench.atlas(bench.default).timesteps[2])):
+    for timestep in (show.WHOLE_RUN, str(backend.atlas(backend.default).timesteps[2])):
         opened = told(client, "outlier_layer", layer="2.proj", timestep=timestep)
         move = json.loads(opened["frame"])["atlas-overview"]
         assert set(move) == {"patch", "at"}
         frames.append(move["patch"]["shapes"])
-    column = list(bench.atlas(bench.default).groups).index("2.proj")
+    column = list(backend.atlas(backend.default).groups).index("2.proj")
     for shapes, (top, bottom) in zip(frames, ((-0.5, 5.5), (1.5, 2.5)), strict=True):
         assert {(s["x0"], s["x1"]) for s in shapes} == {(column - 0.5, column + 0.5)}
         assert {(s["y0"], s["y1"]) for s in shapes} == {(top, bottom)}
@@ -302,34 +302,34 @@ def test_without_a_run_single_values_are_not_made_up(scene):
     assert len(histogram.data) == len(over_time.data) == 0
 
 
-def test_an_atlas_without_halves_says_so_and_shows_both(bench, client, measured):
-    key = ("atlas", bench.default)
-    whole: OutlierAtlas = bench.cache.get(key)
+def test_an_atlas_without_halves_says_so_and_shows_both(backend, client, measured):
+    key = ("atlas", backend.default)
+    whole: OutlierAtlas = backend.cache.get(key)
     groups = {n: replace(g, halves=g.absmax[:, None]) for n, g in whole.groups.items()}
-    bench.cache.put(key, replace(whole, groups=groups))
+    backend.cache.put(key, replace(whole, groups=groups))
     try:
-        found = read_scene(bench, Desk("test"), asked(half="conditional"), keep=True)
+        found = read_scene(backend, Session("test"), asked(half="conditional"), keep=True)
         line = told(client, "draw_outliers", half="conditional")["overview_line"]
     finally:
-        bench.cache.put(key, whole)
+        backend.cache.put(key, whole)
     assert found.look.half is Half.BOTH and "measure the outliers again" in found.note
     assert "measure the outliers again" in line and "warn" in line
 
 
-def test_another_checkpoint_replaces_what_it_lacks(bench, measured):
+def test_another_checkpoint_replaces_what_it_lacks(backend, measured):
     strange = asked(layer="99.fc1", channel="123456", timestep="31337")
-    found = read_scene(bench, Desk("test"), strange, keep=False)
+    found = read_scene(backend, Session("test"), strange, keep=False)
     ranks = found.atlas.ranking(found.alphas)
     calmed = max(ranks, key=lambda rank: rank.strength - rank.smoothed)
     assert (found.look.layer, found.channel) == (calmed.layer, calmed.channel)
     assert found.look.timestep is None
     with pytest.raises(gr.Error, match="expected a number"):
-        read_scene(bench, Desk("test"), asked(follow=False, by_hand=1.5), keep=True)
-    nothing = read_scene(bench, Desk("test"), asked(checkpoint=HUB), keep=False)
+        read_scene(backend, Session("test"), asked(follow=False, by_hand=1.5), keep=True)
+    nothing = read_scene(backend, Session("test"), asked(checkpoint=HUB), keep=False)
     assert nothing is None
 
 
-def test_injected_outliers_are_labelled_and_loud(scene, bench):
+def test_injected_outliers_are_labelled_and_loud(scene, backend):
     quiet, loud = scene(), scene(inject=True, strength=100)
     assert loud.look.choice.model == Model(DEMO.name, 100.0)
     assert "Injected outliers (function-preserving)" in show.layer_text(loud.atlas, loud.look)

@@ -12,11 +12,11 @@ from gradio_client.exceptions import AppError
 from tiny_pixart import NAMES, save_tiny_pixart
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.catalogue import find_checkpoints
-from ditas_core.ui.results import PLAIN, SMOOTHED
-from ditas_core.ui.views import atlas as show
-from ditas_core.ui.views.search import MAP
+from ditas_core.ui.stored.catalogue import find_checkpoints
+from ditas_core.ui.stored.results import PLAIN, SMOOTHED
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.search.draw import MAP
+from ditas_core.ui.visitors.backend import Backend
 
 from .conftest import bar
 
@@ -28,13 +28,13 @@ BAR = bar("tiny-sigma", recipe=SMOOTHED)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, nothing_shipped: Path) -> Bench:
+def backend(tmp_path_factory: pytest.TempPathFactory, nothing_shipped: Path) -> Backend:
     """Offered by the operator; nothing is shipped for it."""
     home = tmp_path_factory.mktemp("offered")
     save_tiny_pixart(home / "tiny-sigma", told=False)
     entries = find_checkpoints(home, [])
     assert next(iter(entries)) == "tiny-sigma" and entries["tiny-sigma"].local
-    return Bench({"tiny-sigma": entries["tiny-sigma"]}, SHORT)
+    return Backend({"tiny-sigma": entries["tiny-sigma"]}, SHORT)
 
 
 def outliers(layer: str | None, channel: str | None) -> list[Any]:
@@ -49,9 +49,9 @@ def as_text(found: Any) -> str:
     return json.dumps(found, default=str, ensure_ascii=False)
 
 
-def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, bench: Bench) -> None:
+def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, backend: Backend) -> None:
     measured = as_text(client.predict(*outliers(None, None), api_name="/measure"))
-    names = bench.group_names(bench.default)
+    names = backend.group_names(backend.default)
     assert len(names) == 14 and set(names) > TEXT_LAYERS
     assert all(name in measured for name in names)
     drawn = as_text(client.predict(*outliers("1.kv2", "7"), api_name="/draw_outliers"))

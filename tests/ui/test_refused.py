@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from gradio_client.exceptions import AppError
 
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.results import DITAS, PLAIN
-from ditas_core.ui.views import atlas as show
-from ditas_core.ui.views.search import MAP
+from ditas_core.ui.stored.results import DITAS, PLAIN
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.search.draw import MAP
+from ditas_core.ui.visitors.backend import Backend
 
 from .conftest import bar, bench_of, measured
 
@@ -79,12 +79,12 @@ WRONG: dict[str, dict[int, list[Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def bench(tiny) -> Bench:
+def backend(tiny) -> Backend:
     return measured(bench_of(tiny))
 
 
 @pytest.mark.parametrize("endpoint", USUAL)
-def test_hostile_values_are_refused(bench, client, endpoint):
+def test_hostile_values_are_refused(backend, client, endpoint):
     good = [*USUAL[endpoint], *bar("tiny", recipe=PLAIN)]
     client.predict(PLAIN, *bar("tiny", recipe=PLAIN), api_name="/blind_new")
     wrong = [(place, value) for place, values in WRONG[endpoint].items() for value in values]
@@ -96,4 +96,4 @@ def test_hostile_values_are_refused(bench, client, endpoint):
             client.predict(*changed, api_name=f"/{endpoint}")
         assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 1000, value
         assert "<script>" not in str(caught.value)
-        assert not bench.line.locked()
+        assert not backend.queue.locked()

@@ -15,14 +15,27 @@ import pytest
 
 from ditas_core.search import LayerDone, SearchSpec, predicted_errors, relative_error, search
 from ditas_core.specs import BitWidths, LayerRecipe, Recipe, SpecError
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.desk import KEPT_SEARCHES, Desk
-from ditas_core.ui.jobs import searching
-from ditas_core.ui.jobs.predicting import MOST_KNOWN, predict_recipes, predictions
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SMOOTHED
-from ditas_core.ui.tabs.editing import available, draw_edit, draw_layer, kept_change, read_edit
-from ditas_core.ui.tabs.recipes import LONGEST_JSON, compare, deleted, draw_recipes, loaded, renamed
-from ditas_core.ui.views import search as show
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SMOOTHED
+from ditas_core.ui.tabs.search import draw as show
+from ditas_core.ui.tabs.search import job as searching
+from ditas_core.ui.tabs.search.editing import (
+    available,
+    draw_edit,
+    draw_layer,
+    kept_change,
+    read_edit,
+)
+from ditas_core.ui.tabs.search.predicting import MOST_KNOWN, predict_recipes, predictions
+from ditas_core.ui.tabs.search.recipes import (
+    LONGEST_JSON,
+    compare,
+    deleted,
+    draw_recipes,
+    loaded,
+    renamed,
+)
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.session import KEPT_SEARCHES, Session
 
 from .conftest import DEMO, HUB, SHORT, bar, bench_of, closed_when, measured, watch
 
@@ -30,20 +43,20 @@ W4A8 = BitWidths(4, 8)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def backend() -> Backend:
     """Measured."""
     return measured(bench_of(DEMO, SHORT, HUB))
 
 
 @pytest.fixture(scope="module")
-def fresh(bench) -> Bench:
+def fresh(backend) -> Backend:
     """The same checkpoint, nothing measured."""
-    return Bench(bench.entries, SHORT)
+    return Backend(backend.entries, SHORT)
 
 
 @pytest.fixture()
-def choice(bench) -> Choice:
-    return Choice(bench.default, W4A8, "integer")
+def choice(backend) -> Choice:
+    return Choice(backend.default, W4A8, "integer")
 
 
 def as_text(found: Any) -> str:
@@ -57,36 +70,36 @@ def listener(demo: gr.Blocks, elem_id: str, event: str) -> Callable[..., Any]:
     return lambda session, *values: found(SimpleNamespace(session_hash=session), *values)
 
 
-def test_a_search_goes_on_where_it_was_cancelled(bench, desk, choice, monkeypatch):
+def test_a_search_goes_on_where_it_was_cancelled(backend, session, choice, monkeypatch):
     job = searching.job_of(choice, "search", SHORT)
-    events = searching.run_search(bench, desk, job)
-    seen = closed_when(events, lambda _: len(searching.kept_layers(desk, job)) == 3)
+    events = searching.run_search(backend, session, job)
+    seen = closed_when(events, lambda _: len(searching.kept_layers(session, job)) == 3)
     assert all(isinstance(event, searching.Searching) for event in seen)
     fractions, event = [event.fraction for event in seen], seen[-1]
     assert fractions == sorted(fractions) and 0 < fractions[0] < fractions[-1] <= 3 / 32 + 1e-9
-    kept = searching.kept_layers(desk, job)
+    kept = searching.kept_layers(session, job)
     assert [layer.index for layer in kept] == [0, 1, 2]
     assert event.text == "3 of 32 layers found" and event.fresh and event.part == (1, 1)
 
     calls = watch(monkeypatch, "search.alpha.search_group").asked
-    *steps, recipe = searching.run_search(bench, desk, job)
+    *steps, recipe = searching.run_search(backend, session, job)
     assert isinstance(recipe, Recipe)
     assert len(calls) == 29
     assert not {layer.group for layer in kept} & {group.name for _, group, *_ in calls}
     assert not any(step.fresh for step in steps[:3]) and steps[2].fraction == 0
-    calibration = bench.measured(bench.default, SHORT)
-    *_, whole = search(bench.checkpoint(bench.default), calibration, job.spec)
+    calibration = backend.measured(backend.default, SHORT)
+    *_, whole = search(backend.checkpoint(backend.default), calibration, job.spec)
     assert recipe == whole, "interrupted or not, the recipe is the same"
-    assert searching.kept_layers(desk, job)[:3] == kept
+    assert searching.kept_layers(session, job)[:3] == kept
 
     calls.clear()
-    *_, again = searching.run_search(bench, desk, job)
+    *_, again = searching.run_search(backend, session, job)
     assert again == whole and calls == []
-    *_, anew = searching.run_search(bench, desk, job, afresh=True)
+    *_, anew = searching.run_search(backend, session, job, afresh=True)
     assert anew == whole and len(calls) == 32
 
 
-def test_other_settings_are_another_search(bench, desk, choice):
+def test_other_settings_are_another_search(backend, session, choice):
     jobs = [
         searching.job_of(choice, "search", SHORT),
         searching.job_of(choice, "smoothing", SHORT),
@@ -99,46 +112,48 @@ def test_other_settings_are_another_search(bench, desk, choice):
     assert jobs[0].name == "my W4A8 grid search"
     assert jobs[-1].name.endswith("outliers ×60")
     for job in jobs:
-        desk.found(job.key)
-    assert len(desk.searches) == KEPT_SEARCHES
+        session.found(job.key)
+    assert len(session.searches) == KEPT_SEARCHES
 
 
-def test_cancel_while_calibrating_leaves_nothing(fresh, desk, choice):
+def test_cancel_while_calibrating_leaves_nothing(fresh, session, choice):
     job = searching.job_of(choice, "ditas", SHORT)
-    events = searching.run_search(fresh, desk, job)
+    events = searching.run_search(fresh, session, job)
     first = next(events)
     assert first.part == (1, 2) and first.text.startswith("calibrating")
     events.close()
-    assert searching.kept_layers(desk, job) == [] and fresh.measured(fresh.default, SHORT) is None
-    assert searching.keep_partial(fresh, desk, job) is None and desk.recipes == {}
+    assert (
+        searching.kept_layers(session, job) == [] and fresh.measured(fresh.default, SHORT) is None
+    )
+    assert searching.keep_partial(fresh, session, job) is None and session.recipes == {}
 
 
-def test_a_cancelled_search_is_a_recipe(bench, desk, choice):
+def test_a_cancelled_search_is_a_recipe(backend, session, choice):
     job = searching.job_of(choice, "ditas", SHORT)
-    events = searching.run_search(bench, desk, job)
-    closed_when(events, lambda _: len(searching.kept_layers(desk, job)) == 4)
-    recipe = searching.keep_partial(bench, desk, job)
-    assert recipe is not None and desk.recipes[searching.PARTIAL] is recipe
-    kept = {layer.group: layer for layer in searching.kept_layers(desk, job)}
+    events = searching.run_search(backend, session, job)
+    closed_when(events, lambda _: len(searching.kept_layers(session, job)) == 4)
+    recipe = searching.keep_partial(backend, session, job)
+    assert recipe is not None and session.recipes[searching.PARTIAL] is recipe
+    kept = {layer.group: layer for layer in searching.kept_layers(session, job)}
     for name, layer in recipe.layers.items():
         assert layer.alpha == (kept[name].alpha if name in kept else None)
-    known = predictions(bench, bench.default, SHORT)
+    known = predictions(backend, backend.default, SHORT)
     errors = dict(zip(known.groups, known.errors(recipe), strict=True))
     assert {name: errors[name] for name in kept} == {
         name: relative_error(layer) for name, layer in kept.items()
     }
 
 
-def test_predictions_are_the_cores_and_learnt_from_searches(bench, desk, choice):
-    found = predictions(bench, bench.default, SHORT)
+def test_predictions_are_the_cores_and_learnt_from_searches(backend, session, choice):
+    found = predictions(backend, backend.default, SHORT)
     checkpoint, calibration = found.checkpoint, found.calibration
     assert calibration is not None and found.source == "1 images × 4 steps"
-    smoothed = bench.recipes(desk, choice)[SMOOTHED]
+    smoothed = backend.recipes(session, choice)[SMOOTHED]
     smoothed = replace(smoothed, calibration=calibration.sha256)
-    list(predict_recipes(bench, bench.default, SHORT, {SMOOTHED: smoothed}))
+    list(predict_recipes(backend, backend.default, SHORT, {SMOOTHED: smoothed}))
     wanted = [one.error for one in predicted_errors(checkpoint, calibration, smoothed)]
     assert found.errors(smoothed) == wanted and found.missing(smoothed) == []
-    events = list(predict_recipes(bench, bench.default, SHORT, {SMOOTHED: smoothed}))
+    events = list(predict_recipes(backend, backend.default, SHORT, {SMOOTHED: smoothed}))
     assert events == [], "known for everybody"
 
     spec = SearchSpec(BitWidths(3, 8), method="search")
@@ -149,9 +164,9 @@ def test_predictions_are_the_cores_and_learnt_from_searches(bench, desk, choice)
     assert found.errors(recipe) == exact
 
 
-def test_predictions_measure_in_turns_and_stay_bounded(bench, monkeypatch):
-    found = replace(predictions(bench, bench.default, SHORT), known={})
-    recipe = bench.recipes(Desk(""), Choice(bench.default, W4A8, "integer"))[PLAIN]
+def test_predictions_measure_in_turns_and_stay_bounded(backend, monkeypatch):
+    found = replace(predictions(backend, backend.default, SHORT), known={})
+    recipe = backend.recipes(Session(""), Choice(backend.default, W4A8, "integer"))[PLAIN]
     left = found.fill([recipe], 0.0)
     assert left == 32
     turns = 0
@@ -159,40 +174,40 @@ def test_predictions_measure_in_turns_and_stay_bounded(bench, monkeypatch):
         before, left, turns = left, found.fill([recipe], 0.05), turns + 1
         assert left < before, "every turn measures something"
     assert turns > 1 and found.missing(recipe) == []
-    monkeypatch.setattr("ditas_core.ui.jobs.predicting.MOST_KNOWN", 40)
+    monkeypatch.setattr("ditas_core.ui.tabs.search.predicting.MOST_KNOWN", 40)
     for alpha in range(20):
         found.find("integer", "0.proj", LayerRecipe(W4A8, alpha / 20))
     assert len(found.known) == 40 < MOST_KNOWN
 
 
-def test_without_a_calibration_only_the_shipped_search_is_known(fresh, desk, choice):
+def test_without_a_calibration_only_the_shipped_search_is_known(fresh, session, choice):
     found = predictions(fresh, fresh.default, SHORT)
     assert found.calibration is None
     preset = fresh.shipped.presets["W4A8"]
     shipped = {layer.group: relative_error(layer) for layer in preset.layers}
     assert found.errors(preset.recipe) == [shipped[name] for name in found.groups]
     assert found.find("integer", "0.qkv", LayerRecipe(BitWidths(5, 8))) is None
-    assert found.fill([fresh.recipes(desk, choice)[PLAIN]], 1.0) == 0
-    edited = read_edit(fresh, desk, choice, ("0.qkv", 0.9, False, 4, 8))
-    html, _ = draw_edit(fresh, desk, choice, *edited)
+    assert found.fill([fresh.recipes(session, choice)[PLAIN]], 1.0) == 0
+    edited = read_edit(fresh, session, choice, ("0.qkv", 0.9, False, 4, 8))
+    html, _ = draw_edit(fresh, session, choice, *edited)
     assert "press “Predict all”" in html
     with pytest.raises(gr.Error, match="calibration"):
         plain = replace(choice, recipe=PLAIN)
-        kept_change(fresh, desk, plain, ("0.qkv", 0.9, False, 4, 8), "mine")
-    assert desk.recipes == {}
+        kept_change(fresh, session, plain, ("0.qkv", 0.9, False, 4, 8), "mine")
+    assert session.recipes == {}
 
 
-def test_a_change_by_hand_moves_the_predicted_error(bench, desk, choice):
-    found = predictions(bench, bench.default, SHORT)
-    base = bench.recipes(desk, choice)[DITAS]
+def test_a_change_by_hand_moves_the_predicted_error(backend, session, choice):
+    found = predictions(backend, backend.default, SHORT)
+    base = backend.recipes(session, choice)[DITAS]
     found.fill([base], 60.0)
     values = ("3.fc2", 0.8, False, 3, 8)
-    recipe, changed, group = read_edit(bench, desk, choice, values)
-    html, figure = draw_edit(bench, desk, choice, recipe, changed, group)
+    recipe, changed, group = read_edit(backend, session, choice, values)
+    html, figure = draw_edit(backend, session, choice, recipe, changed, group)
     assert changed.layers["3.fc2"] == replace(base.layers["3.fc2"], alpha=0.8, bits=BitWidths(3, 8))
     rest = {name: layer for name, layer in changed.layers.items() if name != "3.fc2"}
     assert rest == {name: layer for name, layer in base.layers.items() if name != "3.fc2"}
-    calibration = bench.measured(bench.default, SHORT)
+    calibration = backend.measured(backend.default, SHORT)
     bound = replace(changed, calibration=calibration.sha256)
     exact = [one.error for one in predicted_errors(found.checkpoint, calibration, bound)]
     assert found.errors(changed) == exact
@@ -205,23 +220,23 @@ def test_a_change_by_hand_moves_the_predicted_error(bench, desk, choice):
     assert sum(y is not None for y in one.y) == 1
 
 
-def test_a_kept_change_is_a_recipe_of_ones_own(bench, desk, choice):
+def test_a_kept_change_is_a_recipe_of_ones_own(backend, session, choice):
     values = ("3.fc2", 0.8, False, 3, 8)
-    label = kept_change(bench, desk, choice, values, "  by   hand ")
-    assert label == "by hand" and list(desk.recipes) == ["by hand"]
-    kept = desk.recipes["by hand"]
-    assert kept.calibration == bench.measured(bench.default, SHORT).sha256
+    label = kept_change(backend, session, choice, values, "  by   hand ")
+    assert label == "by hand" and list(session.recipes) == ["by hand"]
+    kept = session.recipes["by hand"]
+    assert kept.calibration == backend.measured(backend.default, SHORT).sha256
     assert kept.layers["3.fc2"].bits == BitWidths(3, 8) and kept.layers["3.fc2"].alpha == 0.8
     # a second change starts from the first
     again = replace(choice, recipe="by hand")
-    kept_change(bench, desk, again, ("0.qkv", 0.5, True, 16, 16), "by hand")
-    both = desk.recipes["by hand"]
+    kept_change(backend, session, again, ("0.qkv", 0.5, True, 16, 16), "by hand")
+    both = session.recipes["by hand"]
     assert both.layers["3.fc2"].alpha == 0.8 and both.layers["0.qkv"].alpha is None
-    assert list(desk.recipes) == ["by hand"]
-    drawn = draw_layer(bench, desk, again, "0.qkv")
+    assert list(session.recipes) == ["by hand"]
+    drawn = draw_layer(backend, session, again, "0.qkv")
     assert drawn[2] is True and drawn[3:5] == (16, 16) and drawn[5] == "by hand"
-    assert "by hand" in available(bench, desk, choice)
-    assert "by hand" not in available(bench, Desk("two"), choice)
+    assert "by hand" in available(backend, session, choice)
+    assert "by hand" not in available(backend, Session("two"), choice)
 
 
 @pytest.mark.parametrize(
@@ -229,10 +244,10 @@ def test_a_kept_change_is_a_recipe_of_ones_own(bench, desk, choice):
     ["", "   ", "x" * 41, "x" * 10**6, "a\x00b", "tab\u202ebar", "<b>", "a&b", None, 7, True, [],
      DITAS, "ditas", PLAIN, REFERENCE],
 )  # fmt: skip
-def test_names_that_cannot_be(bench, desk, choice, value):
+def test_names_that_cannot_be(backend, session, choice, value):
     with pytest.raises(gr.Error, match="name: expected"):
-        kept_change(bench, desk, choice, ("0.qkv", 0.5, False, 4, 8), value)
-    assert desk.recipes == {}
+        kept_change(backend, session, choice, ("0.qkv", 0.5, False, 4, 8), value)
+    assert session.recipes == {}
 
 
 def test_names_that_can_be():
@@ -241,20 +256,20 @@ def test_names_that_can_be():
         show.read_name("mine", ["mine"])
 
 
-def test_a_recipe_that_is_not_there_yet_is_said(bench, desk, choice):
+def test_a_recipe_that_is_not_there_yet_is_said(backend, session, choice):
     other = replace(choice, convention="paper")
-    drawn = draw_layer(bench, desk, other, "0.qkv")
+    drawn = draw_layer(backend, session, other, "0.qkv")
     assert "press “Start”" in drawn[8] and drawn[6]["interactive"] is False
     with pytest.raises(gr.Error, match="press “Start”"):
-        read_edit(bench, desk, other, ("0.qkv", 0.5, False, 4, 8))
+        read_edit(backend, session, other, ("0.qkv", 0.5, False, 4, 8))
     with pytest.raises(gr.Error, match="expected a number"):
-        read_edit(bench, desk, choice, ("0.qkv", 1.5, False, 4, 8))
+        read_edit(backend, session, choice, ("0.qkv", 1.5, False, 4, 8))
 
 
-def test_recipes_are_listed_and_compared(bench, desk, choice):
-    kept_change(bench, desk, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
-    found = predictions(bench, bench.default, SHORT)
-    recipes = available(bench, desk, choice)
+def test_recipes_are_listed_and_compared(backend, session, choice):
+    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
+    found = predictions(backend, backend.default, SHORT)
+    recipes = available(backend, session, choice)
     found.fill(recipes.values(), 120.0)
     rows = {row[0]: row for row in show.recipe_rows(found, recipes)}
     assert list(rows) == list(recipes) and rows["mine"][2] == "W3A8 / W4A8"
@@ -263,7 +278,7 @@ def test_recipes_are_listed_and_compared(bench, desk, choice):
     assert rows["mine"][5] == f"{100 * mean:.3g}" > rows[DITAS][5]
     assert float(rows["mine"][4]) < float(rows[DITAS][4])
 
-    alphas, errors, table = compare(bench, desk, choice, ["mine", PLAIN])
+    alphas, errors, table = compare(backend, session, choice, ["mine", PLAIN])
     assert {t.name for t in alphas.data} == {t.name for t in errors.data} == {"mine", PLAIN}
     headers, layers = show.compare_rows(found, {n: recipes[n] for n in ("mine", PLAIN)})
     assert table["value"] == {"headers": headers, "data": layers}
@@ -271,49 +286,49 @@ def test_recipes_are_listed_and_compared(bench, desk, choice):
     assert row[1] == "W3A8, α = 0.80" and row[3] == "W4A8, s = 1"
     for wrong in (["mine", "nobody's"], [PLAIN] * 5, "mine", None, [None]):
         with pytest.raises(gr.Error, match="compare"):
-            compare(bench, desk, choice, wrong)
-    nothing = compare(bench, desk, choice, [])
+            compare(backend, session, choice, wrong)
+    nothing = compare(backend, session, choice, [])
     assert nothing[2]["value"]["data"] == []
 
 
-def test_rename_and_delete(bench, desk, choice):
-    kept_change(bench, desk, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
-    kept_change(bench, desk, choice, ("3.fc2", 0.7, False, 3, 8), "other")
-    recipe = desk.recipes["mine"]
-    assert renamed(bench, desk, choice, "mine", "yours") == "yours"
-    assert list(desk.recipes) == ["yours", "other"] and desk.recipes["yours"] is recipe
+def test_rename_and_delete(backend, session, choice):
+    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
+    kept_change(backend, session, choice, ("3.fc2", 0.7, False, 3, 8), "other")
+    recipe = session.recipes["mine"]
+    assert renamed(backend, session, choice, "mine", "yours") == "yours"
+    assert list(session.recipes) == ["yours", "other"] and session.recipes["yours"] is recipe
     for name, new in ((DITAS, "x"), ("nobody's", "x"), (None, "x"), ("yours", "other")):
         with pytest.raises(gr.Error):
-            renamed(bench, desk, choice, name, new)
-    assert list(desk.recipes) == ["yours", "other"]
-    assert deleted(bench, desk, replace(choice, recipe="other"), "yours") == "other"
-    assert deleted(bench, desk, replace(choice, recipe="other"), "other") == DITAS
+            renamed(backend, session, choice, name, new)
+    assert list(session.recipes) == ["yours", "other"]
+    assert deleted(backend, session, replace(choice, recipe="other"), "yours") == "other"
+    assert deleted(backend, session, replace(choice, recipe="other"), "other") == DITAS
     with pytest.raises(gr.Error, match="none yet"):
-        deleted(bench, desk, choice, "other")
+        deleted(backend, session, choice, "other")
     # in a convention without shipped results the bar falls back to what is always there
-    kept_change(bench, desk, replace(choice, convention="paper", recipe=PLAIN),
+    kept_change(backend, session, replace(choice, convention="paper", recipe=PLAIN),
                 ("3.fc2", 0.8, False, 3, 8), "third")  # fmt: skip
     other = replace(choice, convention="paper", recipe="third")
-    assert deleted(bench, desk, other, "third") == PLAIN
+    assert deleted(backend, session, other, "third") == PLAIN
 
 
-def test_a_downloaded_recipe_loads_again(bench, desk, choice):
-    kept_change(bench, desk, choice, ("3.fc2", 0.8, False, 3, 8), "mine / 1")
-    path = Path(show.recipe_file("mine / 1", desk.recipes["mine / 1"]))
+def test_a_downloaded_recipe_loads_again(backend, session, choice):
+    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine / 1")
+    path = Path(show.recipe_file("mine / 1", session.recipes["mine / 1"]))
     assert path.name.startswith("mine-1-") and path.suffix == ".json"
-    visitor = Desk("two")
-    label = loaded(bench, visitor, choice, path.read_text("utf-8"), "from a file")
-    assert visitor.recipes == {label: desk.recipes["mine / 1"]}
+    visitor = Session("two")
+    label = loaded(backend, visitor, choice, path.read_text("utf-8"), "from a file")
+    assert visitor.recipes == {label: session.recipes["mine / 1"]}
     assert list(visitor.recipes[label].layers) == [
-        group.name for group in bench.checkpoint(bench.default).groups
+        group.name for group in backend.checkpoint(backend.default).groups
     ]
     for number in range(show.KEPT_FILES + 5):
-        last = show.recipe_file(f"n{number}", desk.recipes["mine / 1"])
+        last = show.recipe_file(f"n{number}", session.recipes["mine / 1"])
     assert len(list(Path(last).parent.iterdir())) == show.KEPT_FILES and Path(last).is_file()
 
 
-def test_what_is_not_a_recipe_is_refused(bench, desk, choice):
-    good = bench.recipes(desk, choice)[DITAS]
+def test_what_is_not_a_recipe_is_refused(backend, session, choice):
+    good = backend.recipes(session, choice)[DITAS]
     document = json.loads(good.to_json())
     layer = document["layers"]["0.qkv"]
     low_rank = layer["low_rank"]
@@ -331,27 +346,27 @@ def test_what_is_not_a_recipe_is_refused(bench, desk, choice):
     bad += [json.dumps(document | each) for each in wrong]
     for text in bad:
         with pytest.raises((gr.Error, SpecError)) as error:
-            loaded(bench, desk, choice, text, "mine")
+            loaded(backend, session, choice, text, "mine")
         assert len(str(error.value)) < 400
     with pytest.raises(gr.Error, match="name"):
-        loaded(bench, desk, choice, good.to_json(), DITAS)
-    assert desk.recipes == {}
-    injected = replace(choice, model=Model(bench.default.key, 60))
+        loaded(backend, session, choice, good.to_json(), DITAS)
+    assert session.recipes == {}
+    injected = replace(choice, model=Model(backend.default.key, 60))
     with pytest.raises(gr.Error, match="choose its checkpoint"):
-        loaded(bench, desk, injected, good.to_json(), "mine")
+        loaded(backend, session, injected, good.to_json(), "mine")
 
 
-def test_a_checkpoint_that_is_not_here_draws_empty(bench, desk):
+def test_a_checkpoint_that_is_not_here_draws_empty(backend, session):
     there = Choice(Model(HUB), W4A8, "integer")
-    assert available(bench, desk, there) == {}
-    drawn = draw_recipes(bench, desk, there, [PLAIN], DITAS)
+    assert available(backend, session, there) == {}
+    drawn = draw_recipes(backend, session, there, [PLAIN], DITAS)
     assert drawn[0] == [] and drawn[5]["choices"] == []
-    assert "no such recipe yet" in draw_layer(bench, desk, there, None)[8]
+    assert "no such recipe yet" in draw_layer(backend, session, there, None)[8]
 
 
-def test_the_map_and_the_curves_are_of_the_layers_that_are_found(bench):
-    layers = list(bench.shipped.presets["W4A8"].layers)
-    names = bench.group_names(bench.default)
+def test_the_map_and_the_curves_are_of_the_layers_that_are_found(backend):
+    layers = list(backend.shipped.presets["W4A8"].layers)
+    names = backend.group_names(backend.default)
     lines = show.search_figure(names, layers, show.CURVES, True)
     assert len([t for t in lines.data if t.mode == "lines+markers"]) == 32
     part = show.search_figure(names, layers[:5], show.MAP, False)
@@ -360,8 +375,8 @@ def test_the_map_and_the_curves_are_of_the_layers_that_are_found(bench):
     assert sorted(known) == sorted(layer.group for layer in layers[:5])
 
 
-def test_the_running_total_counts_what_is_found(bench):
-    layers = bench.shipped.presets["W4A8"].layers[:4]
+def test_the_running_total_counts_what_is_found(backend):
+    layers = backend.shipped.presets["W4A8"].layers[:4]
     html = show.totals_html(layers, 32)
     assert "4 of 32" in html and "n = 4" in html
     gain = f"{sum(layer.gain_db for layer in layers):+.1f} dB".replace("-", "−")
@@ -369,7 +384,7 @@ def test_the_running_total_counts_what_is_found(bench):
     assert "0 of 32" in show.totals_html([], 32)
 
 
-def test_listeners_refuse_what_no_component_sends(bench, demo):
+def test_listeners_refuse_what_no_component_sends(backend, demo):
     """Straight to the functions: the private ones too can be called from outside."""
     pick = listener(demo, "search-plot-pick", "input")
     for text in (None, "{}", '{"x": "nobody", "y": 1, "trace": 0}', "[" * 200):
@@ -383,10 +398,10 @@ def test_listeners_refuse_what_no_component_sends(bench, demo):
     for value in (None, 7, "x" * 10**6, ["0.qkv"]):
         with pytest.raises(gr.Error):
             layer("p", value, *bar())
-    assert bench.desks.of("p").recipes == {}
+    assert backend.sessions.of("p").recipes == {}
 
 
-def test_clicks_open_a_layer_at_that_alpha(bench, demo):
+def test_clicks_open_a_layer_at_that_alpha(backend, demo):
     pick = listener(demo, "search-plot-pick", "input")
     settings = ["ditas", 4, 1, *bar()]
     drawn = pick("q", '{"x": "3.fc2", "y": 0.35, "trace": 0}', *settings)
@@ -397,20 +412,20 @@ def test_clicks_open_a_layer_at_that_alpha(bench, demo):
     turn = listener(demo, "search-view", "input")
     turn("q", show.CURVES, *settings)
     drawn = pick("q", '{"x": 0.4, "y": -0.2, "trace": 7}', *settings)
-    assert drawn[0]["value"] == bench.group_names(bench.default)[7] and drawn[1] == 0.4
+    assert drawn[0]["value"] == backend.group_names(backend.default)[7] and drawn[1] == 0.4
     with pytest.raises(gr.Error, match="layer"):
         pick("q", '{"x": 0.4, "y": -0.2, "trace": 99}', *settings)
 
 
-def test_what_is_missing_is_measured_in_turns_and_waits_for_jobs(bench, demo):
+def test_what_is_missing_is_measured_in_turns_and_waits_for_jobs(backend, demo):
     listen = listener(demo, "pending-mark", "change")
     other = replace(SHORT, seed=5)
-    desk = bench.desks.of("r")
-    desk.spec = other
-    for _ in bench.calibrated(bench.default, other):
+    session = backend.sessions.of("r")
+    session.spec = other
+    for _ in backend.calibrated(backend.default, other):
         pass
     values = ["0.qkv", 0.5, True, 4, 8, [DITAS, PLAIN], *bar()]
-    with bench.line.join():
+    with backend.queue.join():
         assert listen("r", "more", *values)[0] == "", "no work beside a running job"
     turns, mark = 0, "more"
     while mark.startswith("more"):

@@ -15,10 +15,10 @@ import pytest
 
 from ditas_core.evaluation.outliers import OutlierAtlas
 from ditas_core.specs import CalibrationSpec, Recipe
-from ditas_core.ui import story as command
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.story import MOST_BYTES, export_story, main, tale_of
-from ditas_core.ui.takeaway.story import story_html
+from ditas_core.ui.stored import story as command
+from ditas_core.ui.stored.story import MOST_BYTES, export_story, main, tale_of
+from ditas_core.ui.stored.story_page import story_html
+from ditas_core.ui.visitors.backend import Backend
 
 from .conftest import DEMO, ROOT, bench_of, pictures
 
@@ -58,13 +58,13 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def backend() -> Backend:
     return bench_of(spec=CalibrationSpec())
 
 
 @pytest.fixture(scope="module")
-def page(bench) -> str:
-    return story_html(tale_of(bench))
+def page(backend) -> str:
+    return story_html(tale_of(backend))
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,13 @@ def test_every_result_is_told(read, stored):
         assert ("identity" if layer.alpha is None else f"{layer.alpha:.2f}") in read.text
 
 
-def test_the_pictures_are_the_shipped_ones(read, bench):
+def test_the_pictures_are_the_shipped_ones(read, backend):
     found: dict[str, list[Any]] = {}
     for tag, given in read.elements:
         if tag == "img":
             found.setdefault(given["alt"], []).extend(pictures(given["src"]))
-    results = [(p.result.labels, p.result.images) for p in bench.shipped.presets.values()]
-    results += [(bench.ladder.labels, rung.images) for rung in bench.ladder.rungs]
+    results = [(p.result.labels, p.result.images) for p in backend.shipped.presets.values()]
+    results += [(backend.ladder.labels, rung.images) for rung in backend.ladder.rungs]
     for labels, images in results:
         for variant, pixels in images.items():
             for label, each in zip(labels, pixels, strict=True):
@@ -173,8 +173,8 @@ def test_it_can_be_read_without_eyes(read):
     assert tags.count("legend") == tags.count("fieldset") == 2
 
 
-def test_the_folder_is_a_static_space(bench, tmp_path):
-    size = export_story(bench, tmp_path / "story")
+def test_the_folder_is_a_static_space(backend, tmp_path):
+    size = export_story(backend, tmp_path / "story")
     assert sorted(each.name for each in (tmp_path / "story").iterdir()) == [
         "README.md", "index.html",
     ]  # fmt: skip
@@ -185,35 +185,35 @@ def test_the_folder_is_a_static_space(bench, tmp_path):
     assert len(values["short_description"]) <= 60
 
 
-def test_it_is_written_whole_or_not_at_all(bench, tmp_path, monkeypatch, capsys):
+def test_it_is_written_whole_or_not_at_all(backend, tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("x")
     with pytest.raises(FileExistsError, match="new or empty folder"):
-        export_story(bench, tmp_path / "taken")
+        export_story(backend, tmp_path / "taken")
     monkeypatch.setattr(command, "README", "{no such field}")
     with pytest.raises(KeyError):
-        export_story(bench, tmp_path / "half")
+        export_story(backend, tmp_path / "half")
     monkeypatch.undo()
     monkeypatch.setattr(command, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="at most 1000 bytes"):
-        export_story(bench, tmp_path / "large")
+        export_story(backend, tmp_path / "large")
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
-    monkeypatch.setattr(command, "Bench", lambda: bench)
+    monkeypatch.setattr(command, "Bench", lambda: backend)
     assert main([str(tmp_path / "taken")]) == 2
     assert "new or empty folder" in capsys.readouterr().err
 
 
-def test_names_cannot_become_html(bench):
+def test_names_cannot_become_html(backend):
     hostile = '"><script>alert(1)</script>'
-    tale = tale_of(bench)
+    tale = tale_of(backend)
     labels = (hostile, *tale.ladder.labels[1:])
     tale = replace(tale, name=hostile, ladder=replace(tale.ladder, labels=labels),
                    facts=((hostile, hostile),))  # fmt: skip
     assert "<script>" not in story_html(tale)
 
 
-def test_without_shipped_results_nothing_is_written(bench, tmp_path):
-    empty = Bench({DEMO.name: bench.entries[DEMO.name]})
+def test_without_shipped_results_nothing_is_written(backend, tmp_path):
+    empty = Backend({DEMO.name: backend.entries[DEMO.name]})
     empty.shipped = None
     with pytest.raises(ValueError, match="expected shipped results"):
         export_story(empty, tmp_path / "story")

@@ -32,16 +32,18 @@ from ditas_core.evaluation.outliers import Half, Measure
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SamplingSpec
 from ditas_core.ui import build_app
-from ditas_core.ui.bench import Bench, Choice, Model
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.desk import Desk, Desks
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison
-from ditas_core.ui.jobs.searching import job_of, run_search
-from ditas_core.ui.results import PLAIN, SEARCHED, SMOOTHED, Result
-from ditas_core.ui.takeaway import LARGE, SMALL, Files, Store, Taken, gather, slug, snippet
-from ditas_core.ui.takeaway.gather import source_of
-from ditas_core.ui.takeaway.report import report_html
-from ditas_core.ui.takeaway.tables import curves_csv, layers_csv, metrics_csv
+from ditas_core.ui.stored.catalogue import Entry
+from ditas_core.ui.stored.results import PLAIN, SEARCHED, SMOOTHED, Result
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.tabs.search.job import job_of, run_search
+from ditas_core.ui.tabs.takeaway.files import LARGE, SMALL, Files
+from ditas_core.ui.tabs.takeaway.gather import Taken, gather, source_of
+from ditas_core.ui.tabs.takeaway.report import report_html
+from ditas_core.ui.tabs.takeaway.snippet import snippet
+from ditas_core.ui.tabs.takeaway.store import Store, slug
+from ditas_core.ui.tabs.takeaway.tables import curves_csv, layers_csv, metrics_csv
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.session import Session, Sessions
 
 from .conftest import DEMO, HUB, ROOT, SHORT, bar, bench_of, listener, measured
 
@@ -51,20 +53,20 @@ HOSTILE = '"""\nimport os; os.system("touch pwned")\n#<script>alert(1)</script>'
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
+def backend() -> Backend:
     """Nothing shipped: everything on view is computed here."""
     found = measured(bench_of(DEMO, SHORT, HUB))
     found.shipped = None
     return found
 
 
-def choice_of(bench: Bench, recipe: str = MIXED, strength: float = 1.0) -> Choice:
-    return Choice(Model(bench.default.key, strength), BitWidths(4, 6), "integer", recipe)
+def choice_of(backend: Backend, recipe: str = MIXED, strength: float = 1.0) -> Choice:
+    return Choice(Model(backend.default.key, strength), BitWidths(4, 6), "integer", recipe)
 
 
-def mixed(bench: Bench, choice: Choice, calibration: str) -> Recipe:
+def mixed(backend: Backend, choice: Choice, calibration: str) -> Recipe:
     """Different alphas, bits and branches, as a visitor may have edited them."""
-    plain = plain_recipe(bench.checkpoint(choice.model), choice.bits, choice.convention)
+    plain = plain_recipe(backend.checkpoint(choice.model), choice.bits, choice.convention)
     layers = {
         name: LayerRecipe(choice.bits, round(0.3 + 0.01 * i, 2))
         for i, name in enumerate(plain.layers)
@@ -74,31 +76,33 @@ def mixed(bench: Bench, choice: Choice, calibration: str) -> Recipe:
     return replace(plain, name="mixed", layers=layers, calibration=calibration)
 
 
-def compared(bench: Bench, desk: Desk, choice: Choice, recipes: tuple[str, ...]) -> Result:
+def compared(
+    backend: Backend, session: Session, choice: Choice, recipes: tuple[str, ...]
+) -> Result:
     """A short comparison, kept as the Compare tab keeps it."""
     sampling = SamplingSpec(steps=5, guidance_scale=2.0)
     job = CompareJob(choice, recipes, ("cat-face", "fruit"), 11, sampling, SHORT)
-    *_, result = run_comparison(bench, desk, job)
+    *_, result = run_comparison(backend, session, job)
     assert isinstance(result, Result)
-    desk.result = f"test {choice.title}"
-    bench.cache.put(("result", desk.result), result)
+    session.result = f"test {choice.title}"
+    backend.cache.put(("result", session.result), result)
     return result
 
 
 @pytest.fixture(scope="module")
-def desk(bench: Bench) -> Desk:
-    found = Desk("visitor")
-    choice = choice_of(bench)
-    calibration = bench.measured(choice.model, SHORT)
+def session(backend: Backend) -> Session:
+    found = Session("visitor")
+    choice = choice_of(backend)
+    calibration = backend.measured(choice.model, SHORT)
     assert calibration is not None
-    found.keep(MIXED, mixed(bench, choice, calibration.sha256))
-    compared(bench, found, choice, (PLAIN, SMOOTHED, MIXED))
+    found.keep(MIXED, mixed(backend, choice, calibration.sha256))
+    compared(backend, found, choice, (PLAIN, SMOOTHED, MIXED))
     return found
 
 
 @pytest.fixture(scope="module")
-def taken(bench: Bench, desk: Desk) -> Taken:
-    return gather(bench, desk, choice_of(bench), "0.fc2", "ratio", "both")
+def taken(backend: Backend, session: Session) -> Taken:
+    return gather(backend, session, choice_of(backend), "0.fc2", "ratio", "both")
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -142,17 +146,17 @@ def test_the_program_prints_the_metrics_on_view(taken, tmp_path):
     assert run(snippet(taken), tmp_path) == expected(taken.result)
 
 
-def test_the_program_repeats_injected_outliers(bench, tmp_path):
-    found = Desk("injecting")
-    choice = choice_of(bench, SMOOTHED, 40.0)
-    result = compared(bench, found, choice, (PLAIN, SMOOTHED))
-    values = run(snippet(gather(bench, found, choice)), tmp_path)
+def test_the_program_repeats_injected_outliers(backend, tmp_path):
+    found = Session("injecting")
+    choice = choice_of(backend, SMOOTHED, 40.0)
+    result = compared(backend, found, choice, (PLAIN, SMOOTHED))
+    values = run(snippet(gather(backend, found, choice)), tmp_path)
     assert values == expected(result)
     assert float(values[SMOOTHED]["latent_sqnr_db"]) > float(values[PLAIN]["latent_sqnr_db"])
 
 
-def test_the_program_searches_what_is_not_found_yet(bench, tmp_path):
-    code = snippet(gather(bench, Desk("new"), choice_of(bench, SEARCHED)))
+def test_the_program_searches_what_is_not_found_yet(backend, tmp_path):
+    code = snippet(gather(backend, Session("new"), choice_of(backend, SEARCHED)))
     assert "SearchSpec(" in code and '"search")' in code and "compare(" not in code
     printed = output(code, tmp_path)
     assert printed.startswith(f"{SEARCHED}: W4A6 · search · integer · ") and "rank 0" in printed
@@ -166,12 +170,12 @@ def test_the_program_uses_the_public_library_only(taken):
             assert {alias.name for alias in node.names} <= set(public), node.module
 
 
-def test_no_path_of_this_machine_goes_out(bench, taken, tmp_path):
+def test_no_path_of_this_machine_goes_out(backend, taken, tmp_path):
     for content in (snippet(taken), report_html(taken, None, ""), layers_csv(taken)):
         assert str(ROOT) not in content and "/tmp/" not in content
     page = bench_of(Path(shutil.copytree(DEMO, tmp_path / "copied")), SHORT, HUB)
     page.entries["mine"] = Entry("mine", "mine", str(DEMO), True)
-    choice = choice_of(bench)
+    choice = choice_of(backend)
     copied, mine, hub = (
         source_of(page, replace(choice, model=Model(key))) for key in ("copied", "mine", HUB)
     )
@@ -180,15 +184,15 @@ def test_no_path_of_this_machine_goes_out(bench, taken, tmp_path):
     assert hub.place == HUB and hub.fingerprint == ""
 
 
-def test_hostile_names_stay_names(bench, desk):
+def test_hostile_names_stay_names(backend, session):
     """In code they are texts, in HTML they are escaped, in tables they are no formulas."""
-    own = Desk("hostile")
-    recipe = replace(desk.recipes[MIXED], name=HOSTILE[:60])
+    own = Session("hostile")
+    recipe = replace(session.recipes[MIXED], name=HOSTILE[:60])
     own.keep(HOSTILE, recipe)
     own.keep("=cmd|' /C calc'!A0", recipe)
-    choice = choice_of(bench, HOSTILE)
-    result = compared(bench, own, choice, (PLAIN, HOSTILE, "=cmd|' /C calc'!A0"))
-    found = gather(bench, own, choice)
+    choice = choice_of(backend, HOSTILE)
+    result = compared(backend, own, choice, (PLAIN, HOSTILE, "=cmd|' /C calc'!A0"))
+    found = gather(backend, own, choice)
     assert found.result is result
     nodes = list(ast.walk(ast.parse(snippet(found))))
     assert "os.system" not in {ast.unparse(n.func) for n in nodes if isinstance(n, ast.Call)}
@@ -199,7 +203,7 @@ def test_hostile_names_stay_names(bench, desk):
     assert re.fullmatch(r"[A-Za-z0-9.-]+", Files(Store(Path("/tmp")), found).names["recipe"])
 
 
-def test_the_layer_table_is_the_atlas(bench, taken):
+def test_the_layer_table_is_the_atlas(backend, taken):
     for measure in Measure:
         found = replace(taken, measure=str(measure), half=str(Half.CONDITIONAL))
         table = rows(layers_csv(found))
@@ -226,13 +230,13 @@ def test_the_metrics_table_has_every_sample(taken):
             assert math.isclose(float(row[metric]), values[metric][at], rel_tol=1e-5)
 
 
-def test_the_curves_are_the_search(bench):
-    own = Desk("searching")
-    choice = choice_of(bench, "mine")
+def test_the_curves_are_the_search(backend):
+    own = Session("searching")
+    choice = choice_of(backend, "mine")
     job = job_of(choice, "search", SHORT)
-    *_, recipe = run_search(bench, own, job)
+    *_, recipe = run_search(backend, own, job)
     own.keep("mine", recipe)
-    found = gather(bench, own, choice)
+    found = gather(backend, own, choice)
     assert len(found.curves) == len(recipe.layers)
     table = rows(curves_csv(found))
     chosen = {row["layer"]: row["alpha"] for row in table if row["chosen"] == "1"}
@@ -248,22 +252,22 @@ def test_the_curves_are_the_search(bench):
     )
     edited = recipe.with_layer("0.qkv", LayerRecipe(choice.bits, 0.123))
     own.keep("mine", edited)
-    assert curves_csv(gather(bench, own, choice)) == "", "not this recipe's search any more"
+    assert curves_csv(gather(backend, own, choice)) == "", "not this recipe's search any more"
 
 
-def test_nothing_measured_gives_little_and_says_so(bench):
-    found = gather(bench, Desk("new"), replace(choice_of(bench), model=Model(HUB)))
+def test_nothing_measured_gives_little_and_says_so(backend):
+    found = gather(backend, Session("new"), replace(choice_of(backend), model=Model(HUB)))
     assert (layers_csv(found), curves_csv(found), metrics_csv(found)) == ("", "", "")
     report = report_html(found, None)
     assert "Not measured." in report and "No comparison was made" in report
     assert f'load_checkpoint("{HUB}")' in snippet(found)
 
 
-def test_unknown_layers_and_measures_become_the_usual_ones(bench, desk):
+def test_unknown_layers_and_measures_become_the_usual_ones(backend, session):
     for layer, measure, half in (
         (None, None, None), (["0.fc2"], "nan", 3), ("../../etc/passwd", float("nan"), {}),
     ):  # fmt: skip
-        found = gather(bench, desk, choice_of(bench), layer, measure, half)
+        found = gather(backend, session, choice_of(backend), layer, measure, half)
         assert (found.measure, found.half) == ("ratio", "both")
         assert found.layer == found.atlas.ranking(found.alphas)[0].layer
 
@@ -383,30 +387,30 @@ def is_served(port: int) -> bool:
 
 
 def test_files_are_gone_with_the_desk_of_their_visitor(tmp_path):
-    desks = Desks(left_s=0.0)
+    sessions = Sessions(left_s=0.0)
     store = Store(tmp_path)
-    desks.watchers.append(store.keep_only)
+    sessions.watchers.append(store.keep_only)
     for name in ("gone", "here"):
-        desks.of(name)
+        sessions.of(name)
     paths = {}
     for name in ("gone", "here", ""):
         paths[name] = store.place("the same content", name, owner=name) / "a.csv"
         store.write(paths[name], "x")
     assert all(path.is_file() for path in paths.values())
-    desks.leave("gone")
+    sessions.leave("gone")
     time.sleep(0.01)
-    assert desks.sweep() == 1
+    assert sessions.sweep() == 1
     assert not paths["gone"].parent.exists() and paths["here"].is_file() and paths[""].is_file()
 
 
-def test_the_files_of_the_page_belong_to_its_visitors(bench, tmp_path, monkeypatch):
+def test_the_files_of_the_page_belong_to_its_visitors(backend, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    draw = listener(build_app(bench), "draw_takeaway")
+    draw = listener(build_app(backend), "draw_takeaway")
     values = [getattr(each, "value", None) for each in draw.inputs]
     draw.fn(gr.Request(session_hash="visitor"), *values)
     assert list(tmp_path.rglob("*-layers.csv"))
-    bench.desks.clear("visitor")
-    bench.desks.sweep()
+    backend.sessions.clear("visitor")
+    backend.sessions.sweep()
     assert not list(tmp_path.rglob("*-layers.csv")), "the page's store was told"
 
 
