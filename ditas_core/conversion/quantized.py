@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..calibration import Calibration, GroupStatistics
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, Transformer, group_fed_by
 from ..layers import QuantizedLinear, build_layers
-from ..lowrank import WeightFit, fit_weight, input_moment, joined, rounding_variance
+from ..lowrank import WeightFit, fit_weights, joined
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
@@ -55,10 +55,6 @@ def check_recipe(recipe: Recipe, checkpoint: Checkpoint, calibration: Calibratio
         )
 
 
-POWER_ITERATIONS = 2
-"""Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
-
-
 @dataclass(frozen=True)
 class PreparedGroup:
     """A group's smoothing factor, and its fits where they do not depend on it."""
@@ -89,7 +85,7 @@ def prepare(
     weights = [get_affine(transformer, path).weight for path in group.layers]
     fits = None
     if convention.smoothing_commutes:
-        fits = fit_all(joined(weights, convention), layer, convention, statistics, None)
+        fits = fit_weights(joined(weights, convention), statistics, layer, convention)
     if layer.alpha is None or statistics is None:
         return PreparedGroup(None, fits)
     source = weights
@@ -97,32 +93,6 @@ def prepare(
         source = [fit.rounded for fit in fits]
     s = smoothing_factor(statistics.aggregated_absmax(), weight_absmax(source), layer.alpha)
     return PreparedGroup(s, fits)
-
-
-def fit_all(
-    weights: list[Tensor],
-    layer: LayerRecipe,
-    convention: Convention,
-    statistics: GroupStatistics | None,
-    s: Tensor | None,
-) -> list[WeightFit]:
-    """The fit of each (smoothed) weight; ``s`` is what its input was divided by."""
-    weight_spec, activation_spec = convention.quantizers(layer.bits)
-    low_rank, variance = layer.low_rank, 0.0
-    moment = input_moment("none")
-    if low_rank.rank and statistics is not None and low_rank.weighting != "none":
-        moment = input_moment(
-            low_rank.weighting, statistics.tokens.float(), statistics.energy.mean(0)
-        )
-        if s is not None:
-            moment = moment.divided(s)
-        if convention.branch_input == "full":
-            tokens = statistics.tokens.float() if s is None else statistics.tokens / s
-            variance = rounding_variance(tokens, activation_spec)
-    return [
-        fit_weight(weight, weight_spec, low_rank, moment, variance, POWER_ITERATIONS)
-        for weight in weights
-    ]
 
 
 @torch.no_grad()
@@ -202,7 +172,10 @@ def quantize_group(
     fits, columns = prepared.fits, s
     if fits is None:
         weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
-        fits, columns = fit_all(weights, layer, convention, statistics, s), None
+        fits, columns = (
+            fit_weights(joined(weights, convention), statistics, layer, convention, s),
+            None,
+        )
     rows = [divisors.get(path) for path in group.layers]
     smoothing = s if group.absorber is Absorber.ON_THE_FLY else None
     quantizers = convention.quantizers(layer.bits)

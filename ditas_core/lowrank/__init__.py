@@ -4,11 +4,12 @@ from .alternation import LowRankFit, alternate_released, fit_branch
 from .fit import (
     WeightFit,
     fit_weight,
+    fit_weights,
     joined,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
     released_fits,
-    rounding_variance,
 )
 from .moment import InputMoment, input_moment
 from .subspace import leading_subspace
@@ -20,11 +21,12 @@ __all__ = [
     "alternate_released",
     "fit_branch",
     "fit_weight",
+    "fit_weights",
     "input_moment",
     "joined",
     "leading_subspace",
+    "passing_variance",
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
-    "rounding_variance",
 ]

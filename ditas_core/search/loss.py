@@ -27,11 +27,12 @@ from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
 from ..lowrank import (
     WeightFit,
     fit_weight,
+    fit_weights,
     input_moment,
     joined,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
-    rounding_variance,
 )
 from ..quantizer import fake_quantize, fake_quantize_in_range
 from ..smoothing import smoothing_factor, weight_absmax
@@ -40,6 +41,7 @@ from ..specs import (
     BitWidths,
     Convention,
     Granularity,
+    LayerRecipe,
     LowRankSpec,
 )
 
@@ -86,13 +88,13 @@ class GroupLoss:
         self.thorough = False
         self.weight_spec, self.activation_spec = convention.quantizers(bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
-        self.low_rank = low_rank
+        self.layer = LayerRecipe(bits, None, low_rank)
         self.weights = joined([w.float() for w in weights], convention)
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
         self.tokens = statistics.tokens.float().reshape(-1, channels)  # (M, C)
         self.moment = input_moment("none")
-        if self.low_rank.rank:
+        if low_rank.rank:
             self.moment = input_moment(
                 low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
@@ -108,10 +110,7 @@ class GroupLoss:
         source = self.weights
         if convention.smoothing_commutes:
             if fits is None:
-                fits = [
-                    fit_weight(w, self.weight_spec, self.low_rank, self.moment)
-                    for w in self.weights
-                ]
+                fits = fit_weights(self.weights, statistics, self.layer, convention)
             self.fits = fits
             self.frozen = self.stand_in(fits, self.weights)
             self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
@@ -123,7 +122,7 @@ class GroupLoss:
     def approximates(self) -> bool:
         """Whether candidates' branches are fitted quickly, so that the best need a closer look."""
         rounds_weights = self.weight_spec.bits < FULL_PRECISION_BITS
-        return self.frozen is None and self.low_rank.rank > 0 and rounds_weights
+        return self.frozen is None and self.layer.low_rank.rank > 0 and rounds_weights
 
     def __call__(self, alpha: float | None) -> float:
         s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
@@ -135,7 +134,10 @@ class GroupLoss:
             moved = (rounded - smoothed).mul_(s)  # (M, C), in the channels' own units
             return self.of_frozen(moved, self.frozen)
         scaled = [weight * s for weight in self.weights]  # each (C_out, C)
-        fits = (self.full_fits if self.thorough else self.quick_fits)(smoothed, s, scaled)
+        if self.thorough:
+            fits = fit_weights(scaled, self.statistics, self.layer, self.convention, s)
+        else:
+            fits = self.quick_fits(smoothed, s, scaled)
         return self.of_smoothed(smoothed, rounded, s, fits, scaled)
 
     def as_converted(self, alpha: float | None) -> float:
@@ -154,12 +156,12 @@ class GroupLoss:
 
         Which of the two starts is better is found out for the first candidate only.
         """
-        spec, rank = self.weight_spec, self.low_rank.rank
+        spec, rank = self.weight_spec, self.layer.low_rank.rank
         if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
         if self.weight_starts is None:
-            variance = self.passing_variance(smoothed)
+            variance = passing_variance(smoothed, self.layer, self.convention)
             self.weight_starts = [
                 prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
             ]
@@ -167,17 +169,6 @@ class GroupLoss:
             quick_fit(w, spec, rank, moment, start, iterations)
             for w, start in zip(scaled, self.weight_starts, strict=True)
         ]
-
-    def full_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
-        """Each smoothed weight with its branch as ``quantize_transformer`` fits it."""
-        moment, variance = self.moment.divided(s), self.passing_variance(smoothed)
-        return [fit_weight(w, self.weight_spec, self.low_rank, moment, variance) for w in scaled]
-
-    def passing_variance(self, smoothed: Tensor) -> float:
-        """Variance of the activations' rounding error where it passes the branch by."""
-        if self.convention.branch_input != "full" or self.low_rank.weighting == "none":
-            return 0.0
-        return rounding_variance(smoothed, self.activation_spec)
 
     def settle(self) -> None:
         """Choose the branch's start at the identity, as the search does, before other calls."""
