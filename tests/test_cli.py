@@ -17,12 +17,13 @@ from conftest import build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 from PIL import Image
 
-from ditas_core.artifact import load_quantized, whole_folder
+from ditas_core.artifact import load_quantized
 from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import Checkpoint, CheckpointError
 from ditas_core.cli import main
 from ditas_core.cli.parsing import split_names
 from ditas_core.specs import CalibrationSpec, SamplingSpec
+from ditas_core.writing import whole_folder
 
 
 @pytest.fixture(scope="module")

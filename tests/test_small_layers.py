@@ -15,7 +15,7 @@ from conftest import build_random_checkpoint
 from torch import nn
 from torch.nn import functional as F
 
-from ditas_core.artifact import check_new_file, check_new_folder, stored_bytes, whole_folder
+from ditas_core.artifact import stored_bytes
 from ditas_core.artifact.checks import (
     Stored,
     check_numbers,
@@ -52,6 +52,7 @@ from ditas_core.specs import (
     Recipe,
     get_convention,
 )
+from ditas_core.writing import check_new_file, check_new_folder, whole_folder
 
 INTEGER, RELEASED = get_convention("integer"), get_convention("released")
 FOUR = INTEGER.quantizers(BitWidths(4, 8))[0]

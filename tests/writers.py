@@ -94,8 +94,8 @@ def atlas_writer(things: Things) -> Writer:
 
 
 def recipe_writer(things: Things) -> Writer:
-    from ditas_core.artifact import write_text
     from ditas_core.specs import Recipe
+    from ditas_core.writing import write_text
 
     return Writer(
         lambda version, folder: write_text(folder / "r.json", things.recipes[version].to_json()),

@@ -11,9 +11,7 @@ captions.safetensors       of a text-conditioned model, what it was loaded with
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +41,7 @@ from ..checkpoints.weights import iterate_weights
 from ..layers import QuantizedLinear
 from ..quantizer import QParams, pack_nibbles, unpack_nibbles
 from ..specs import Recipe, get_convention, show
+from ..writing import whole_folder, write_text
 from .checks import (
     PACKED_BITS,
     check_count,
@@ -59,54 +58,6 @@ from .checks import (
 FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
 MAX_STORED = 10_000  # tensors: a layer is stored in up to ten
-
-
-def check_new_folder(target: Path) -> None:
-    """Raise FileExistsError where ``whole_folder`` would: before long work, not after it."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"out: expected a new or empty folder, got {target}")
-
-
-def check_new_file(target: Path, source: Path | None = None) -> None:
-    """Raise OSError unless a file can be made at ``target``, outside the folder ``source``."""
-    if not target.name or target.is_dir():
-        raise IsADirectoryError(f"out: expected a file name, got the folder {target}")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise NotADirectoryError(f"out: expected a folder that can be written to, got {above}")
-    if source is not None and source.is_dir() and source.resolve() in target.resolve().parents:
-        raise PermissionError(f"out: expected a place outside the checkpoint {source}")
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``target`` when the block ends without an error.
-
-    Raises:
-        FileExistsError: ``target`` exists and is not an empty folder.
-    """
-    check_new_folder(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield work
-        if target.is_dir():
-            target.rmdir()
-        os.replace(work, target)
-        target.chmod(0o755)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one step; a failed write leaves nothing beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_quantized(

@@ -19,13 +19,13 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from ditas_core.artifact import write_text
 from ditas_core.calibration import Calibration, GroupStatistics, calibrate
 from ditas_core.checkpoints import Checkpoint, SmoothingGroup, load_checkpoint
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.search import LayerDone, SearchSpec, search_group
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError
+from ditas_core.writing import write_text
 
 from .machine import DEMO, describe
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 
 from ..sampling import Position, Step
 from ..specs import CalibrationSpec, parse_json
+from ..writing import whole_file, write_text
 from .recorder import StepStatistics
 
 FORMAT = "ditas-calibration-steps-2"
@@ -57,11 +57,7 @@ class CalibrationJournal:
     def start(self) -> None:
         """An empty folder with these settings."""
         self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        marker = self.folder / SETTINGS
-        part = marker.with_name(SETTINGS + ".part")
-        part.write_text(self.settings, encoding="utf-8")
-        os.replace(part, marker)
+        write_text(self.folder / SETTINGS, self.settings)
         self.started = True
 
     def path(self, index: int) -> Path:
@@ -80,9 +76,8 @@ class CalibrationJournal:
         rows = json.dumps({name: one.rows for name, one in statistics.items()})
         metadata = {"index": str(step.index), "timestep": str(step.timestep), "rows": rows}
         metadata["sha256"] = checksum(tensors, metadata)
-        part = self.path(step.index).with_suffix(".part")
-        save_file(tensors, part, metadata=metadata)
-        os.replace(part, self.path(step.index))
+        with whole_file(self.path(step.index)) as part:
+            save_file(tensors, part, metadata=metadata)
 
     def steps(self) -> Iterator[tuple[dict[str, StepStatistics], int, Position]]:
         """Of each step that is there, up to the first gap or damage: its statistics, its

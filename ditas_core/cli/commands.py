@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..artifact import (
-    check_new_file,
-    check_new_folder,
-    save_quantized,
-    whole_folder,
-    write_text,
-)
+from ..artifact import save_quantized
 from ..calibration import (
     Calibration,
     CalibrationJournal,
@@ -52,6 +46,7 @@ from ..specs import (
     default_rank,
     summarize,
 )
+from ..writing import check_new_file, check_new_folder, whole_folder, write_text
 from .images import contact_sheet, to_uint8
 from .loading import load, load_any
 from .parsing import split_names

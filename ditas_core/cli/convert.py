@@ -69,7 +69,6 @@ def run_convert(args: argparse.Namespace) -> Report:
 
 
 def convert_to_original(args: argparse.Namespace) -> Report:
-    from ..artifact import check_new_file
     from ..checkpoints import (
         DIT,
         CheckpointError,
@@ -79,6 +78,7 @@ def convert_to_original(args: argparse.Namespace) -> Report:
         to_original,
         write_state,
     )
+    from ..writing import check_new_file
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")
@@ -98,7 +98,6 @@ def convert_to_original(args: argparse.Namespace) -> Report:
 
 
 def convert_to_diffusers(args: argparse.Namespace) -> Report:
-    from ..artifact import check_new_folder, whole_folder
     from ..checkpoints import (
         check_machine,
         choose_parts,
@@ -110,6 +109,7 @@ def convert_to_diffusers(args: argparse.Namespace) -> Report:
         recognise_file,
         this_machine,
     )
+    from ..writing import check_new_folder, whole_folder
 
     if not args.like:
         raise ValueError(

@@ -8,7 +8,6 @@ stays loud. A file of the first format holds the larger of the two halves, uncom
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..smoothing import FLOOR
 from ..specs import check_number, parse_json, read_timesteps
+from ..writing import whole_file
 
 FORMAT, FIRST_FORMAT = "ditas-atlas-2", "ditas-atlas-1"
 LEVELS = 255
@@ -90,12 +90,8 @@ def write_atlas(
         "timesteps": json.dumps(timesteps),
         "groups": json.dumps(ranges),
     }
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         save_file(tensors, part, metadata=metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_group(file: Any, name: str, entry: list[Any], steps: int) -> StoredGroup:

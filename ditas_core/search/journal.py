@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
+from ..writing import write_text
 from .alpha import LayerDone, SearchSpec
 
 FORMAT = "ditas-search-2"
@@ -60,14 +61,8 @@ class SearchJournal:
 
     def rewrite(self) -> None:
         """Header and finished groups, without a cut-off line, by rename."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
         lines = [self.header, *(json.dumps(asdict(done)) for done in self.finished.values())]
-        try:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(self.path, "\n".join(lines) + "\n")
         self.started = True
 
     def add(self, done: LayerDone) -> None:

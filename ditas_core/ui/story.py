@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..artifact import check_new_folder, whole_folder
+from ..writing import check_new_folder, whole_folder
 from .bench import Bench
 from .parts.messages import FAILURES
 from .takeaway.story import Tale, story_html
