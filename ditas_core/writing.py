@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 
 def check_new_folder(target: Path) -> None:
@@ -69,3 +71,39 @@ def write_text(target: Path, text: str) -> None:
     """A whole file of UTF-8 text."""
     with whole_file(target) as part:
         part.write_text(text, encoding="utf-8")
+
+
+class Journal(ABC):
+    """What an interrupted run leaves at ``path``; one of other ``settings`` is started anew.
+
+    Nothing on disk is touched before something is added.
+
+    started   whether more can be added to what is there
+    discards  whether finished work of other settings lies there
+
+    Raises:
+        FileExistsError: something else lies there.
+    """
+
+    run: ClassVar[str]
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self.path, self.settings = path, settings
+        self.started = self.discards = False
+        self.read()
+        if path.exists() and not self.is_own():
+            raise FileExistsError(
+                f"{path}: expected nothing or an interrupted {self.run}, got something else"
+            )
+
+    @abstractmethod
+    def read(self) -> None:
+        """What is there, into the attributes."""
+
+    @abstractmethod
+    def is_own(self) -> bool:
+        """Whether a journal of this kind lies there, whole or damaged."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Write the settings; what was finished with others is gone."""

@@ -317,11 +317,11 @@ def test_a_step_that_no_journal_wrote_is_run_again(
     home = tmp_path / "journal"
     shutil.copytree(interrupted[0], home)
     journal = CalibrationJournal(home, random_checkpoint.fingerprint, SPEC, (0, SAMPLES))
-    with safe_open(journal.path(2), framework="pt") as file:
+    with safe_open(journal.step_path(2), framework="pt") as file:
         metadata = {**file.metadata(), "rows": rows}
-    tensors = load_file(journal.path(2))
+    tensors = load_file(journal.step_path(2))
     metadata["sha256"] = checksum(tensors, {k: v for k, v in metadata.items() if k != "sha256"})
-    save_file(tensors, journal.path(2), metadata=metadata)
+    save_file(tensors, journal.step_path(2), metadata=metadata)
     assert len(list(journal.steps())) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ from ditas_core.search import CandidateDone, LayerDone, SearchSpec, plain_recipe
 from ditas_core.search.allocation import filled
 from ditas_core.search.alpha import Fitting
 from ditas_core.search.frontier import frontier, largest_uniform
-from ditas_core.search.journal import MARK, SearchJournal, is_foreign
+from ditas_core.search.journal import MARK, SearchJournal
 from ditas_core.search.lab import FLOOR_DB, Grid, decibels, energy, histogram, median_grid
 from ditas_core.search.loss import group_loss
 from ditas_core.search.totals import bits_per_weight
@@ -161,14 +162,18 @@ def test_as_many_names_as_classes_are_not_too_many() -> None:
     ],
 )
 def test_whose_file_lies_where_a_journal_would(
-    tmp_path: Path, content: bytes | None, foreign: bool
+    random_checkpoint: Checkpoint,
+    random_calibration: Calibration,
+    tmp_path: Path,
+    content: bytes | None,
+    foreign: bool,
 ) -> None:
     path = tmp_path / "journal"
     if content is not None:
         path.write_bytes(content)
-    lines = (content or b"").decode().split("\n")[:-1]
-    assert is_foreign(path, lines) is foreign
-    assert is_foreign(tmp_path, []) is True  # a folder
+    for place, told in ((path, foreign), (tmp_path, True)):  # a folder is no journal
+        with pytest.raises(FileExistsError) if told else contextlib.nullcontext():
+            SearchJournal(place, random_calibration, random_checkpoint, DITAS)
 
 
 def test_progress_counts_every_batch_of_every_step(random_checkpoint: Checkpoint) -> None:
