@@ -20,8 +20,8 @@ from ditas_core.conversion import (
     group_factor,
     quantize_transformer,
 )
-from ditas_core.conversion.quantized import POWER_ITERATIONS
 from ditas_core.layers import QuantizedLinear
+from ditas_core.lowrank.fit import POWER_ITERATIONS
 from ditas_core.search import (
     CandidateDone,
     GroupLoss,

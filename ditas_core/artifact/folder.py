@@ -28,9 +28,7 @@ from ..checkpoints import (
     Transformer,
     check_machine,
     family_of_config,
-    get_linear,
     read_headers,
-    smoothing_groups,
     this_machine,
 )
 from ..checkpoints.checkpoint import captions_for, check_captions
@@ -38,9 +36,8 @@ from ..checkpoints.folders import joined_headers, weight_files
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
 from ..checkpoints.weights import iterate_weights
-from ..layers import QuantizedLinear
-from ..quantizer import QParams, pack_nibbles, unpack_nibbles
-from ..specs import Recipe, get_convention, show
+from ..quantizer import pack_nibbles, unpack_nibbles
+from ..specs import Recipe, show
 from ..writing import whole_folder, write_text
 from .checks import (
     PACKED_BITS,
@@ -51,7 +48,9 @@ from .checks import (
     check_tensor,
     expected_tensors,
     inside,
+    install_empty_layers_,
     need_of_quantized,
+    quantized_layers,
     read_object,
 )
 
@@ -99,9 +98,9 @@ def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The state dict, small: codes of at most 4 bits two to a byte, floats in half
     precision where that is exact."""
     small = {
-        f"{name}.codes"
-        for name, module in transformer.named_modules()
-        if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= PACKED_BITS
+        f"{path}.codes"
+        for path, layer in quantized_layers(transformer)
+        if layer.weight_spec.bits <= PACKED_BITS
     }
     for key, value in transformer.state_dict().items():
         if key in small:
@@ -148,7 +147,8 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         transformer = build_empty(family.cls, config, "transformer", positions=False)
         weights = inside(path, f"transformer/{WEIGHTS}")
         headers = read_headers(weights, MAX_STORED)
-        expected = expected_tensors(transformer, recipe, headers)
+        install_empty_layers_(transformer, recipe, headers)
+        expected = expected_tensors(transformer)
         check_names(headers.tensors, expected)
         for name, header in headers.tensors.items():
             check_tensor(name, header.shape, header.dtype, expected[name])
@@ -168,7 +168,10 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         for name, value in iterate_weights(weights, torch.float32, MAX_STORED):
             check_tensor(name, tuple(value.shape), value.dtype, expected[name])
             tensors[name] = value
-        install_layers_(transformer, recipe, tensors)
+        for layer, of in quantized_layers(transformer):
+            if of.weight_spec.bits <= PACKED_BITS:
+                codes = tensors[f"{layer}.codes"]
+                tensors[f"{layer}.codes"] = unpack_nibbles(codes, of.codes.shape[1])
         for name, value in tensors.items():
             check_numbers(name, value, expected[name])
         compute_positions_(transformer)
@@ -198,37 +201,3 @@ def wholeness_of(path: Path) -> Iterator[None]:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
-
-
-def install_layers_(transformer: Transformer, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-    """Put quantized layers, with buffers from ``tensors``, where the recipe has them.
-
-    Packed codes in ``tensors`` are replaced by unpacked ones.
-    """
-    convention = get_convention(recipe.convention)
-    for group in smoothing_groups(transformer):
-        layer = recipe.layers[group.name]
-        weight_spec, activation_spec = convention.quantizers(layer.bits)
-        fused = convention.fused_qkv
-        start = 0
-        for name in group.layers:
-            linear = get_linear(transformer, name)
-            if weight_spec.bits <= PACKED_BITS:
-                columns = linear.in_features
-                tensors[f"{name}.codes"] = unpack_nibbles(tensors[f"{name}.codes"], columns)
-            quantized = QuantizedLinear(
-                weight_spec,
-                activation_spec,
-                tensors[f"{name}.codes"],
-                QParams(tensors[f"{name}.scale"], tensors[f"{name}.zero_point"]),
-                tensors[f"{name}.bias"],
-                (tensors[f"{name}.up"], tensors[f"{name}.down"]),
-                tensors.get(f"{name}.smoothing"),
-                tensors.get(f"{name}.row_scale"),
-                convention.branch_input == "full",
-                start if fused else 0,
-                len(group.layers) if fused else 1,
-            )
-            start += linear.out_features
-            parent, _, child = name.rpartition(".")
-            transformer.get_submodule(parent)._modules[child] = quantized

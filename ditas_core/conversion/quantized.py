@@ -167,32 +167,17 @@ def quantize_group(
     The branch is fitted before the rows are divided, so that it minimises the
     error of V itself.
     """
-    s = prepared.s
+    s, fits = prepared.s, prepared.fits
     affines = [get_affine(source, path) for path in group.layers]
-    fits, columns = prepared.fits, s
     if fits is None:
         weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
-        fits, columns = (
-            fit_weights(joined(weights, convention), statistics, layer, convention, s),
-            None,
-        )
-    rows = [divisors.get(path) for path in group.layers]
-    smoothing = s if group.absorber is Absorber.ON_THE_FLY else None
-    quantizers = convention.quantizers(layer.bits)
-    biases = [a.bias for a in affines]
-    parts = [slice(i, i + 1) for i in range(len(affines))]
-    if convention.fused_qkv:
-        parts = [slice(0, len(affines))]
-    layers: list[QuantizedLinear] = []
-    for fit, part in zip(fits, parts, strict=True):
-        layers += build_layers(
-            fit.target,
-            (fit.up, fit.down),
-            biases[part],
-            quantizers,
-            convention,
-            columns,
-            smoothing,
-            rows[part],
-        )
-    return layers
+        fits = fit_weights(joined(weights, convention), statistics, layer, convention, s)
+    return build_layers(
+        [(fit.target, fit.up, fit.down) for fit in fits],
+        [affine.bias for affine in affines],
+        layer.bits,
+        convention,
+        s,
+        group.absorber is Absorber.ON_THE_FLY,
+        [divisors.get(path) for path in group.layers],
+    )

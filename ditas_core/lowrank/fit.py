@@ -29,6 +29,9 @@ from .alternation import fit_branch, released_iterates
 from .moment import InputMoment, input_moment
 from .subspace import leading_subspace
 
+POWER_ITERATIONS = 2
+"""Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
+
 
 @dataclass(frozen=True)
 class WeightFit:
@@ -109,13 +112,12 @@ def fit_weight(
     low_rank: LowRankSpec,
     moment: InputMoment,
     rounding_variance: float = 0.0,
-    power_iterations: int = 2,
+    power_iterations: int = POWER_ITERATIONS,
 ) -> WeightFit:
     """Fit the branch of one weight (C_out, C), or none where rank or bits leave none.
 
     The best iterate's branch is rounded to half precision, as it is stored, before the
-    target is taken; the released code's stays in single precision. With two power iterations
-    it is within 1 % of the optimum.
+    target is taken; the released code's stays in single precision.
     """
     c_out, c = weight.shape
     rank = min(low_rank.rank, c_out, c)
