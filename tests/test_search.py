@@ -16,10 +16,9 @@ from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, SmoothingGroup, fingerprint, get_linear
 from ditas_core.conversion import (
     ConversionProgress,
-    RecipeError,
-    group_factor,
     quantize_transformer,
 )
+from ditas_core.conversion.quantized import prepare
 from ditas_core.layers import QuantizedLinear
 from ditas_core.lowrank.fit import POWER_ITERATIONS
 from ditas_core.search import (
@@ -38,6 +37,7 @@ from ditas_core.specs import (
     LayerRecipe,
     LowRankSpec,
     Recipe,
+    RecipeError,
     SamplingSpec,
     SpecError,
     get_convention,
@@ -120,7 +120,7 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
     linear = get_linear(random_checkpoint.transformer, group.layers[0])
     layer = model.get_submodule(group.layers[0])
     convention = get_convention("integer")
-    s = group_factor(random_checkpoint.transformer, group, recipe.layers[name], convention, stats)
+    s = prepare(random_checkpoint.transformer, group, recipe.layers[name], convention, stats).s
     assert alpha is None or s is not None
     tokens = stats.tokens.float()
     folded = s is not None and layer.smoothing is None
@@ -177,7 +177,7 @@ def test_the_choice_is_made_on_the_loss_of_the_layer_that_runs(
         changed = recipe.with_layer(other, plain).with_layer(name, layer_recipe)
         model = quantized(random_checkpoint, changed, random_calibration)
         convention = get_convention("integer")
-        s = group_factor(random_checkpoint.transformer, group, layer_recipe, convention, stats)
+        s = prepare(random_checkpoint.transformer, group, layer_recipe, convention, stats).s
         total = 0.0
         for path in group.layers:
             layer, linear = (

@@ -20,7 +20,7 @@ from ..comparison import Comparison, Trajectory, TrajectoryProgress, run_traject
 from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
-from ..specs import SamplingSpec, check_whole
+from ..specs import LARGEST_SEED, SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
 from .origin import origin_of
 from .progress import Progress, check_progress, ended, told
@@ -119,7 +119,7 @@ def compare(
     # checked before a model is loaded
     SamplingSpec(steps=steps, guidance_scale=GUIDANCE if guidance_scale is None else guidance_scale)
     check_whole("samples", samples, 1, 256)
-    check_whole("seed", seed, 0, 2**31 - 1)
+    check_whole("seed", seed, 0, LARGEST_SEED)
     origin = origin_of(quantized)
     captions = None if isinstance(model, Checkpoint) else origin.captions
     checkpoint = full_checkpoint(model, captions, progress)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..calibration import Calibration, CalibrationProgress
+from ..calibration import Calibration, CalibrationProgress, check_together
 from ..calibration import calibrate as calibration_events
 from ..checkpoints import Checkpoint
-from ..conversion import ConversionProgress, check_recipe, quantize_transformer
+from ..conversion import ConversionProgress, quantize_transformer
 from ..search import CandidateDone, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as search_events
@@ -194,7 +194,7 @@ def converted(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, progress: Progress
 ) -> Any:
     """The quantized transformer, which remembers its origin."""
-    check_recipe(recipe, checkpoint, calibration)
+    check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
     with (
         told(progress, "quantizing", len(checkpoint.groups)) as tell,
         ended(quantize_transformer(checkpoint, recipe, calibration)) as events,

@@ -12,6 +12,7 @@ from .exchange import exchange_steps
 from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
 from .recorder import StepRecorder, StepStatistics, StepTable, assemble, record_inputs
+from .together import check_channels, check_groups, check_together
 from .trajectory import Begun, CalibrationProgress, Shard, calibrate, shard_of
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
     "TokenDraw",
     "assemble",
     "calibrate",
+    "check_channels",
+    "check_groups",
+    "check_together",
     "exchange_steps",
     "memory_need",
     "memory_of",

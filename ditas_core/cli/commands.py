@@ -36,14 +36,13 @@ from ..layers import effective_bits
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
 from ..search import CandidateDone, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
-    RELEASED_BRANCH,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
     Recipe,
     SamplingSpec,
     SpecError,
-    default_rank,
+    get_convention,
     summarize,
 )
 from ..writing import check_new_file, check_new_folder, whole_folder, write_text
@@ -71,15 +70,16 @@ def sampling_spec(args: argparse.Namespace) -> SamplingSpec:
 
 def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSpec:
     """The branch that was asked for; without --rank the model's or the convention's default."""
-    if args.convention.startswith("released"):
-        if args.weighting not in (None, "none"):
-            raise SpecError(
-                f"weighting: expected none in the released convention, got {args.weighting!r}"
-            )
-        rank = RELEASED_BRANCH.rank if args.rank is None else args.rank
-        return replace(RELEASED_BRANCH, rank=rank)
-    rank = default_rank(checkpoint.width) if args.rank is None else args.rank
-    return LowRankSpec(rank, weighting=args.weighting or "covariance")
+    convention = get_convention(args.convention)
+    branch = convention.branch(checkpoint.width, args.rank)
+    if convention.own_branch is None:
+        return replace(branch, weighting=args.weighting or branch.weighting)
+    if args.weighting not in (None, branch.weighting):
+        raise SpecError(
+            f"weighting: expected {branch.weighting} in the {convention.name} convention, "
+            f"got {args.weighting!r}"
+        )
+    return branch
 
 
 def place_(checkpoint: Checkpoint, device: str) -> None:

@@ -9,18 +9,12 @@ from .fold import (
 )
 from .quantized import (
     ConversionProgress,
-    RecipeError,
-    check_recipe,
-    group_factor,
     quantize_transformer,
 )
 
 __all__ = [
     "ConversionProgress",
-    "RecipeError",
-    "check_recipe",
     "get_affine",
-    "group_factor",
     "inject_outliers",
     "injected_factors",
     "quantize_transformer",

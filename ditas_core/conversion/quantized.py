@@ -9,17 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..calibration import Calibration, GroupStatistics
+from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, Transformer, group_fed_by
 from ..layers import QuantizedLinear, build_layers
 from ..lowrank import WeightFit, fit_weights, joined
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
-
-
-class RecipeError(ValueError):
-    """A recipe that does not fit the checkpoint or the calibration."""
 
 
 @dataclass(frozen=True)
@@ -31,47 +27,12 @@ class ConversionProgress:
     total: int
 
 
-def check_recipe(recipe: Recipe, checkpoint: Checkpoint, calibration: Calibration | None) -> None:
-    """Raise RecipeError unless the three belong together."""
-    names = {group.name for group in checkpoint.groups}
-    if set(recipe.layers) != names:
-        raise RecipeError(
-            f"recipe: expected the {len(names)} groups of {checkpoint.name}, "
-            f"got {len(recipe.layers)} others"
-        )
-    if recipe.checkpoint != checkpoint.fingerprint:
-        raise RecipeError(
-            f"recipe: made for another checkpoint ({recipe.checkpoint[:12]}), "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
-    if not recipe.needs_calibration:
-        return
-    if calibration is None:
-        raise RecipeError("recipe: needs the calibration it was searched with, got none")
-    if recipe.calibration != calibration.sha256:
-        raise RecipeError(
-            f"calibration: the recipe was searched with {recipe.calibration[:12]}, "
-            f"got {calibration.sha256[:12]}"
-        )
-
-
 @dataclass(frozen=True)
 class PreparedGroup:
     """A group's smoothing factor, and its fits where they do not depend on it."""
 
     s: Tensor | None
     fits: list[WeightFit] | None
-
-
-def group_factor(
-    transformer: nn.Module,
-    group: SmoothingGroup,
-    layer: LayerRecipe,
-    convention: Convention,
-    statistics: GroupStatistics | None,
-) -> Tensor | None:
-    """The group's smoothing factor, (C,), or None for the identity."""
-    return prepare(transformer, group, layer, convention, statistics).s
 
 
 def prepare(
@@ -104,9 +65,9 @@ def quantize_transformer(
     The checkpoint is not modified.
 
     Raises:
-        RecipeError: recipe, checkpoint and calibration do not belong together.
+        SpecError: recipe, checkpoint and calibration do not belong together.
     """
-    check_recipe(recipe, checkpoint, calibration)
+    check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
     total = len(checkpoint.groups)

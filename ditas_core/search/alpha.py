@@ -17,20 +17,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
 from ..lowrank import WeightFit, joined, released_fits
 from ..smoothing import ALPHA_GRID
 from ..specs import (
     METHODS,
-    RELEASED_BRANCH,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
     Recipe,
     SpecError,
     check_choice,
-    default_rank,
     get_convention,
 )
 from .loss import PRODUCTS, group_loss
@@ -47,8 +45,7 @@ class SearchSpec:
 
     method  "plain": round, nothing else; "smoothing": one fixed alpha of 0.5;
             "search": the grid; "ditas": the grid and the low-rank branch
-    low_rank  the branch of "ditas"; None = the released code's own in its convention,
-              otherwise ``default_rank`` of the model's width
+    low_rank  the branch of "ditas"; None = the convention's for the model's width
     products  dtype of the loss's matrix products; bfloat16 is for large models on
               processors that have it
     """
@@ -73,9 +70,7 @@ class SearchSpec:
             return LowRankSpec(rank=0)
         if self.low_rank is not None:
             return self.low_rank
-        if self.convention.startswith("released"):
-            return RELEASED_BRANCH
-        return LowRankSpec(rank=default_rank(width))
+        return get_convention(self.convention).branch(width)
 
 
 @dataclass(frozen=True)
@@ -231,18 +226,6 @@ def partial_recipe(
     return Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
 
 
-def check_fit(checkpoint: Checkpoint, calibration: Calibration) -> None:
-    """Raise SpecError unless every group's inputs were recorded, with its channels."""
-    for group in checkpoint.groups:
-        channels = get_linear(checkpoint.transformer, group.layers[0]).in_features
-        statistics = calibration.groups.get(group.name)
-        found = 0 if statistics is None else statistics.low.shape[-1]
-        if found != channels:
-            raise SpecError(
-                f"calibration: expected {channels} channels of {group.title}, got {found or 'none'}"
-            )
-
-
 def search(
     checkpoint: Checkpoint,
     calibration: Calibration,
@@ -257,16 +240,11 @@ def search(
     search, see ``SearchJournal``) are repeated as events, at their place in this search,
     and not searched again.
     """
-    if calibration.checkpoint != checkpoint.fingerprint:
-        raise SpecError(
-            f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
-    if spec.method != "plain":
-        check_fit(checkpoint, calibration)
+    check_together(checkpoint, calibration)
     if spec.method == "plain":
         yield plain_recipe(checkpoint, spec.bits, spec.convention)
         return
+    check_channels(checkpoint, calibration)
     layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_groups, check_together
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear, group_fed_by
 from ..layers import group_bits_stored, stored_bits
 from ..specs import (
@@ -97,15 +97,10 @@ def check_inputs(
     """Raise SpecError unless they belong together."""
     if not bits or len(set(bits)) < len(bits):
         raise SpecError(f"bits: expected at least one, each once, got {len(bits)}")
-    if calibration.checkpoint != checkpoint.fingerprint:
-        raise SpecError(
-            f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
+    check_together(checkpoint, calibration)
     if recipe is None:
         return
-    if set(recipe.layers) != {group.name for group in checkpoint.groups}:
-        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
+    check_groups(checkpoint, recipe)
     if recipe.convention != spec.convention:
         raise SpecError(f"recipe: expected convention {spec.convention}, got {recipe.convention}")
 
