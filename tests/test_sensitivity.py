@@ -28,7 +28,6 @@ from ditas_core.search import (
     SensitivityMap,
     SensitivityProgress,
     allocate,
-    mixed_recipe,
     search,
     sensitivity,
 )
@@ -308,7 +307,7 @@ def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint)
     assert demo_map.total_error(same) <= demo_map.total_error(uniform)
     assert demo_map.total_error(allocate(demo_map, 5.0)) < 0.9 * demo_map.total_error(uniform)
     for budget in (equal, 5.0):
-        recipe = mixed_recipe(demo_map, budget)
+        recipe = demo_map.recipe(allocate(demo_map, budget))
         model = converted(demo_checkpoint, recipe, demo_calibration)
         widths = {name: layer.bits for name, layer in recipe.layers.items()}
         assert widths == allocate(demo_map, budget)

@@ -10,8 +10,8 @@ from slow_reference import slow_smoothing_factor
 from torch import Tensor, nn
 
 from ditas_core.calibration import (
+    StepTable,
     TokenDraw,
-    assemble,
     calibrate,
     record_inputs,
 )
@@ -227,8 +227,9 @@ def test_smoothing_a_whole_transformer_at_sixteen_bits_changes_nothing(
 def channel_absmax(checkpoint: Checkpoint, transformer: nn.Module) -> dict[str, Tensor]:
     with record_inputs(transformer, checkpoint.groups, TokenDraw(0, 1, 1)) as recorder:
         output(checkpoint, transformer)
-    found = assemble([recorder.finish()], [group.name for group in checkpoint.groups])
-    return {name: statistics.aggregated_absmax() for name, statistics in found.items()}
+    table = StepTable(1, 1)
+    table.add(recorder.finish())
+    return {name: table.statistics(name).aggregated_absmax() for name in table.groups}
 
 
 @pytest.mark.parametrize("checkpoint", ["random_checkpoint", "demo_checkpoint"])

@@ -1,6 +1,6 @@
 """Grid search of the smoothing strength; what groups suffer at which bits, and which to give."""
 
-from .allocation import BudgetError, allocate, mixed_recipe
+from .allocation import BudgetError, allocate
 from .alpha import (
     CandidateDone,
     Fitting,
@@ -49,7 +49,6 @@ __all__ = [
     "bits_per_weight",
     "change_db",
     "mean_error",
-    "mixed_recipe",
     "partial_recipe",
     "plain_recipe",
     "predicted_error",
