@@ -8,11 +8,7 @@ With X_s = X / s, its rounded X^ and the weight A that stands for W s,
 
 What candidates share is computed once: where rounding commutes with smoothing
 (one input channel per scale) the weight is rounded before the loop and X_s V^T is
-the same for every s; otherwise the reference X W^T is. Where there are far more
-tokens than channels and more outputs than inputs the products run over Gram
-matrices (C x C) instead of outputs:
-
-    |E|^2 = tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')
+the same for every s; otherwise the reference X W^T is.
 """
 
 from __future__ import annotations
@@ -99,11 +95,8 @@ class GroupLoss:
                 low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
         self.act_absmax = statistics.aggregated_absmax()  # (C,)
-        outputs, tokens = len(self.weight), len(self.tokens)
-        self.uses_gram = tokens * (outputs - 2 * channels) > 3 * outputs * channels
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
         self.energy = self.mean_square(reference)
-        self.gram = self.tokens.T @ self.tokens if self.uses_gram else None  # (C, C)
         self.frozen: StandIn | None = None
         self.fits: list[WeightFit] | None = None
         self.known = reference  # (M, C_out)
@@ -138,7 +131,7 @@ class GroupLoss:
             fits = fit_weights(scaled, self.statistics, self.layer, self.convention, s)
         else:
             fits = self.quick_fits(smoothed, s, scaled)
-        return self.of_smoothed(smoothed, rounded, s, fits, scaled)
+        return self.of_smoothed(smoothed, rounded, fits, scaled)
 
     def as_converted(self, alpha: float | None) -> float:
         """The loss with the branch fitted as conversion fits it, not quickly.
@@ -201,8 +194,6 @@ class GroupLoss:
 
     def of_frozen(self, moved: Tensor, frozen: StandIn) -> float:
         """Loss where A and X V^T are the same for every s; D in the channels' own units."""
-        if self.gram is not None:
-            return self.of_grams(moved, self.tokens, self.gram, frozen)
         if self.products == torch.float32:
             return self.mean_square(torch.addmm(self.known, moved, frozen.weight.T))
         return self.mean_square(self.multiply(moved, frozen.weight).add_(self.known))
@@ -211,35 +202,19 @@ class GroupLoss:
         self,
         smoothed: Tensor,
         rounded: Tensor,
-        s: Tensor,
         fits: list[WeightFit],
         scaled: list[Tensor],
     ) -> float:
         """Loss where the rounded weight depends on s."""
-        one_product = self.products == torch.float32 and self.gram is None
-        if one_product and all(fit.up.shape[1] == 0 for fit in fits):
+        if self.products == torch.float32 and all(fit.up.shape[1] == 0 for fit in fits):
             weight = stacked([fit.rounded for fit in fits])
             return self.mean_square(torch.addmm(self.known, rounded, weight.T, beta=-1))
         frozen = self.stand_in(fits, scaled)
         moved = rounded - smoothed  # (M, C)
-        if self.gram is not None:
-            gram = self.gram / s / s[:, None]  # (C, C)
-            return self.of_grams(moved, smoothed, gram, frozen)
         error = self.multiply(smoothed, frozen.error)  # (M, C_out)
         if self.rounds_activations:
             error.add_(self.multiply(moved, frozen.weight))
         return self.mean_square(error)
-
-    def of_grams(self, moved: Tensor, x: Tensor, gram: Tensor, frozen: StandIn) -> float:
-        """``tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')``, averaged like the others."""
-        a, v = frozen
-        total = float(((v @ gram) * v).sum(dtype=torch.float64))
-        if self.rounds_activations:
-            both = moved.T @ torch.cat([moved, x], dim=1)  # (C, 2 C)
-            own, cross = both.chunk(2, dim=1)
-            total += float(((a @ own) * a).sum(dtype=torch.float64))
-            total += 2 * float(((a @ cross) * v).sum(dtype=torch.float64))
-        return max(total, 0.0) / (self.kept * len(self.weight))
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """x W^T in the products' dtype, (M, C_out) float32."""
