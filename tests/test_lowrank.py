@@ -299,7 +299,7 @@ def test_the_probe_costs_no_more_than_stated(
 @pytest.fixture(scope="module")
 def demo_calibration(demo_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=120)
-    *_, calibration = calibrate(demo_checkpoint, spec)
+    calibration = calibrate(demo_checkpoint, spec)
     return calibration
 
 

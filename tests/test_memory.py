@@ -18,7 +18,13 @@ from processes import LIMIT_S, run
 from test_resume import leftovers
 from tiny_pipelines import save_tiny
 
-from ditas_core.calibration import Calibration, calibrate, memory_need, tokens_for_budget
+from ditas_core.calibration import (
+    Calibration,
+    calibrate,
+    iterate_calibration,
+    memory_need,
+    tokens_for_budget,
+)
 from ditas_core.calibration.memory import channels_of
 from ditas_core.calibration.trajectory import working_copy
 from ditas_core.checkpoints import Checkpoint, fingerprint
@@ -58,7 +64,7 @@ def line(name):
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
 before = line("VmRSS:")
 journal = CalibrationJournal(home / "steps", checkpoint.fingerprint, spec, (0, spec.samples))
-*_, calibration = calibrate(checkpoint, spec, journal)
+calibration = calibrate(checkpoint, spec, journal)
 calibration.save(home / "calibration.safetensors")
 print(json.dumps({"grown": line("VmHWM:") - before, "need": memory_need(checkpoint, spec).total}))
 """
@@ -123,8 +129,7 @@ def test_tokens_and_statistics_are_what_a_calibration_holds(
     random_checkpoint: Checkpoint,
 ) -> None:
     spec = spec_of()
-    *_, calibration = calibrate(random_checkpoint, spec)
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(random_checkpoint, spec)
     need = memory_need(random_checkpoint, spec)
     groups = calibration.groups.values()
     assert sum(stats.tokens.nbytes for stats in groups) == need.tokens
@@ -204,21 +209,20 @@ def test_what_does_not_fit_is_refused_in_one_line(
 @pytest.mark.numeric
 def test_as_many_tokens_as_a_step_has(random_checkpoint: Checkpoint) -> None:
     available = 4 * 2 * random_checkpoint.image_tokens
-    *_, calibration = calibrate(random_checkpoint, spec_of(tokens=available))
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(random_checkpoint, spec_of(tokens=available))
     stats = calibration.groups["0.fc1"]
     mean = stats.tokens.float().square().mean(1)  # (T, C), of all rows
     assert torch.allclose(mean, stats.energy, rtol=5e-3)
     with pytest.raises(SpecError, match="expected at most"):
-        next(calibrate(random_checkpoint, spec_of(tokens=available + 1)))
+        next(iterate_calibration(random_checkpoint, spec_of(tokens=available + 1)))
 
 
 @pytest.mark.numeric
 def test_bfloat16_is_close_and_leaves_the_checkpoint_alone(random_checkpoint: Checkpoint) -> None:
     transformer = random_checkpoint.transformer
     before = fingerprint(transformer)
-    *_, exact = calibrate(random_checkpoint, spec_of())
-    running = calibrate(random_checkpoint, spec_of(precision="bfloat16"))
+    exact = calibrate(random_checkpoint, spec_of())
+    running = iterate_calibration(random_checkpoint, spec_of(precision="bfloat16"))
     next(running)
     # hooks and half precision are the copy's
     assert not any(module._forward_pre_hooks for module in transformer.modules())

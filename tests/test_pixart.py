@@ -31,6 +31,7 @@ from ditas_core.calibration import (
     Calibration,
     CalibrationJournal,
     calibrate,
+    iterate_calibration,
 )
 from ditas_core.checkpoints import (
     DIT,
@@ -93,8 +94,7 @@ def checkpoints(folders: dict[bool, Path]) -> dict[bool, Checkpoint]:
 def calibrations(checkpoints: dict[bool, Checkpoint]) -> dict[bool, Calibration]:
     found = {}
     for told, checkpoint in checkpoints.items():
-        *_, calibration = calibrate(checkpoint, SPEC)
-        assert isinstance(calibration, Calibration)
+        calibration = calibrate(checkpoint, SPEC)
         found[told] = calibration
     return found
 
@@ -123,7 +123,7 @@ def smoothed(checkpoint: Checkpoint, calibration: Calibration, bits: BitWidths) 
 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> Any:
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    model = quantize_transformer(checkpoint, recipe, calibration)
     return model
 
 
@@ -207,11 +207,10 @@ def test_sampling_is_the_plain_loop(checkpoints: dict[bool, Checkpoint], told: b
     noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
     expected = plain_latents(told, labels, noise, 4, 4.5)
     spec = replace(SAMPLING, steps=4)
-    *_, run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), spec, 7)
-    assert isinstance(run, Trajectory)
+    run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), spec, 7)
     assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert run.images.shape == (3, 3, checkpoint.image_size, checkpoint.image_size)
-    *_, other = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor([0, 0, 2]), spec, 7)
+    other = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor([0, 0, 2]), spec, 7)
     assert not torch.allclose(other.final[0], run.final[0], rtol=1e-2)
     assert torch.equal(other.final[1:], run.final[1:]), "a sample does not know its neighbours"
 
@@ -225,8 +224,7 @@ def test_sampling_is_the_stock_pipelines(checkpoints: dict[bool, Checkpoint], to
     checkpoint = replace(checkpoint, scheduler=leading(checkpoint.scheduler))
     noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
     expected = stock_latents(told, labels, noise, 3, 4.5)
-    *_, run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), SAMPLING, 7)
-    assert isinstance(run, Trajectory)
+    run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), SAMPLING, 7)
     assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -259,15 +257,14 @@ def test_energy_is_the_mean_over_each_groups_own_rows(
     """Text and image have different numbers of tokens; every token kept, the mean is theirs."""
     checkpoint = checkpoints[told]
     spec = replace(SPEC, tokens=3 * 2 * TOKENS, token_dtype="float32")
-    *_, whole = calibrate(checkpoint, spec)
-    assert isinstance(whole, Calibration)
+    whole = calibrate(checkpoint, spec)
     for block in range(2):
         stats = whole.groups[f"{block}.kv2"]
         assert stats.tokens.shape == (3, 3 * 2 * TOKENS, 96)
         assert torch.allclose(stats.energy, stats.tokens.square().mean(1), rtol=1e-4)
         assert torch.equal(stats.energy[0], stats.energy[1]), "the text is the same at every step"
     with pytest.raises(SpecError, match="tokens: expected at most 72"):
-        list(calibrate(checkpoint, replace(spec, tokens=73)))
+        list(iterate_calibration(checkpoint, replace(spec, tokens=73)))
 
 
 def test_an_interrupted_calibration_goes_on_with_the_same_bits(
@@ -278,14 +275,13 @@ def test_an_interrupted_calibration_goes_on_with_the_same_bits(
     def journal(of: Checkpoint) -> CalibrationJournal:
         return CalibrationJournal(tmp_path / "steps", of.origin, SPEC, (0, SPEC.samples))
 
-    events = calibrate(checkpoint, SPEC, journal(checkpoint))
+    events = iterate_calibration(checkpoint, SPEC, journal(checkpoint))
     for event in events:
         if getattr(event, "step", 0) == 2:
             break
     events.close()  # type: ignore[attr-defined]
     assert len(list(journal(checkpoint).steps())) == 2
-    *_, calibration = calibrate(checkpoint, SPEC, journal(checkpoint))
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(checkpoint, SPEC, journal(checkpoint))
     assert calibration.sha256 == calibrations[False].sha256
     calibration.save(tmp_path / "c.safetensors")
     assert Calibration.load(tmp_path / "c.safetensors").sha256 == calibration.sha256
@@ -365,7 +361,7 @@ def test_every_convention_survives_a_quantized_folder(
     settings = SearchSpec(
         BitWidths(4, 8), convention, low_rank=LowRankSpec(4, 1, "none"), grid=(0.5,)
     )
-    *_, recipe = search(checkpoint, calibration, settings)
+    recipe = search(checkpoint, calibration, settings)
     assert isinstance(recipe, Recipe) and len(recipe.layers) == 14
     model = converted(checkpoint, recipe, calibration)
     assert fingerprint(checkpoint.transformer) == checkpoint.fingerprint
@@ -386,19 +382,17 @@ def test_search_and_branch_lower_the_error(
     checkpoint = replace(base, transformer=loud)
     same = forward(checkpoint, loud) - forward(base, base.transformer)
     assert float(same.norm() / forward(base, base.transformer).norm()) < 1e-4
-    *_, calibration = calibrate(checkpoint, SPEC)
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(checkpoint, SPEC)
     atlas = outlier_atlas(checkpoint, calibration)
     assert (
         atlas.groups["0.proj2"].strength
         > 5 * outlier_atlas(base, calibrations[False]).groups["0.proj2"].strength
     )
-    *_, reference = run_trajectory(checkpoint, loud, labels, SAMPLING, 1)
+    reference = run_trajectory(checkpoint, loud, labels, SAMPLING, 1)
     found = {}
     for method in ("plain", "ditas"):
-        *_, recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8), method=method))
-        assert isinstance(recipe, Recipe)
-        *_, run = run_trajectory(
+        recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8), method=method))
+        run = run_trajectory(
             checkpoint, converted(checkpoint, recipe, calibration), labels, SAMPLING, 1
         )
         assert isinstance(run, Trajectory) and isinstance(reference, Trajectory)
@@ -422,12 +416,12 @@ def test_sensitivity_sizes_and_costs(
     checkpoint, calibration = checkpoints[told], calibrations[told]
     widths = [BitWidths(4, 8)]
     spec = SearchSpec(widths[0], method="search", grid=(0.5,))
-    *_, table = sensitivity(checkpoint, calibration, widths, spec)
+    table = sensitivity(checkpoint, calibration, widths, spec)
     recipe = table.recipe(table.uniform(widths[0]))
     model = converted(checkpoint, recipe, calibration)
     stored = sum(m.bits_stored for m in model.modules() if isinstance(m, QuantizedLinear))
     assert table.bits_stored(table.uniform(widths[0])) == pytest.approx(stored, rel=1e-6)
-    *_, measured = measured_sensitivity(
+    measured = measured_sensitivity(
         checkpoint, calibration, table, torch.tensor([0, 1]), replace(SAMPLING, steps=1), 0
     )
     assert bool((measured.error > 0).all())
@@ -554,8 +548,7 @@ def test_bfloat16_calibrates_and_samples(
     exact = calibrations[True].groups
     checkpoint = load_checkpoint(folders[True], dtype=torch.bfloat16)
     for half in (checkpoint, load_checkpoint(folders[True])):
-        *_, calibration = calibrate(half, replace(SPEC, precision="bfloat16"))
-        assert isinstance(calibration, Calibration)
+        calibration = calibrate(half, replace(SPEC, precision="bfloat16"))
         for name, stats in calibration.groups.items():
             a, b = stats.aggregated_absmax(), exact[name].aggregated_absmax()
             assert float((a - b).norm() / b.norm()) < 0.05, name

@@ -28,12 +28,13 @@ from ditas_core.calibration import (
     CalibrationJournal,
     CalibrationProgress,
     calibrate,
+    iterate_calibration,
     remove_journals,
 )
 from ditas_core.calibration.journal import checksum
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.cli.progress import Lines
-from ditas_core.search import LayerDone, SearchJournal, SearchSpec, search
+from ditas_core.search import LayerDone, SearchJournal, SearchSpec, iterate_search
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, Recipe, SamplingSpec
 
 STEPS, SAMPLES, BATCH = 6, 3, 2
@@ -214,13 +215,12 @@ def interrupted(
 ) -> tuple[Path, str]:
     """A journal with four steps, and the hash that the whole calibration has."""
     home = tmp_path_factory.mktemp("interrupted") / "journal"
-    running = calibrate(random_checkpoint, SPEC, journal_in(home, random_checkpoint))
+    running = iterate_calibration(random_checkpoint, SPEC, journal_in(home, random_checkpoint))
     for event in running:
         if isinstance(event, CalibrationProgress) and event.step == 4:
             break
     running.close()
-    *_, calibration = calibrate(random_checkpoint, SPEC)
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(random_checkpoint, SPEC)
     return home, calibration.sha256
 
 
@@ -234,7 +234,9 @@ def resumed(
     home: Path, checkpoint: Checkpoint, spec: CalibrationSpec = SPEC
 ) -> tuple[int, Calibration]:
     """Forward passes that were still needed, and the result."""
-    *progress, calibration = calibrate(checkpoint, spec, journal_in(home, checkpoint, spec))
+    *progress, calibration = iterate_calibration(
+        checkpoint, spec, journal_in(home, checkpoint, spec)
+    )
     assert isinstance(calibration, Calibration)
     return len(progress), calibration
 
@@ -296,7 +298,7 @@ def test_another_calibrations_steps_are_not_reused(
     shutil.copytree(interrupted[0], home)
     passes, calibration = resumed(home, random_checkpoint, other)
     assert passes == STEPS * -(-other.samples // other.batch)
-    *_, expected = calibrate(random_checkpoint, other)
+    expected = calibrate(random_checkpoint, other)
     assert isinstance(expected, Calibration) and calibration.sha256 == expected.sha256
 
 
@@ -403,7 +405,7 @@ def searched(
     """A journal of three groups, and the recipe of a whole search."""
     path = tmp_path_factory.mktemp("searched") / "journal"
     journal = SearchJournal(path, random_calibration, random_checkpoint, SEARCH)
-    for event in search(random_checkpoint, random_calibration, SEARCH):
+    for event in iterate_search(random_checkpoint, random_calibration, SEARCH):
         if isinstance(event, LayerDone) and len(journal.finished) < 3:
             journal.add(event)
     assert isinstance(event, Recipe)
@@ -443,7 +445,7 @@ def test_damaged_search_journals_recover(
     path.write_bytes(damage(searched[0]))
     journal = SearchJournal(path, random_calibration, random_checkpoint, SEARCH)
     assert len(journal.finished) == left
-    for event in search(
+    for event in iterate_search(
         random_checkpoint, random_calibration, SEARCH, finished=dict(journal.finished)
     ):
         if isinstance(event, LayerDone):
@@ -512,18 +514,18 @@ def test_finished_groups_are_repeated_and_not_searched(
     random_calibration: Calibration,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    events = list(search(random_checkpoint, random_calibration, SEARCH))
+    events = list(iterate_search(random_checkpoint, random_calibration, SEARCH))
     layers = {event.group: event for event in events if isinstance(event, LayerDone)}
     some = {name: layers[name] for name in ("1.fc2", "0.proj")}
-    again = list(search(random_checkpoint, random_calibration, SEARCH, finished=some))
+    again = list(iterate_search(random_checkpoint, random_calibration, SEARCH, finished=some))
     assert again[-1] == events[-1]
     assert again == [
         e for e in events if getattr(e, "group", "") not in some or isinstance(e, LayerDone)
     ]
     assert [e for e in again if isinstance(e, LayerDone)] == list(layers.values())
     alpha = sys.modules["ditas_core.search.alpha"]
-    monkeypatch.setattr(alpha, "search_group", None)  # would raise if called
-    all_known = list(search(random_checkpoint, random_calibration, SEARCH, finished=layers))
+    monkeypatch.setattr(alpha, "iterate_group_search", None)  # would raise if called
+    all_known = list(iterate_search(random_checkpoint, random_calibration, SEARCH, finished=layers))
     assert all_known == [*layers.values(), events[-1]]
 
 
@@ -533,7 +535,7 @@ def test_closing_early_leaves_no_hook_and_keeps_finished_steps(
     transformer = random_checkpoint.transformer
     for passes in range(1, 6):
         journal = journal_in(tmp_path / str(passes), random_checkpoint)
-        running = calibrate(random_checkpoint, SPEC, journal)
+        running = iterate_calibration(random_checkpoint, SPEC, journal)
         for _ in range(passes):
             next(running)
         assert any(module._forward_pre_hooks for module in transformer.modules())

@@ -16,6 +16,7 @@ from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, SmoothingGroup, fingerprint, get_linear
 from ditas_core.conversion import (
     ConversionProgress,
+    iterate_conversion,
     quantize_transformer,
 )
 from ditas_core.conversion.quantized import prepare
@@ -25,6 +26,7 @@ from ditas_core.search import (
     CandidateDone,
     GroupLoss,
     SearchSpec,
+    iterate_search,
     plain_recipe,
     search,
     search_group,
@@ -55,14 +57,14 @@ def group_named(checkpoint: Checkpoint, name: str) -> SmoothingGroup:
 
 
 def find_recipe(checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec) -> Recipe:
-    *_, recipe = search(checkpoint, calibration, spec)
+    recipe = search(checkpoint, calibration, spec)
     return recipe
 
 
 def quantized(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> nn.Module:
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    model = quantize_transformer(checkpoint, recipe, calibration)
     return model
 
 
@@ -75,7 +77,7 @@ def ditas_recipe(random_checkpoint: Checkpoint, random_calibration: Calibration)
 def few_tokens(random_checkpoint: Checkpoint) -> Calibration:
     """Small enough for plain loops."""
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, seed=1, tokens=3)
-    *_, calibration = calibrate(random_checkpoint, spec)
+    calibration = calibrate(random_checkpoint, spec)
     return calibration
 
 
@@ -135,7 +137,9 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
 def test_events_come_in_order_and_the_identity_is_always_a_candidate(
     random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
 ) -> None:
-    events = list(search(random_checkpoint, random_calibration, replace(DITAS, method=method)))
+    events = list(
+        iterate_search(random_checkpoint, random_calibration, replace(DITAS, method=method))
+    )
     names = [group.name for group in random_checkpoint.groups]
     assert isinstance(events[-1], Recipe)
     assert [name for name, _ in itertools.groupby(e.group for e in events[:-1])] == names
@@ -165,7 +169,7 @@ def test_the_choice_is_made_on_the_loss_of_the_layer_that_runs(
     """The refined losses equal the errors of the layers that conversion builds."""
     spec = replace(DITAS, low_rank=LowRankSpec(rank=4, weighting=weighting))
     group, stats = group_named(random_checkpoint, name), random_calibration.groups[name]
-    *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+    done = search_group(random_checkpoint, group, random_calibration, spec)
     assert done.refined
     recipe = find_recipe(random_checkpoint, random_calibration, replace(spec, grid=(0.5,)))
     tokens = stats.tokens.float()
@@ -235,12 +239,12 @@ def test_the_search_can_be_left_at_any_event(
 ) -> None:
     before = fingerprint(random_checkpoint.transformer)
     for stop in (1, 4, 9):
-        running = search(random_checkpoint, random_calibration, DITAS)
+        running = iterate_search(random_checkpoint, random_calibration, DITAS)
         for _ in range(stop):
             next(running)
         running.close()
         assert torch.is_grad_enabled()
-    converting = quantize_transformer(
+    converting = iterate_conversion(
         random_checkpoint, plain_recipe(random_checkpoint, W4A8, "integer")
     )
     assert next(converting) == ConversionProgress("0.qkv", 1, 8)
@@ -300,7 +304,7 @@ def test_another_checkpoints_calibration_is_refused(
 ) -> None:
     foreign = replace(random_calibration, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="calibration"):
-        next(search(random_checkpoint, foreign, DITAS))
+        next(iterate_search(random_checkpoint, foreign, DITAS))
 
 
 @pytest.mark.parametrize(
@@ -317,9 +321,9 @@ def test_a_recipe_that_does_not_fit_is_refused(
     random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe, damage
 ) -> None:
     with pytest.raises(RecipeError):
-        next(quantize_transformer(random_checkpoint, damage(ditas_recipe), random_calibration))
+        next(iterate_conversion(random_checkpoint, damage(ditas_recipe), random_calibration))
     with pytest.raises(RecipeError, match="calibration"):
-        next(quantize_transformer(random_checkpoint, ditas_recipe))
+        next(iterate_conversion(random_checkpoint, ditas_recipe))
 
 
 @pytest.mark.parametrize(

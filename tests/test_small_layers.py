@@ -29,6 +29,7 @@ from ditas_core.conversion import (
     ConversionProgress,
     get_affine,
     injected_factors,
+    iterate_conversion,
     quantize_transformer,
     set_affine_,
 )
@@ -250,13 +251,13 @@ def test_a_layer_without_a_bias_stays_without_one() -> None:
 def test_conversion_counts_its_groups_and_the_folder_takes_what_it_says(tmp_path: Path) -> None:
     checkpoint = build_random_checkpoint()
     recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
-    *events, transformer = quantize_transformer(checkpoint, recipe)
+    *events, transformer = iterate_conversion(checkpoint, recipe)
     names = [group.name for group in checkpoint.groups]
     assert events == [ConversionProgress(n, i, len(names)) for i, n in enumerate(names, 1)]
     assert isinstance(transformer, nn.Module) and not transformer.training
     half = replace(checkpoint, transformer=deepcopy(checkpoint.transformer).bfloat16())
     again = replace(recipe, checkpoint=half.fingerprint)
-    *_, wide = quantize_transformer(half, again)
+    wide = quantize_transformer(half, again)
     floats = [x for x in wide.state_dict().values() if x.is_floating_point()]
     assert {x.dtype for x in floats} == {torch.float32}, "of a model in half precision, too"
     save_quantized(tmp_path / "out", checkpoint, transformer, recipe)
@@ -299,7 +300,7 @@ def test_a_branch_of_rank_one_counts() -> None:
     recipe = plain_recipe(checkpoint, BitWidths(2, 16), "integer")
     branch = LowRankSpec(rank=1, iterations=1, weighting="none")
     layers = {name: replace(layer, low_rank=branch) for name, layer in recipe.layers.items()}
-    *_, model = quantize_transformer(checkpoint, replace(recipe, layers=layers), None)
+    model = quantize_transformer(checkpoint, replace(recipe, layers=layers), None)
     layer = next(each for each in model.modules() if isinstance(each, QuantizedLinear))
     x = torch.randn(3, layer.weight.shape[1], generator=torch.Generator().manual_seed(0))
     branch_alone = F.linear(F.linear(x, layer.down), layer.up)

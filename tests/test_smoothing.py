@@ -215,10 +215,10 @@ def test_smoothing_a_whole_transformer_at_sixteen_bits_changes_nothing(
     """Factors folded, multiplied and divided on the fly as conversion does it, no rounding."""
     source: Checkpoint = request.getfixturevalue(checkpoint)
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, tokens=2)
-    *_, calibration = calibrate(source, spec)
+    calibration = calibrate(source, spec)
     layers = {g.name: LayerRecipe(BitWidths(16, 16), alpha=0.5) for g in source.groups}
     recipe = Recipe("smoothing", convention, source.fingerprint, layers, calibration.sha256)
-    *_, smoothed = quantize_transformer(source, recipe, calibration)
+    smoothed = quantize_transformer(source, recipe, calibration)
     expected = output(source, source.transformer)
     got = output(source, smoothed)
     assert 0 < relative_error(got, expected) <= TOLERANCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +17,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, CheckpointError
-from ..comparison import Comparison, Trajectory, TrajectoryProgress, run_trajectory
+from ..comparison import Comparison, Trajectory, run_trajectory
 from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
 from ..specs import LARGEST_SEED, SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
 from .origin import origin_of
-from .progress import Progress, check_progress, ended, told
+from .progress import Progress, check_progress, told
 from .settings import GUIDANCE, guidance_of
 
 BATCH = 8
@@ -160,14 +161,14 @@ def run(
 ) -> Trajectory:
     """Where and with what the checkpoint lies."""
     total = spec.steps * -(-len(labels) // BATCH)
-    with (
-        told(progress, f"sampling, {what}", total) as tell,
-        ended(
-            run_trajectory(checkpoint, checkpoint.transformer, labels, spec, seed, BATCH)
-        ) as events,
-    ):
-        for done, event in enumerate(events, 1):
-            if not isinstance(event, TrajectoryProgress):
-                return event
-            tell(done)
-    raise RuntimeError("sampling ended without a result")
+    done = itertools.count(1)
+    with told(progress, f"sampling, {what}", total) as tell:
+        return run_trajectory(
+            checkpoint,
+            checkpoint.transformer,
+            labels,
+            spec,
+            seed,
+            BATCH,
+            lambda _: tell(next(done)),
+        )

@@ -13,7 +13,14 @@ from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
 from .recorder import StepRecorder, StepStatistics, StepTable, record_inputs
 from .together import check_channels, check_groups, check_together
-from .trajectory import Begun, CalibrationProgress, Shard, calibrate, shard_of
+from .trajectory import (
+    Begun,
+    CalibrationProgress,
+    Shard,
+    calibrate,
+    iterate_calibration,
+    shard_of,
+)
 
 __all__ = [
     "CONDITIONAL",
@@ -35,6 +42,7 @@ __all__ = [
     "check_groups",
     "check_together",
     "exchange_steps",
+    "iterate_calibration",
     "memory_need",
     "memory_of",
     "record_inputs",

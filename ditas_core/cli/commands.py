@@ -20,7 +20,6 @@ from ..artifact import save_quantized
 from ..calibration import (
     Calibration,
     CalibrationJournal,
-    CalibrationProgress,
     Shard,
     calibrate,
     exchange_steps,
@@ -34,7 +33,7 @@ from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
-from ..search import CandidateDone, LayerDone, SearchJournal, SearchSpec, search
+from ..search import CandidateDone, Fitting, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
     BitWidths,
     CalibrationSpec,
@@ -49,7 +48,7 @@ from ..writing import check_new_file, check_new_folder, whole_folder, write_text
 from .images import contact_sheet, to_uint8
 from .loading import load, load_any
 from .parsing import split_names
-from .progress import bar, finish, trajectory
+from .progress import bar, trajectory
 
 Report = dict[str, Any]
 BATCH = 16
@@ -168,13 +167,7 @@ def calibrated(
     per_step = -(-samples // spec.batch)
     before = resumed * per_step
     with bar("calibrating", spec.sampling.steps * per_step, before) as progress:
-        for event in calibrate(checkpoint, spec, journal, shard, exchange):
-            if isinstance(event, CalibrationProgress):
-                progress.update(event.done - before)
-                before = event.done
-            else:
-                return event
-    raise RuntimeError("calibration ended without a result")
+        return calibrate(checkpoint, spec, journal, shard, exchange, lambda _: progress.update(1))
 
 
 def searched(
@@ -190,16 +183,16 @@ def searched(
     label = f"searching {spec.bits} {spec.method}"
     total = len(checkpoint.groups) * per_group
     with bar(label, total, len(finished) * per_group) as progress:
-        for event in search(checkpoint, calibration, spec, file, dict(finished)):
+
+        def tell(event: CandidateDone | Fitting | LayerDone) -> None:
             if isinstance(event, CandidateDone):
                 progress.update(1)
             elif isinstance(event, LayerDone):
                 layers.append(event)
                 if journal is not None:
                     journal.add(event)
-            elif isinstance(event, Recipe):
-                return event, layers
-    raise RuntimeError("search ended without a recipe")
+
+        return search(checkpoint, calibration, spec, file, dict(finished), tell), layers
 
 
 def run_search(args: argparse.Namespace) -> Report:
@@ -261,7 +254,7 @@ def find_calibration(args: argparse.Namespace, recipe: Recipe) -> Calibration | 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Any:
     with bar("quantizing", len(checkpoint.groups)) as progress:
-        return finish(quantize_transformer(checkpoint, recipe, calibration), progress)
+        return quantize_transformer(checkpoint, recipe, calibration, lambda _: progress.update(1))
 
 
 def run_quantize(args: argparse.Namespace) -> Report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..evaluation import Interval, interval, psnr_db, sqnr_db, ssim
+from ..events import result_of
 from ..sampling import TransformerAt, decode_latents, iterate_latents
 from ..specs import SamplingSpec
 
@@ -86,6 +87,20 @@ switching = Switching
 
 
 def run_trajectory(
+    checkpoint: Checkpoint,
+    transformer: nn.Module | TransformerAt,
+    labels: Tensor,
+    spec: SamplingSpec,
+    seed: int,
+    batch: int = 16,
+    progress: Callable[[TrajectoryProgress], object] | None = None,
+) -> Trajectory:
+    """``iterate_trajectory`` run to its end."""
+    events = iterate_trajectory(checkpoint, transformer, labels, spec, seed, batch)
+    return result_of(events, Trajectory, progress)
+
+
+def iterate_trajectory(
     checkpoint: Checkpoint,
     transformer: nn.Module | TransformerAt,
     labels: Tensor,

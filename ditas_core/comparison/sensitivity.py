@@ -8,7 +8,7 @@ which only this group is quantized, from the same noise and classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -17,13 +17,28 @@ from torch import Tensor, nn
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
+from ..events import result_of
 from ..sampling import sample_latents
 from ..search import SensitivityMap, SensitivityProgress
-from ..specs import LEFT_ALONE, BitWidths, Recipe, SamplingSpec, SpecError, only
+from ..specs import LEFT_ALONE, BitWidths, SamplingSpec, SpecError, only
+
+
+def measured_sensitivity(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    predicted: SensitivityMap,
+    labels: Tensor,
+    spec: SamplingSpec,
+    seed: int,
+    progress: Callable[[SensitivityProgress], object] | None = None,
+) -> SensitivityMap:
+    """``iterate_measured_sensitivity`` run to its end."""
+    events = iterate_measured_sensitivity(checkpoint, calibration, predicted, labels, spec, seed)
+    return result_of(events, SensitivityMap, progress)
 
 
 @torch.no_grad()
-def measured_sensitivity(
+def iterate_measured_sensitivity(
     checkpoint: Checkpoint,
     calibration: Calibration,
     predicted: SensitivityMap,
@@ -70,7 +85,9 @@ def measured_sensitivity(
                 error[row, column] = known[group, bits][0]
                 continue
             if bits != LEFT_ALONE.bits:
-                model = converted(checkpoint, only(recipes[column], [group]), calibration)
+                model = quantize_transformer(
+                    checkpoint, only(recipes[column], [group]), calibration
+                )
                 error[row, column] = float((final(model) - reference).square().sum()) / energy
             yield SensitivityProgress(
                 group,
@@ -81,10 +98,3 @@ def measured_sensitivity(
                 error.numel(),
             )
     yield replace(predicted, error=error, measured=True)
-
-
-def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    """``quantize_transformer`` run to its end."""
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    assert isinstance(model, nn.Module)
-    return model

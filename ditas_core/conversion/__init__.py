@@ -9,6 +9,7 @@ from .fold import (
 )
 from .quantized import (
     ConversionProgress,
+    iterate_conversion,
     quantize_transformer,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "get_affine",
     "inject_outliers",
     "injected_factors",
+    "iterate_conversion",
     "quantize_transformer",
     "rescaled_transformer",
     "set_affine_",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, Transformer, group_fed_by
+from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
 from ..lowrank import WeightFit, fit_weights, joined
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
@@ -56,8 +57,18 @@ def prepare(
     return PreparedGroup(s, fits)
 
 
-@torch.no_grad()
 def quantize_transformer(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    progress: Callable[[ConversionProgress], object] | None = None,
+) -> Transformer:
+    """``iterate_conversion`` run to its end."""
+    return result_of(iterate_conversion(checkpoint, recipe, calibration), nn.Module, progress)
+
+
+@torch.no_grad()
+def iterate_conversion(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> Iterator[ConversionProgress | Transformer]:
     """Yields progress per group, then the quantized copy, in float32.

@@ -7,6 +7,8 @@ from .alpha import (
     LayerDone,
     SearchEvent,
     SearchSpec,
+    iterate_group_search,
+    iterate_search,
     partial_recipe,
     plain_recipe,
     search,
@@ -16,7 +18,7 @@ from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
 from .predicted import PredictedError, predicted_error, predicted_errors
-from .sensitivity import Cells, SensitivityProgress, sensitivity
+from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
     SearchTotals,
@@ -48,6 +50,9 @@ __all__ = [
     "allocate",
     "bits_per_weight",
     "change_db",
+    "iterate_group_search",
+    "iterate_search",
+    "iterate_sensitivity",
     "mean_error",
     "partial_recipe",
     "plain_recipe",

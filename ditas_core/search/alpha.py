@@ -12,13 +12,14 @@ the layer that will really run. Nothing is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint, SmoothingGroup, get_linear
+from ..events import result_of
 from ..lowrank import WeightFit, joined, released_fits
 from ..smoothing import ALPHA_GRID
 from ..specs import (
@@ -139,8 +140,15 @@ class Fitting:
 SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
 
 
-@torch.no_grad()
 def search_group(
+    checkpoint: Checkpoint, group: SmoothingGroup, calibration: Calibration, spec: SearchSpec
+) -> LayerDone:
+    """``iterate_group_search`` run to its end."""
+    return result_of(iterate_group_search(checkpoint, group, calibration, spec), LayerDone)
+
+
+@torch.no_grad()
+def iterate_group_search(
     checkpoint: Checkpoint,
     group: SmoothingGroup,
     calibration: Calibration,
@@ -232,6 +240,19 @@ def search(
     spec: SearchSpec,
     calibration_file: str = "",
     finished: Mapping[str, LayerDone] | None = None,
+    progress: Callable[[CandidateDone | Fitting | LayerDone], object] | None = None,
+) -> Recipe:
+    """``iterate_search`` run to its end."""
+    events = iterate_search(checkpoint, calibration, spec, calibration_file, finished)
+    return result_of(events, Recipe, progress)
+
+
+def iterate_search(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    spec: SearchSpec,
+    calibration_file: str = "",
+    finished: Mapping[str, LayerDone] | None = None,
 ) -> Iterator[SearchEvent]:
     """Search every group in execution order; the last event is the Recipe.
 
@@ -252,7 +273,7 @@ def search(
         events: Iterator[CandidateDone | Fitting | LayerDone] = (
             iter([replace(known, index=index, total=len(groups))])
             if known is not None
-            else search_group(checkpoint, group, calibration, spec, index, len(groups))
+            else iterate_group_search(checkpoint, group, calibration, spec, index, len(groups))
         )
         for event in events:
             yield event

@@ -9,13 +9,14 @@ the group's output that rounding takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..calibration import Calibration, check_groups, check_together
 from ..checkpoints import Absorber, Checkpoint, SmoothingGroup, get_linear, group_fed_by
+from ..events import result_of
 from ..layers import group_bits_stored, stored_bits
 from ..specs import (
     LEFT_ALONE,
@@ -27,7 +28,7 @@ from ..specs import (
     SpecError,
     get_convention,
 )
-from .alpha import FIXED_ALPHA, LayerDone, SearchSpec, search_group
+from .alpha import FIXED_ALPHA, SearchSpec, search_group
 from .predicted import predicted_error, relative
 from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
 
@@ -47,8 +48,21 @@ class SensitivityProgress:
     total: int
 
 
-@torch.no_grad()
 def sensitivity(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    spec: SearchSpec,
+    recipe: Recipe | None = None,
+    progress: Callable[[SensitivityProgress], object] | None = None,
+) -> SensitivityMap:
+    """``iterate_sensitivity`` run to its end."""
+    events = iterate_sensitivity(checkpoint, calibration, bits, spec, recipe)
+    return result_of(events, SensitivityMap, progress)
+
+
+@torch.no_grad()
+def iterate_sensitivity(
     checkpoint: Checkpoint,
     calibration: Calibration,
     bits: Sequence[BitWidths],
@@ -119,8 +133,7 @@ def cell(
     if spec.bits == LEFT_ALONE.bits:
         return 0.0, None
     if fixed is None and spec.method not in ("plain", "smoothing"):
-        *_, done = search_group(checkpoint, group, calibration, spec)
-        assert isinstance(done, LayerDone)
+        done = search_group(checkpoint, group, calibration, spec)
         return relative(done.best, done.energy), done.alpha
     if fixed is None:
         fixed = (None,) if spec.method == "plain" else (FIXED_ALPHA,)

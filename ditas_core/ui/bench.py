@@ -40,7 +40,7 @@ from .limits import Limits, read_limits
 from .line import Line, OneByOne
 from .parts.messages import without_folders
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
-from .zerogpu import calibrate
+from .zerogpu import iterate_calibration
 
 INJECTED_CHANNELS = 3
 FIXED_ALPHA = 0.5
@@ -292,7 +292,7 @@ class Bench:
             checkpoint = self.checkpoint(base)
             unfinished = ("begun", base, spec)
             begun: Begun = self.cache.take(unfinished) or Begun()
-            events = calibrate(checkpoint, spec, begun)
+            events = iterate_calibration(checkpoint, spec, begun)
             try:
                 with closing(events):  # type: ignore[type-var]
                     for event in events:

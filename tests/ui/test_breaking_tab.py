@@ -22,7 +22,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 
 from ditas_core.comparison import compare, run_trajectory  # noqa: E402
 from ditas_core.conversion import quantize_transformer  # noqa: E402
-from ditas_core.search import SearchSpec, SensitivityMap, allocate, sensitivity  # noqa: E402
+from ditas_core.search import SearchSpec, SensitivityMap, allocate, iterate_sensitivity  # noqa: E402
 from ditas_core.search.frontier import largest_uniform, priced  # noqa: E402
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError, only  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
@@ -73,11 +73,11 @@ def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(bench, d
     (trial,) = notes_of(desk).trials
     checkpoint = bench.checkpoint(ask.choice.model)
     _, recipe = bench.recipe(desk, ask.choice)
-    *_, model = quantize_transformer(checkpoint, only(recipe, ["0.fc1"]))
+    model = quantize_transformer(checkpoint, only(recipe, ["0.fc1"]))
     labels = torch.tensor([checkpoint.class_index(name) for name in trial.labels])
     spec = SamplingSpec(steps=4, guidance_scale=breaking.GUIDANCE)
-    *_, full = run_trajectory(checkpoint, checkpoint.transformer, labels, spec, 7)
-    *_, part = run_trajectory(checkpoint, model, labels, spec, 7)
+    full = run_trajectory(checkpoint, checkpoint.transformer, labels, spec, 7)
+    part = run_trajectory(checkpoint, model, labels, spec, 7)
     assert trial.sqnr.mean == pytest.approx(float(compare(full, part).latent_sqnr.mean()), abs=1e-4)
     assert trial.what == "only 0.fc1" and trial.sqnr.n == 1
     assert trial.images.shape == trial.reference.shape == (1, 64, 64, 3)
@@ -172,7 +172,7 @@ def test_the_map_is_the_librarys(bench, mapped):
     _, recipe = bench.recipe(Desk(""), ask.choice)
     *_, calibration = bench.calibrated(bench.default, SHORT)
     branch = recipe.layers["0.qkv"].low_rank
-    first = sensitivity(
+    first = iterate_sensitivity(
         bench.checkpoint(bench.default),
         calibration,
         [BitWidths(w, 8) for w in budget.WIDTHS],

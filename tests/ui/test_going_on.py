@@ -17,7 +17,7 @@ gr = pytest.importorskip("gradio")
 from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
 from ditas_core.calibration import Calibration  # noqa: E402
 from ditas_core.sampling import Stopped, until_stopped  # noqa: E402
-from ditas_core.search import Cells, SearchSpec, SensitivityMap, sensitivity  # noqa: E402
+from ditas_core.search import Cells, SearchSpec, SensitivityMap, iterate_sensitivity  # noqa: E402
 from ditas_core.specs import BitWidths, LowRankSpec  # noqa: E402
 from ditas_core.ui import build_app  # noqa: E402
 from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
@@ -97,7 +97,7 @@ def test_a_map_goes_on_from_the_cells_it_has(folder, monkeypatch, kind) -> None:
     desk, ask = Desk("me"), ask_for(bench)
     list(map_sensitivity(whole, Desk("other"), ask, kind))
     cells = counted(monkeypatch, "search.sensitivity", "cell")
-    runs = counted(monkeypatch, "comparison.sensitivity", "converted")
+    runs = counted(monkeypatch, "comparison.sensitivity", "quantize_transformer")
     in_pieces(lambda: map_sensitivity(bench, desk, ask, kind), 5)
     assert len(cells) == GROUPS * 2, "one width, and left alone"
     assert len(runs) == (0 if kind == PREDICTED else GROUPS)
@@ -113,10 +113,10 @@ def test_cells_that_are_known_are_taken_with_their_alphas(folder) -> None:
     assert isinstance(calibration, Calibration)
     spec = SearchSpec(BitWidths(4, 8), grid=(0.5,), low_rank=LowRankSpec(0))
     asked = (bench.checkpoint(bench.default), calibration, [BitWidths(4, 8)], spec)
-    *first, whole = sensitivity(*asked)
+    *first, whole = iterate_sensitivity(*asked)
     assert isinstance(whole, SensitivityMap)
     known: Cells = {(e.group, e.bits): (e.error, e.alpha) for e in first[:5]}  # type: ignore[union-attr]
-    *rest, again = sensitivity(*asked, known=known)
+    *rest, again = iterate_sensitivity(*asked, known=known)
     assert [e.done for e in rest] == [6, 7, 8]  # type: ignore[union-attr]
     assert isinstance(again, SensitivityMap)
     assert again.alphas == whole.alphas and torch.equal(again.error, whole.error)

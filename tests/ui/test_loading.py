@@ -420,8 +420,8 @@ def test_a_model_in_bfloat16_goes_through_everything(bench: Bench) -> None:
     model = Model("mine (bfloat16)")
     *_, calibration = bench.calibrated(model, SHORT)
     checkpoint = bench.checkpoint(model)
-    *_, recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8)))
-    *_, quantized = quantize_transformer(checkpoint, recipe, calibration)
+    recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8)))
+    quantized = quantize_transformer(checkpoint, recipe, calibration)
     x = torch.randn(1, *checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
     arguments = {"timestep": torch.tensor([500]), "class_labels": torch.tensor([3])}
     with torch.no_grad():

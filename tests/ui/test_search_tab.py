@@ -22,6 +22,7 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from ditas_core.search import (  # noqa: E402
     LayerDone,
     SearchSpec,
+    iterate_search,
     predicted_errors,
     relative_error,
     search,
@@ -172,16 +173,16 @@ def test_a_search_goes_on_where_it_was_cancelled(bench, desk, choice, monkeypatc
     calls = []
     from ditas_core.search import alpha
 
-    inner = alpha.search_group
+    inner = alpha.iterate_group_search
     monkeypatch.setattr(
-        alpha, "search_group", lambda *a, **k: (calls.append(a[1].name), inner(*a, **k))[1]
+        alpha, "iterate_group_search", lambda *a, **k: (calls.append(a[1].name), inner(*a, **k))[1]
     )
     *steps, recipe = run_search(bench, desk, job)
     assert isinstance(recipe, Recipe)
     assert len(calls) == 29 and not {layer.group for layer in kept} & set(calls)
     assert not any(step.fresh for step in steps[:3]) and steps[2].fraction == 0
     calibration = bench.measured(bench.default, SHORT)
-    *_, whole = search(bench.checkpoint(bench.default), calibration, job.spec)
+    whole = search(bench.checkpoint(bench.default), calibration, job.spec)
     assert recipe == whole, "interrupted or not, the recipe is the same"
     assert kept_layers(desk, job)[:3] == kept
 
@@ -254,7 +255,7 @@ def test_predictions_are_the_cores_and_learnt_from_searches(bench, desk, choice)
     assert events == [], "known for everybody"
 
     spec = SearchSpec(BitWidths(3, 8), method="search")
-    *steps, recipe = search(checkpoint, calibration, spec)
+    *steps, recipe = iterate_search(checkpoint, calibration, spec)
     assert all(error is None for error in found.errors(recipe))
     found.learn(recipe, [step for step in steps if isinstance(step, LayerDone)])
     exact = [one.error for one in predicted_errors(checkpoint, calibration, recipe)]

@@ -12,7 +12,7 @@ from torch import nn
 from ...calibration import Calibration
 from ...checkpoints import Checkpoint
 from ...comparison import Trajectory, compare, switching
-from ...conversion import quantize_transformer
+from ...conversion import iterate_conversion
 from ...evaluation import interval
 from ...figures import to_uint8
 from ...sampling import TransformerAt
@@ -21,7 +21,7 @@ from ..bench import Bench, Choice
 from ..catalogue import showcase
 from ..copies import QUANTIZED, make_room
 from ..desk import Desk
-from ..zerogpu import run_trajectory
+from ..zerogpu import iterate_trajectory
 from .trials import LayerSweep, StepSweep, Trial, notes_of
 
 GUIDANCE = 2.5
@@ -123,7 +123,7 @@ def sampling(
     checkpoint = bench.checkpoint(ask.choice.model)
     labels = torch.tensor([checkpoint.class_index(label) for label in ask.labels(checkpoint)])
     found: Trajectory | None = None
-    events = run_trajectory(checkpoint, transformer, labels, ask.sampling, ask.seed)
+    events = iterate_trajectory(checkpoint, transformer, labels, ask.sampling, ask.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):
@@ -157,7 +157,7 @@ def quantizing(
     found: nn.Module | None = None
     checkpoint = bench.checkpoint(choice.model)
     make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
-    events = quantize_transformer(checkpoint, recipe, calibration)
+    events = iterate_conversion(checkpoint, recipe, calibration)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):

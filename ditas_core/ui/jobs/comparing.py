@@ -10,14 +10,14 @@ import torch
 
 from ...calibration import Calibration
 from ...comparison import Comparison, Trajectory, compare
-from ...conversion import quantize_transformer
+from ...conversion import iterate_conversion
 from ...specs import CalibrationSpec, Recipe, SamplingSpec
 from ..bench import Bench, Choice
 from ..copies import QUANTIZED, make_room
 from ..desk import Desk
 from ..parts.running import Progress
 from ..results import DITAS, REFERENCE, SEARCHED, Result, make_result
-from ..zerogpu import run_trajectory
+from ..zerogpu import iterate_trajectory
 from .measuring import measure
 from .searching import SearchJob, job_of, run_search
 
@@ -177,7 +177,7 @@ def sampled(
     if recipe is not None:
         first = CONVERTING
         make_room(bench.cache, checkpoint, QUANTIZED, "a quantized copy")
-        with closing(quantize_transformer(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
+        with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):
                     transformer = step
@@ -186,7 +186,7 @@ def sampled(
                     yield parts.say(f"{name}: layer {step.index} of {step.total} rounded", share)
     assert transformer is not None
     labels = torch.tensor([checkpoint.class_index(label) for label in job.classes])
-    events = run_trajectory(checkpoint, transformer, labels, job.sampling, job.seed)
+    events = iterate_trajectory(checkpoint, transformer, labels, job.sampling, job.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):

@@ -109,8 +109,7 @@ def find_curve(bench: Bench, setting: Setting, calibration: Calibration) -> Laye
 
     def build() -> LayerDone:
         checkpoint, group = bench.checkpoint(setting.model), group_of(bench, setting)
-        *_, done = search_group(checkpoint, group, calibration, setting.spec)
-        assert isinstance(done, LayerDone)
+        done = search_group(checkpoint, group, calibration, setting.spec)
         return done
 
     known = known_curve(bench, setting, calibration)
