@@ -40,7 +40,6 @@ def every_figure(dark=False):
     steps = np.full(20, 0.1)
     estimate = {"plain": (1.0, 0.5, 1.5), "DiTAS": (2.0, 2.0, 2.0)}
     return [
-        F.overview_map(LOUD[:, :12], LAYERS, STEPS, selected=("1.fc1", 500), dark=dark),
         F.channel_maps(LOUD, LOUD / 2, STEPS, difference=True, dark=dark),
         F.channel_histogram(values, values / 3, grid, grid / 3, 7, dark=dark),
         F.channel_range(

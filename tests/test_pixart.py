@@ -437,7 +437,7 @@ def test_sensitivity_sizes_and_costs(
     ]
     assert channels == [c for c, _ in shape.groups] * shape.depth
     assert measure_speed(checkpoint, 1) > 0
-    assert estimate(shape, 1e9).total_s > 0
+    assert estimate(shape, 1e9).search_s > 0
 
 
 TRANSFORMER, INDEX = "transformer/config.json", "model_index.json"

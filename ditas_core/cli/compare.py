@@ -39,7 +39,7 @@ from .progress import trajectory
 
 @dataclass(frozen=True)
 class Contestant:
-    """One quantized model; ``plain_of`` groups an ablation's rows by bits."""
+    """One quantized model; of an ablation's, ``bits`` and ``method``."""
 
     label: str
     recipe: str

@@ -25,7 +25,7 @@ from .lab import (
     error_traces,
     search_map,
 )
-from .overview import QUANTITIES, overview_map, overview_pair, selection
+from .overview import QUANTITIES, overview_pair, selection
 from .recipes import recipe_alphas, recipe_errors
 from .sensitivity import sensitivity_map, size_error_curve
 from .style import ROLES, role
@@ -63,7 +63,6 @@ __all__ = [
     "level_grid",
     "loss_curves",
     "metric_bars",
-    "overview_map",
     "overview_pair",
     "pool_channels",
     "recipe_alphas",

@@ -1,6 +1,6 @@
 """Training-free low-rank decomposition."""
 
-from .alternation import LowRankFit, alternate_released, fit_branch
+from .alternation import LowRankFit, fit_branch, released_iterates
 from .fit import (
     WeightFit,
     fit_weight,
@@ -18,7 +18,6 @@ __all__ = [
     "InputMoment",
     "LowRankFit",
     "WeightFit",
-    "alternate_released",
     "fit_branch",
     "fit_weight",
     "fit_weights",
@@ -29,4 +28,5 @@ __all__ = [
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
+    "released_iterates",
 ]

@@ -47,9 +47,11 @@ PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class StandIn(NamedTuple):
-    """``weight`` A multiplies the activations' rounding error, ``error`` is V = A' - W s.
+    """What stands for W s once it is rounded.
 
-    A' is A with the branch; A itself has it where the branch sees rounded inputs.
+    weight  A, which multiplies the activations' rounding error: the rounded weight, with the
+            branch where that sees rounded inputs
+    error   V: the rounded weight with its branch, less W s
     """
 
     weight: Tensor
