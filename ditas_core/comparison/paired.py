@@ -137,17 +137,22 @@ def iterate_trajectory(
     yield Trajectory(latents_all, timesteps, images)
 
 
+def check_shapes(reference: Trajectory, other: Trajectory) -> None:
+    """Raise ValueError unless the two runs have the same steps and samples."""
+    if reference.latents.shape != other.latents.shape:
+        raise ValueError(
+            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
+            f"and {tuple(other.latents.shape)}"
+        )
+
+
 def compare(reference: Trajectory, other: Trajectory) -> Comparison:
     """Every metric of two runs over the same noise and classes.
 
     Raises:
         ValueError: the runs differ in shape.
     """
-    if reference.latents.shape != other.latents.shape:
-        raise ValueError(
-            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
-            f"and {tuple(other.latents.shape)}"
-        )
+    check_shapes(reference, other)
     steps = zip(reference.latents, other.latents, strict=True)
     return Comparison(
         latent_sqnr=sqnr_db(reference.final, other.final),
