@@ -45,9 +45,9 @@ def iterate_measured_sensitivity(
     labels: Tensor,
     spec: SamplingSpec,
     seed: int,
-    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
+    finished: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell that is not ``known`` from an earlier run, then the predicted map with
+    """Yields every cell that is not ``finished`` from an earlier run, then the predicted map with
     the measured errors in it.
 
     Alphas, branch and sizes are the predicted map's; all samples run at once.
@@ -78,11 +78,11 @@ def iterate_measured_sensitivity(
     reference = final(checkpoint.transformer)
     energy = float(reference.square().sum())
     error = torch.zeros_like(predicted.error)
-    known = dict(known or {})
+    finished = dict(finished or {})
     for row, group in enumerate(predicted.groups):
         for column, bits in enumerate(predicted.bits):
-            if (group, bits) in known:
-                error[row, column] = known[group, bits][0]
+            if (group, bits) in finished:
+                error[row, column] = finished[group, bits][0]
                 continue
             if bits != LEFT_ALONE.bits:
                 model = quantize_transformer(

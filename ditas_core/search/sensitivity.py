@@ -68,9 +68,9 @@ def iterate_sensitivity(
     bits: Sequence[BitWidths],
     spec: SearchSpec,
     recipe: Recipe | None = None,
-    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
+    finished: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell that is not ``known`` from an earlier run, then the map.
+    """Yields every cell that is not ``finished`` from an earlier run, then the map.
 
     Of ``spec`` its bits are not read. With a ``recipe`` each group keeps the recipe's
     alpha at every width; otherwise each cell has the best of the spec's grid and the
@@ -81,15 +81,15 @@ def iterate_sensitivity(
             of other groups or another convention.
     """
     check_inputs(checkpoint, calibration, bits, spec, recipe)
-    known = dict(known or {})
+    finished = dict(finished or {})
     groups = checkpoint.groups
     errors: list[list[float]] = []
     alphas: list[tuple[float | None, ...]] = []
     for row, group in enumerate(groups):
         cells: list[tuple[float, float | None]] = []
         for column, widths in enumerate(bits):
-            if (group.name, widths) in known:
-                cells.append(known[group.name, widths])
+            if (group.name, widths) in finished:
+                cells.append(finished[group.name, widths])
                 continue
             fixed = None if recipe is None else (recipe.layers[group.name].alpha,)
             here = replace(spec, bits=widths)

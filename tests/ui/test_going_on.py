@@ -116,7 +116,7 @@ def test_cells_that_are_known_are_taken_with_their_alphas(folder) -> None:
     *first, whole = iterate_sensitivity(*asked)
     assert isinstance(whole, SensitivityMap)
     known: Cells = {(e.group, e.bits): (e.error, e.alpha) for e in first[:5]}  # type: ignore[union-attr]
-    *rest, again = iterate_sensitivity(*asked, known=known)
+    *rest, again = iterate_sensitivity(*asked, finished=known)
     assert [e.done for e in rest] == [6, 7, 8]  # type: ignore[union-attr]
     assert isinstance(again, SensitivityMap)
     assert again.alphas == whole.alphas and torch.equal(again.error, whole.error)
