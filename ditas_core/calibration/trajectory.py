@@ -95,7 +95,7 @@ def calibrate(
     exchange: Exchange | None = None,
     progress: Callable[[CalibrationProgress], object] | None = None,
 ) -> Calibration:
-    """``iterate_calibration`` run to its end."""
+    """What ``iterate_calibration`` comes to; ``progress`` gets each step and may raise to stop."""
     events = iterate_calibration(checkpoint, spec, journal, shard, exchange)
     return result_of(events, Calibration, progress)
 

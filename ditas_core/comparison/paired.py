@@ -95,7 +95,7 @@ def run_trajectory(
     batch: int = 16,
     progress: Callable[[TrajectoryProgress], object] | None = None,
 ) -> Trajectory:
-    """``iterate_trajectory`` run to its end."""
+    """What ``iterate_trajectory`` comes to; ``progress`` gets each step and may raise to stop."""
     events = iterate_trajectory(checkpoint, transformer, labels, spec, seed, batch)
     return result_of(events, Trajectory, progress)
 

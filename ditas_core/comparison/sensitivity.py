@@ -32,7 +32,8 @@ def measured_sensitivity(
     seed: int,
     progress: Callable[[SensitivityProgress], object] | None = None,
 ) -> SensitivityMap:
-    """``iterate_measured_sensitivity`` run to its end."""
+    """What ``iterate_measured_sensitivity`` comes to; ``progress`` gets each step and may raise
+    to stop."""
     events = iterate_measured_sensitivity(checkpoint, calibration, predicted, labels, spec, seed)
     return result_of(events, SensitivityMap, progress)
 

@@ -63,7 +63,7 @@ def quantize_transformer(
     calibration: Calibration | None = None,
     progress: Callable[[ConversionProgress], object] | None = None,
 ) -> Transformer:
-    """``iterate_conversion`` run to its end."""
+    """What ``iterate_conversion`` comes to; ``progress`` gets each step and may raise to stop."""
     return result_of(iterate_conversion(checkpoint, recipe, calibration), nn.Module, progress)
 
 

@@ -143,7 +143,7 @@ SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
 def search_group(
     checkpoint: Checkpoint, group: SmoothingGroup, calibration: Calibration, spec: SearchSpec
 ) -> LayerDone:
-    """``iterate_group_search`` run to its end."""
+    """What ``iterate_group_search`` comes to."""
     return result_of(iterate_group_search(checkpoint, group, calibration, spec), LayerDone)
 
 
@@ -242,7 +242,7 @@ def search(
     finished: Mapping[str, LayerDone] | None = None,
     progress: Callable[[CandidateDone | Fitting | LayerDone], object] | None = None,
 ) -> Recipe:
-    """``iterate_search`` run to its end."""
+    """What ``iterate_search`` comes to; ``progress`` gets each step and may raise to stop."""
     events = iterate_search(checkpoint, calibration, spec, calibration_file, finished)
     return result_of(events, Recipe, progress)
 

@@ -56,7 +56,7 @@ def sensitivity(
     recipe: Recipe | None = None,
     progress: Callable[[SensitivityProgress], object] | None = None,
 ) -> SensitivityMap:
-    """``iterate_sensitivity`` run to its end."""
+    """What ``iterate_sensitivity`` comes to; ``progress`` gets each step and may raise to stop."""
     events = iterate_sensitivity(checkpoint, calibration, bits, spec, recipe)
     return result_of(events, SensitivityMap, progress)
 
