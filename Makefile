@@ -49,7 +49,8 @@ slow: $(VENV)/.installed-dev
 
 # beside the environment, so that everything else goes on without the library
 stock: $(VENV)/stock
-	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_api.py tests/test_pixart.py tests/test_captions.py -m slow $(PYTEST_ARGS)
+	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_api.py tests/test_pixart.py tests/test_captions.py \
+	  -k "stock_pipelines or text_conditioned or whole_pipeline" $(PYTEST_ARGS)
 
 processors: $(VENV)/.installed-dev
 	$(PY) tests/processors.py $(PROCESSORS_ARGS)

@@ -45,7 +45,6 @@ THOROUGH = {
     "test_distributed",
     "test_hostile_files",
     "test_hub",
-    "test_hub_pixart",
     "test_hub_refused",
     "test_memory",
     "test_preflight",
@@ -140,6 +139,14 @@ def demo_checkpoint() -> Checkpoint:
     if not path:
         pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
     return load_checkpoint(path)
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random checkpoint as a stock pipeline folder, to be read only."""
+    from tiny_pipelines import save_tiny  # builds on this module
+
+    return save_tiny(tmp_path_factory.mktemp("stock") / "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from collections import defaultdict
@@ -14,57 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import build_random_checkpoint
-from diffusers import DDIMScheduler
+from safetensors.torch import load_file
+from tiny_pipelines import edit_json, save_tiny
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 RENAMED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def build_repository(folder: Path) -> Any:
-    """The random checkpoint as the official repositories hold theirs; returns it.
+def build_repository(folder: Path) -> None:
+    """The random checkpoint as the official repositories hold theirs.
 
     Pickled weights, diffusers' class name of early 2023, its attention's names in the
     autoencoder.
     """
-    checkpoint = build_random_checkpoint()
-    for part in ("transformer", "vae", "scheduler"):
-        (folder / part).mkdir(parents=True)
-    config = {k: v for k, v in checkpoint.transformer.config.items() if not k.startswith("_")}
-    old = {
-        "_class_name": "Transformer2DModel",
-        "num_vector_embeds": None,
-        "cross_attention_dim": None,
-    }
-    write_json(folder / "transformer" / "config.json", {**config, **old})
-    torch.save(checkpoint.transformer.state_dict(), folder / "transformer" / weights())
-    checkpoint.vae.save_config(folder / "vae")
-    state = {}
-    for key, value in checkpoint.vae.state_dict().items():
+    save_tiny(folder)
+    old = {"num_vector_embeds": None, "cross_attention_dim": None}
+    edit_json(folder / "transformer" / "config.json", _class_name="Transformer2DModel", **old)
+    for part in ("transformer", "vae"):
+        file = folder / part / "diffusion_pytorch_model.safetensors"
+        state = load_file(file)
         for new, name in RENAMED.items():
-            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{name}.")
-        state[key] = value
-    torch.save(state, folder / "vae" / weights())
-    DDIMScheduler.from_config(checkpoint.scheduler).save_config(folder / "scheduler")
-    names = {str(i): name for i, name in enumerate(checkpoint.class_names)}
-    index = {"_class_name": "DiTPipeline", "id2label": names}
-    write_json(folder / "model_index.json", index)
+            at, then = f"attentions.0.{new}.", f"attentions.0.{name}."
+            state = {key.replace(at, then): value for key, value in state.items()}
+        torch.save(state, file.with_suffix(".bin"))
+        file.unlink()
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n", encoding="utf-8")
-    return checkpoint
-
-
-def weights() -> str:
-    return "diffusion_pytorch_model.bin"
-
-
-def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 class Hub:
     """What the server does next, and what it was asked.
 
-    A fault is a status, a status with seconds to wait, or a word: "drop" breaks off in the
+    A fault is a status, a status with headers, or a word: "drop" breaks off in the
     middle, "cut" before the first byte, "stall" says nothing after half, "wrong" has a bit
     changed, "all again" ignores where to start (", short": and breaks off), "a page" answers
     with something else.
@@ -112,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(fault, int):
                 return self.answer(fault)
             if isinstance(fault, tuple):
-                return self.answer(fault[0], {"Retry-After": str(fault[1])})
+                return self.answer(*fault)
         else:
             fault = None
         file = self.hub.folder / path

@@ -1,7 +1,6 @@
 """The original DiT, written down plainly from the paper and its published layout.
 
-Independent of diffusers and of this package: only torch. Module names are the
-original's, so its state dicts load with ``strict=True``.
+Independent of diffusers and of this package: only torch, on the original's own state dict.
 (Peebles & Xie, 2022, "Scalable Diffusion Models with Transformers".)
 """
 
@@ -12,142 +11,59 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (N, T, D), shift and scale (N, D)."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+def normalized(h: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """A norm without gain, and its modulation: h (N, T, D), shift and scale (N, 1, D)."""
+    return F.layer_norm(h, h.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
-class PatchEmbedder(nn.Module):
-    def __init__(self, channels: int, width: int, patch: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, patch, stride=patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)  # (N, T, D)
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """All (N, T, D)."""
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, H, T, D / H)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (N, H, T, T)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-class TimestepEmbedder(nn.Module):
-    """Cosines, then sines, of t times 128 frequencies ``10000 ** (-i / divisor)``; an MLP."""
+@torch.no_grad()
+def original_dit(
+    state: Mapping[str, Tensor],
+    heads: int,
+    x: Tensor,
+    t: Tensor,
+    y: Tensor,
+    divisor: int = 127,
+    mlp_eps: float = 1e-5,
+) -> Tensor:
+    """x (N, C, S, S), t and y (N,) -> (N, C_out, S, S); every tensor is used, and once.
 
-    def __init__(self, width: int, divisor: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
-        self.divisor = divisor
+    divisor, mlp_eps  diffusers' own; published with 128 and 1e-6
+    """
+    left = dict(state)
 
-    def forward(self, t: Tensor) -> Tensor:
-        index = torch.arange(128, dtype=torch.float32)
-        frequencies = torch.exp(-math.log(10000) * index / self.divisor)
-        angles = t[:, None].float() * frequencies  # (N, 128)
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, D)
+    def linear(name: str, h: Tensor) -> Tensor:
+        return F.linear(h, left.pop(f"{name}.weight"), left.pop(f"{name}.bias"))
 
-
-class LabelEmbedder(nn.Module):
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(rows, width)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        return self.embedding_table(labels)  # (N, D)
-
-
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, tokens, width = x.shape
-        size = width // self.heads
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, size)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, T, D / H) each
-        scores = q @ k.transpose(-2, -1) / math.sqrt(size)  # (N, H, T, T)
-        mixed = scores.softmax(-1) @ v
-        return self.proj(mixed.transpose(1, 2).reshape(n, tokens, width))
-
-
-class Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-class Block(nn.Module):
-    """adaLN-Zero: the condition shifts, scales and gates attention and MLP."""
-
-    def __init__(self, width: int, heads: int, mlp_eps: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=mlp_eps, elementwise_affine=False)
-        self.mlp = Mlp(width)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(
-            c
-        ).chunk(6, dim=1)
-        attended = self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
-        x = x + gate_msa.unsqueeze(1) * attended
-        fed = self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
-        return x + gate_mlp.unsqueeze(1) * fed
-
-
-class FinalLayer(nn.Module):
-    def __init__(self, width: int, outputs: int) -> None:
-        super().__init__()
-        self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.linear = nn.Linear(width, outputs)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-class OriginalDiT(nn.Module):
-    """As published with ``divisor`` 128 and ``mlp_eps`` 1e-6; diffusers has 127 and 1e-5."""
-
-    def __init__(
-        self,
-        state: Mapping[str, Tensor],
-        heads: int,
-        divisor: int = 128,
-        mlp_eps: float = 1e-6,
-    ) -> None:
-        super().__init__()
-        width, channels, self.patch, _ = state["x_embedder.proj.weight"].shape
-        outputs = state["final_layer.linear.weight"].shape[0]
-        depth = sum(key.endswith(".attn.qkv.weight") for key in state)
-        self.out_channels = outputs // self.patch**2
-        self.x_embedder = PatchEmbedder(channels, width, self.patch)
-        self.t_embedder = TimestepEmbedder(width, divisor)
-        self.y_embedder = LabelEmbedder(len(state["y_embedder.embedding_table.weight"]), width)
-        self.pos_embed = nn.Parameter(torch.zeros(state["pos_embed"].shape), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_eps) for _ in range(depth))
-        self.final_layer = FinalLayer(width, outputs)
-        self.load_state_dict(dict(state), strict=True)
-        self.requires_grad_(False).eval()
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """x (N, C, S, S), t and y (N,) -> (N, C_out, S, S)."""
-        h = self.x_embedder(x) + self.pos_embed
-        c = self.t_embedder(t) + self.y_embedder(y)
-        for block in self.blocks:
-            h = block(h, c)
-        return self.unpatchify(self.final_layer(h, c))
-
-    def unpatchify(self, h: Tensor) -> Tensor:
-        """(N, T, p * p * C) -> (N, C, S, S)."""
-        n, tokens, _ = h.shape
-        grid, p, channels = math.isqrt(tokens), self.patch, self.out_channels
-        h = h.reshape(n, grid, grid, p, p, channels).permute(0, 5, 1, 3, 2, 4)
-        return h.reshape(n, channels, grid * p, grid * p)
+    kernel = left.pop("x_embedder.proj.weight")
+    patch = kernel.shape[-1]
+    h = F.conv2d(x, kernel, left.pop("x_embedder.proj.bias"), stride=patch)
+    h = h.flatten(2).transpose(1, 2) + left.pop("pos_embed")  # (N, T, D)
+    angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(128.0) / divisor)
+    c = linear("t_embedder.mlp.0", torch.cat([angles.cos(), angles.sin()], dim=1))  # (N, D)
+    c = linear("t_embedder.mlp.2", F.silu(c)) + left.pop("y_embedder.embedding_table.weight")[y]
+    c = F.silu(c)[:, None]
+    for block in range(sum(key.endswith(".attn.qkv.weight") for key in state)):
+        name = f"blocks.{block}"
+        modulation = linear(f"{name}.adaLN_modulation.1", c).chunk(6, dim=-1)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
+        qkv = linear(f"{name}.attn.qkv", normalized(h, shift_msa, scale_msa)).chunk(3, dim=-1)
+        h = h + gate_msa * linear(f"{name}.attn.proj", attention(*qkv, heads))
+        fed = linear(f"{name}.mlp.fc1", normalized(h, shift_mlp, scale_mlp, mlp_eps))
+        h = h + gate_mlp * linear(f"{name}.mlp.fc2", F.gelu(fed, approximate="tanh"))
+    shift, scale = linear("final_layer.adaLN_modulation.1", c).chunk(2, dim=-1)
+    h = linear("final_layer.linear", normalized(h, shift, scale))  # (N, T, p * p * C)
+    assert not left
+    grid = math.isqrt(h.shape[1])
+    h = h.unflatten(2, (patch, patch, -1)).unflatten(1, (grid, grid))  # (N, g, g, p, p, C)
+    return h.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

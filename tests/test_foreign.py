@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_random_checkpoint, tiny_vae
+from conftest import tiny_transformer, tiny_vae
 from safetensors.torch import save_file
 from test_original_sizes import random_state, tiny
-from tiny_pipelines import edit_json, save_tiny
+from tiny_pipelines import edit_json
 from tiny_pixart import tiny_pixart
 
 from ditas_core.checkpoints import (
@@ -32,109 +32,69 @@ def named(*names: str) -> dict[str, Any]:
 
 
 DIT = random_state(tiny(classes=5))
-FLUX = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "img_in.weight")
 SD = "model.diffusion_model."
-# (names in a file, what it is called, what to do)
-FILES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "SD3": (
-        named(f"{SD}joint_blocks.0.x_block.attn.qkv.weight", f"{SD}x_embedder.proj.weight"),
-        "Stable Diffusion 3: text and image run through joint blocks",
-        "not supported",
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "Stable Diffusion 3: text and image run through joint blocks": named(
+        f"{SD}joint_blocks.0.x_block.attn.qkv.weight", f"{SD}x_embedder.proj.weight"
     ),
-    "Flux": (named(*FLUX), "Flux: text and image", "not supported"),
-    "Flux, prefixed": (named(*(SD + name for name in FLUX)), "Flux: text and", "not supported"),
-    "Flux of diffusers": (
-        named("single_transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.ff.net.2.bias"),
-        "Flux or a relative",
-        "not supported",
+    "Flux: text and image": named(
+        f"{SD}double_blocks.0.img_attn.qkv.weight", f"{SD}single_blocks.0.linear1.weight"
     ),
-    "HunyuanVideo": (
-        named("double_blocks.0.img_attn_qkv.weight"),
-        "HunyuanVideo: .* frames",
-        "not supported",
+    "Flux or a relative": named(
+        "single_transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.ff.net.2.bias"
     ),
-    "a whole Stable Diffusion": (
-        named(f"{SD}input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"),
-        "a U-Net: .*convolutional",
-        "not supported",
+    "HunyuanVideo: .* frames": named("double_blocks.0.img_attn_qkv.weight"),
+    "a U-Net: .*convolutional": named(
+        f"{SD}input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"
     ),
-    "LoRA": (
-        named("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"),
+    "Sana: .* linear": named(
+        "blocks.0.cross_attn.q_linear.weight", "blocks.0.mlp.inverted_conv.conv.weight"
+    ),
+    "Latte: .* frames": {**DIT, **named("temp_embed")},
+    "a video model: .* frames": named("blocks.0.attn_temp.qkv.weight", "t_block.1.weight"),
+    "Wan: .* frames": named("blocks.0.self_attn.q.weight", "patch_embedding.weight"),
+}
+PIXART = named("blocks.0.cross_attn.q_linear.weight", "t_block.1.weight")
+# (what a file is called, what to do, what it holds)
+FILES: list[tuple[str, str, dict[str, Any]]] = [
+    *((what, "not supported", state) for what, state in UNSUPPORTED.items()),
+    ("a LoRA: ", r"fuse_lora\(\)", named("lora_unet_down_blocks_0.lora_down.weight")),
+    (
         "a LoRA: .* another model",
         r"fuse_lora\(\)",
-    ),
-    "LoRA of another tool": (
-        named("lora_unet_down_blocks_0.lora_down.weight"),
-        "a LoRA: ",
-        r"fuse_lora\(\)",
-    ),
-    "LoRA of a DiT": (
         {**DIT, **named("blocks.0.attn.qkv.lora_A.weight")},
-        "a LoRA: ",
-        r"fuse_lora\(\)",
     ),
-    "PixArt": (
-        {
-            **{k: v for k, v in DIT.items() if "adaLN" not in k and "y_embedder" not in k},
-            **named(
-                "y_embedder.y_proj.fc1.weight",
-                "blocks.0.cross_attn.q_linear.weight",
-                "blocks.0.scale_shift_table",
-                "t_block.1.weight",
-            ),
-        },
+    (
         "an original PixArt: .* captions",
         "convert it to a diffusers folder first: .*convert_pixart_",
+        {**{k: v for k, v in DIT.items() if "y_embedder" not in k}, **PIXART},
     ),
-    "Sana": (
-        named("blocks.0.cross_attn.q_linear.weight", "blocks.0.mlp.inverted_conv.conv.weight"),
-        "Sana: .* linear",
-        "not supported",
-    ),
-    "Latte": ({**DIT, **named("temp_embed")}, "Latte: .* frames", "not supported"),
-    "Open-Sora": (
-        named("blocks.0.attn_temp.qkv.weight", "x_embedder.proj.weight", "t_block.1.weight"),
-        "a video model: .* frames",
-        "not supported",
-    ),
-    "Wan": (
-        named("blocks.0.self_attn.q.weight", "blocks.0.cross_attn.q.weight")
-        | named("patch_embedding.weight"),
-        "Wan: .* frames",
-        "not supported",
-    ),
-    "T5": (
-        named("encoder.block.0.layer.0.SelfAttention.q.weight"),
+    (
         "a text encoder: ",
         "pass the transformer's file",
+        named("encoder.block.0.layer.0.SelfAttention.q.weight"),
     ),
-    "an autoencoder": (
-        dict(tiny_vae().state_dict()),
+    (
         "an autoencoder: ",
         "pass the transformer's file; .* --like",
+        dict(tiny_vae().state_dict()),
     ),
-    "a DiT of diffusers": (
-        dict(build_random_checkpoint().transformer.state_dict()),
-        "a transformer in diffusers' layout",
-        "whole folder",
+    *(
+        ("a transformer in diffusers' layout", "whole folder", dict(model.state_dict()))
+        for model in (tiny_transformer(), tiny_pixart(told=True))
     ),
-    "a PixArt of diffusers": (
-        dict(tiny_pixart(told=True).state_dict()),
-        "a transformer in diffusers' layout",
-        "whole folder",
-    ),
-    "something else": (named("fc1.weight", "fc2.weight"), "2 tensors such as", "whole folder"),
-}
+    ("2 tensors such as", "whole folder", named("fc1.weight", "fc2.weight")),
+]
 
 
-@pytest.mark.parametrize(("state", "what", "remedy"), FILES.values(), ids=FILES.keys())
+@pytest.mark.parametrize(("what", "remedy", "state"), FILES)
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_files_of_other_models_are_refused_by_name(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    state: dict[str, Any],
     what: str,
     remedy: str,
+    state: dict[str, Any],
     suffix: str,
 ) -> None:
     path = tmp_path / f"theirs.{suffix}"
@@ -160,11 +120,6 @@ def test_an_original_that_is_not_whole_says_which_file_and_what_to_do(tmp_path: 
         recognise_file(read_headers(tmp_path / "mine.pt"))
 
 
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("foreign") / "stock")
-
-
 def test_faults_that_loading_finds_say_which_file(stock: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     torch.save({**DIT, "pos_embed": DIT["pos_embed"] + 0.1}, file)
@@ -179,13 +134,10 @@ TRANSFORMER, VAE, INDEX = "transformer/config.json", "vae/config.json", "model_i
 NUMBERS = "^lender: {file}: expected .*{key}.*; pass another"
 WRONG = [
     (TRANSFORMER, "num_attention_heads", "abc", NUMBERS),
-    (TRANSFORMER, "num_attention_heads", -1, NUMBERS),
     (TRANSFORMER, "attention_head_dim", 1e400, NUMBERS),
-    (TRANSFORMER, "attention_head_dim", 2**70, NUMBERS),
     (TRANSFORMER, "norm_eps", None, NUMBERS),
     (TRANSFORMER, "norm_eps", float("nan"), NUMBERS),
     (VAE, "latent_channels", None, NUMBERS),
-    (VAE, "latent_channels", "x", NUMBERS),
     (VAE, "scaling_factor", 0, "expected {key}"),
     (VAE, "_class_name", "VQModel", "expected an AutoencoderKL"),
     (INDEX, "id2label", 5, "expected {key}"),

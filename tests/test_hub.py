@@ -32,7 +32,6 @@ from ditas_core.checkpoints import (
     Progress,
     converted,
     fetch_steps,
-    find_parts,
     find_source,
     known_need,
     load_checkpoint,
@@ -169,14 +168,11 @@ def test_a_cancelled_download_is_resumed(hub: Hub, tmp_path: Path, monkeypatch: 
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
     assert int(hub.requests("GET", HEAVY)[-1]["range"][6:-1]) >= 10_000
 
-    class Enough(Exception):
-        pass
-
     def stop(step: Progress) -> None:
         if step.doing.startswith("converting"):
-            raise Enough
+            raise InterruptedError
 
-    with pytest.raises(Enough):
+    with pytest.raises(InterruptedError):
         get(hub, tmp_path / "again", progress=stop)
     assert not [n for n in left_in(tmp_path / "again") if "convert" in n]
     assert load_folder(get(hub, tmp_path / "again")).latent_shape == (4, 8, 8)
@@ -214,10 +210,11 @@ def test_a_card_may_be_missing(hub: Hub, tmp_path: Path) -> None:
 
 def test_busy_servers_are_waited_for_as_they_ask_within_bounds(hub: Hub, tmp_path: Path) -> None:
     waits = Waits()
-    hub.faults[f"HEAD {HEAVY}"] = [(429, 3), (429, "soon"), (503, 9999)]
+    later = [(429, "3"), (429, "soon"), (503, "9999")]
+    hub.faults[f"HEAD {HEAVY}"] = [(status, {"Retry-After": told}) for status, told in later]
     assert load_folder(get(hub, tmp_path, sleep=waits)).latent_shape == (4, 8, 8)
     assert sum(waits) == 3 + 2 + 60 and max(waits) <= 1  # ticks, so that cancelling is heard
-    hub.faults[f"HEAD {HEAVY}"] = [(429, 1)] * 10
+    hub.faults[f"HEAD {HEAVY}"] = [(429, {"Retry-After": "1"})] * 10
     with pytest.raises(CheckpointError, match=r"429, too many requests.*5 tries"):
         get(hub, tmp_path / "again")
     assert len(hub.faults[f"HEAD {HEAVY}"]) == 5
@@ -336,12 +333,6 @@ def test_a_full_disk_is_said_and_cleaned(hub: Hub, tmp_path: Path, monkeypatch: 
     assert not [p for p in tmp_path.iterdir() if "convert" in p.name or p.name == "target"]
 
 
-def test_a_cache_that_cannot_be_written_is_said(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="set HF_HOME"):
-        get(hub, tmp_path / "file")
-
-
 # Processes
 
 
@@ -395,43 +386,18 @@ def test_the_known_repositories_are_pinned() -> None:
     assert find_source("facebook/DiT-XL-2-1024") is None
 
 
-NO_IDS = [
-    "someone/theirs",
-    f"someone/theirs@{REVISION}0",
-    f"theirs@{REVISION}",
-    f"../theirs@{REVISION}",
-    f"someone/the..irs@{REVISION}",
-    f"a/b/c@{REVISION}",
-    f"/etc/passwd@{REVISION}",
-    f"someone/theirs@{REVISION}\n",
-    f"someone/th\u00e9irs@{REVISION}",
-]
-
-
-@pytest.mark.parametrize("text", NO_IDS)
-def test_what_is_no_hub_id_with_a_revision_is_none(text: str) -> None:
-    assert find_source(text) is None
-
-
-@pytest.mark.parametrize("kind", ["pickles", "safetensors"])
-def test_any_repository_of_a_dit_loads_with_its_revision(
-    repository: Path, tmp_path: Path, monkeypatch: Any, kind: str, random_checkpoint: Checkpoint
-) -> None:
-    served = repository
-    if kind == "safetensors":
-        served = tmp_path / "served"
-        list(convert_folder(repository, served))
-    with serve_hub(served) as hub:
-        point_to(hub, monkeypatch)
-        loaded = load_checkpoint(f"someone/their-dit@{REVISION}")
-        assert loaded.fingerprint == random_checkpoint.fingerprint
-        assert loaded.name == "someone/their-dit" and loaded.licence == "cc-by-nc-4.0"
-        asked = {path for method, path, _ in hub.asked if method == "GET"}
-        assert {p for p in asked if p.endswith(".bin")} == (
-            {HEAVY, "vae/diffusion_pytorch_model.bin"} if kind == "pickles" else set()
-        )
-        weighed = weigh(f"someone/their-dit@{REVISION}")
-        assert weighed.parameters == sum(p.numel() for p in loaded.transformer.parameters())
+@pytest.mark.parametrize("repo", ["facebook/DiT-XL-2-256", "someone/their-dit"])
+def test_a_repository_loads_by_its_name(hub: Hub, monkeypatch: Any, repo: str) -> None:
+    point_to(hub, monkeypatch)
+    name = repo if repo in HUB_SOURCES else f"{repo}@{REVISION}"
+    seen: list[Progress] = []
+    loaded = load_checkpoint(name, dtype=torch.bfloat16, progress=seen.append)
+    assert loaded.name == repo and loaded.licence == "cc-by-nc-4.0"
+    assert {p.dtype for p in loaded.transformer.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in loaded.vae.parameters()} == {torch.float32}
+    assert seen and hub.requests("GET", HEAVY)
+    parameters = sum(p.numel() for p in loaded.transformer.parameters())
+    assert weigh(name).parameters == parameters
 
 
 def hub_cache(repository: Path, cache: Path) -> Path:
@@ -467,23 +433,11 @@ def test_what_the_hub_cache_holds_is_converted_offline(
         fetch(SOURCE, cache=tmp_path / "again")
 
 
-def test_a_snapshot_in_the_hub_cache_loads_and_lends(hub: Hub, tmp_path: Path) -> None:
-    snapshot = hub_cache(get(hub, tmp_path / "own"), tmp_path / "none")
-    assert load_checkpoint(snapshot).latent_shape == (4, 8, 8)
-    parts = find_parts(snapshot)
-    assert parts is not None and parts.headers().parameters > 0
-
-
 @pytest.mark.slow
 def test_the_command_line_fetches_and_then_works_offline(hub: Hub, tmp_path: Path) -> None:
-    home = {
-        "HF_HOME": str(tmp_path),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_TOKEN": "",
-        "HF_HUB_CACHE": "",
-    }
-    env = {k: v for k, v in {**os.environ, **home}.items() if v}
-    env.pop("HF_HUB_CACHE", None)
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.endpoint}
+    for name in ("HF_TOKEN", "HF_HUB_CACHE"):
+        env.pop(name, None)
     command = [sys.executable, "-m", "ditas_core", "info", "facebook/DiT-XL-2-512", "--json"]
 
     def info(**more: str) -> dict[str, Any]:
@@ -499,15 +453,3 @@ def test_the_command_line_fetches_and_then_works_offline(hub: Hub, tmp_path: Pat
     assert first["name"] == "facebook/DiT-XL-2-512" and first["licence"] == "cc-by-nc-4.0"
     again = info(HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert again == first
-
-
-def test_the_known_repositories_load_by_name(hub: Hub, monkeypatch: Any) -> None:
-    point_to(hub, monkeypatch)
-    seen: list[Progress] = []
-    checkpoint = load_checkpoint(
-        "facebook/DiT-XL-2-256", dtype=torch.bfloat16, progress=seen.append
-    )
-    assert checkpoint.name == "facebook/DiT-XL-2-256" and checkpoint.licence == "cc-by-nc-4.0"
-    assert {p.dtype for p in checkpoint.transformer.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in checkpoint.vae.parameters()} == {torch.float32}
-    assert seen and hub.requests("GET", HEAVY)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,11 @@ import torch
 from diffusers import DiTTransformer2DModel
 from hub_server import REVISION, Hub, serve_hub
 from test_hub import Waits, hub_cache
+from tiny_pipelines import edit_json
 from tiny_pixart import save_tiny_pixart
 
 from ditas_core.checkpoints import (
     CheckpointError,
-    HubSource,
     Machine,
     check_machine,
     find_source,
@@ -32,7 +29,8 @@ from ditas_core.checkpoints.hub_checks import need_of_parts
 from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.transfer import ask, look_up
 
-NAME = f"facebook/DiT-tiny@{REVISION}"
+SOURCE = find_source(f"facebook/DiT-tiny@{REVISION}")
+assert SOURCE is not None
 WEIGHTS = ("transformer/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.bin")
 
 
@@ -53,14 +51,8 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
-def the_source() -> HubSource:
-    source = find_source(NAME)
-    assert source is not None
-    return source
-
-
 def get(hub: Hub, cache: Path, **options: Any) -> Path:
-    return fetch(the_source(), cache=cache, endpoint=hub.endpoint, sleep=Waits(), **options)
+    return fetch(SOURCE, cache=cache, endpoint=hub.endpoint, sleep=Waits(), **options)
 
 
 def weights_asked_for(hub: Hub) -> list[str]:
@@ -93,7 +85,7 @@ def test_what_is_counted_before_the_weights_is_what_loading_takes(
     sizes = [
         next((served / part).glob("diffusion_*")).stat().st_size for part in ("transformer", "vae")
     ]
-    before = need_of_parts(the_source(), served, captions=True, sizes=sizes)
+    before = need_of_parts(SOURCE, served, captions=True, sizes=sizes)
     assert before.parameters == after.parameters
     # apart from the largest tensor as stored: what surrounds the numbers of a file counts there
     assert after.float32 == pytest.approx(before.float32, abs=50_000)
@@ -105,10 +97,9 @@ def test_half_precision_that_does_not_fit_is_not_downloaded(
     served: Path, tmp_path: Path, where: str, monkeypatch: Any
 ) -> None:
     """Held in float32 it takes twice what its file has."""
-    config = json.loads((served / "transformer" / "config.json").read_text())
-    options = {"num_attention_heads": 4, "attention_head_dim": 64, "num_layers": 3}
-    model = DiTTransformer2DModel.from_config({**config, **options})
-    (served / "transformer" / "config.json").write_text(json.dumps({**config, **options}))
+    config = served / "transformer" / "config.json"
+    edit_json(config, num_attention_heads=4, attention_head_dim=64, num_layers=3)
+    model = DiTTransformer2DModel.from_config(json.loads(config.read_text()))
     torch.save(model.half().state_dict(), served / WEIGHTS[0])
     with serve_hub(served) as hub:
         size = (served / WEIGHTS[0]).stat().st_size
@@ -157,58 +148,19 @@ def stop_at(name: str) -> Callable[[Any], None]:
 # What is no model that is understood
 
 
-EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "another pipeline": (
-        "model_index.json",
-        {"_class_name": "StableDiffusionPipeline"},
-        "got 'StableDiffusionPipeline'",
-    ),
-    "another family": (
-        "transformer/config.json",
-        {"_class_name": "PixArtTransformer2DModel"},
-        "names another family's pipeline",
-    ),
-    "another class": (
-        "transformer/config.json",
-        {"_class_name": "UNet2DConditionModel"},
-        "'UNet2DConditionModel': it is a convolutional U-Net",
-    ),
-    "other blocks": (
-        "transformer/config.json",
-        {"norm_type": "layer_norm"},
-        "expected adaLN-Zero blocks",
-    ),
-    "no such numbers": (
-        "transformer/config.json",
-        {"num_layers": 10**9},
-        "transformer: expected",
-    ),
-    "no such autoencoder": (
-        "vae/config.json",
-        {"block_out_channels": "wide"},
-        "vae: expected",
-    ),
-    "another schedule": (
-        "scheduler/scheduler_config.json",
-        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
-        "a flow-matching model",
-    ),
-}
-
-
 @pytest.mark.parametrize("where", ["hub", "its cache"])
-@pytest.mark.parametrize(("file", "edit", "words"), EDITS.values(), ids=EDITS.keys())
+@pytest.mark.parametrize(
+    ("file", "cls", "words"),
+    [
+        ("model_index.json", "FluxPipeline", "got 'FluxPipeline'"),
+        ("transformer/config.json", "UNet2DConditionModel", "it is a convolutional U-Net"),
+        ("scheduler/scheduler_config.json", "FlowMatchEulerDiscreteScheduler", "a flow-matching"),
+    ],
+)
 def test_what_cannot_be_loaded_is_refused_before_its_weights(
-    served: Path,
-    tmp_path: Path,
-    file: str,
-    edit: dict[str, Any],
-    words: str,
-    where: str,
-    monkeypatch: Any,
+    served: Path, tmp_path: Path, file: str, cls: str, words: str, where: str, monkeypatch: Any
 ) -> None:
-    config = json.loads((served / file).read_text())
-    (served / file).write_text(json.dumps({**config, **edit}))
+    edit_json(served / file, _class_name=cls)
     with serve_hub(served) as hub:
         if where == "its cache":
             hub_cache(served, tmp_path / "none")
@@ -216,16 +168,6 @@ def test_what_cannot_be_loaded_is_refused_before_its_weights(
         with pytest.raises(CheckpointError, match=f"^facebook/DiT-tiny: .*{words}"):
             get(hub, tmp_path / "cache")
         assert not weights_asked_for(hub)
-
-
-def test_without_captions_the_page_is_told_of_too(tmp_path: Path) -> None:
-    served = save_tiny_pixart(tmp_path / "served", told=False)
-    (served / "captions.safetensors").unlink()
-    with (
-        serve_hub(served) as hub,
-        pytest.raises(CheckpointError, match=r"a local folder only, app\.py --checkpoint FOLDER"),
-    ):
-        get(hub, tmp_path / "cache")
 
 
 # Places and addresses that are none
@@ -242,51 +184,24 @@ def test_a_file_where_a_folder_belongs_is_said(hub: Hub, tmp_path: Path, blocked
     assert place.read_text() == "mine"
 
 
-@contextmanager
-def answering(status: int, headers: dict[str, str]) -> Iterator[str]:
-    """The address of a server that always says the same."""
-
-    class Says(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": "0"}.items():
-                self.send_header(key, value)
-            self.end_headers()
-
-        do_HEAD = do_GET = answer
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Says) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/x"
-        finally:
-            server.shutdown()
-            thread.join()
+def address(hub: Hub) -> str:
+    return f"{hub.endpoint}/someone/theirs/resolve/{REVISION}/model_index.json"
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
-@pytest.mark.parametrize("address", ["http://[::1", "http://[x]/", "//[/x"])
-def test_an_address_that_is_none_is_said(method: str, address: str) -> None:
-    with (
-        answering(302, {"Location": address}) as url,
-        pytest.raises(CheckpointError, match=r"hub: expected .* got one that is none"),
-    ):
-        list(ask(url, method, {}, Waits()))
-
-
-def test_an_endpoint_that_is_none_is_said() -> None:
+@pytest.mark.parametrize("told", ["http://[::1", "http://[x]/", "//[/x"])
+def test_an_address_that_is_none_is_said(hub: Hub, method: str, told: str) -> None:
+    for path in ("model_index.json", "HEAD model_index.json"):
+        hub.faults[path] = [(302, {"Location": told})]
+    with pytest.raises(CheckpointError, match=r"hub: expected .* got one that is none"):
+        list(ask(address(hub), method, {}, Waits()))
     with pytest.raises(CheckpointError, match=r"hub: expected an address.*check HF_ENDPOINT"):
         list(look_up("http://[::1/model_index.json", {}, Waits()))
 
 
 @pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "-1", "1e3"])
-def test_a_size_that_is_none_is_said(size: str) -> None:
-    with (
-        answering(200, {"X-Linked-Size": size, "ETag": "0" * 40}) as url,
-        pytest.raises(CheckpointError, match="hub: expected the size and hash"),
-    ):
-        list(look_up(url, {}, Waits()))
+def test_a_size_that_is_none_is_said(hub: Hub, size: str) -> None:
+    told = {"X-Linked-Size": size, "ETag": "0" * 40}
+    hub.faults["HEAD model_index.json"] = [(200, told)]
+    with pytest.raises(CheckpointError, match="hub: expected the size and hash"):
+        list(look_up(address(hub), {}, Waits()))

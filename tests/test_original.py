@@ -5,40 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_transformer
 from diffusers import DiTPipeline, DiTTransformer2DModel
-from original_dit import OriginalDiT
+from original_dit import original_dit
 from safetensors.torch import load_file
-from test_original_sizes import WIDTHS, random_state
 from tiny_pipelines import save_tiny
 from torch import Tensor
 
 from ditas_core.checkpoints import (
-    Architecture,
     Checkpoint,
     CheckpointError,
     fingerprint,
     from_original,
     load_checkpoint,
     read_state,
-    recognise,
     to_original,
     write_state,
 )
 from ditas_core.cli import main
-from ditas_core.sampling import sample_latents
-from ditas_core.specs import SamplingSpec
 
 pytestmark = pytest.mark.numeric
 
 State = dict[str, Any]
-SIZES = {"S": (12, 33), "B": (12, 130), "L": (24, 458), "XL": (28, 675)}
-"""Blocks, and the published millions of parameters at patches of 2."""
 TIMES = torch.tensor([0, 1, 20, 100, 300, 500, 800, 999])
 
 
@@ -85,20 +77,8 @@ def predict(transformer: DiTTransformer2DModel) -> Tensor:
 def predict_original(transformer: DiTTransformer2DModel, divisor: int, mlp_eps: float) -> Tensor:
     """The same inputs through the original architecture."""
     heads = int(transformer.config.num_attention_heads)
-    network = OriginalDiT(to_original(transformer), heads, divisor, mlp_eps)
     x, labels = inputs(transformer)
-    return network(x, TIMES, labels)
-
-
-class AsDiffusers(torch.nn.Module):
-    """The original network behind the interface of diffusers."""
-
-    def __init__(self, network: OriginalDiT) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=self.network(x, timestep, class_labels))
+    return original_dit(to_original(transformer), heads, x, TIMES, labels, divisor, mlp_eps)
 
 
 def assert_same(first: DiTTransformer2DModel, second: DiTTransformer2DModel) -> None:
@@ -135,9 +115,6 @@ def test_conversion_copies_and_draws_no_random_numbers(tiny: DiTTransformer2DMod
         value.zero_()
     assert fingerprint(tiny) == fingerprint(again) == before
     assert torch.equal(torch.get_rng_state(), random)
-    again.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight.data.zero_()
-    with pytest.raises(CheckpointError, match="block 1 differs"):
-        to_original(again)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -178,50 +155,7 @@ def test_what_the_published_constants_change(demo_checkpoint: Checkpoint) -> Non
     assert 1e-7 < (epsilon - expected).norm() / expected.norm() < 1e-5
 
 
-def test_the_same_latents_are_sampled(demo_checkpoint: Checkpoint) -> None:
-    transformer = demo_checkpoint.transformer
-    state = to_original(transformer)
-    network = OriginalDiT(state, heads=4, divisor=127, mlp_eps=1e-5)
-    expected, again, original = (
-        sample_latents(
-            model,
-            demo_checkpoint.scheduler,
-            torch.tensor([1, 32]),
-            demo_checkpoint.latent_shape,
-            SamplingSpec(steps=4),
-            seed=7,
-        )
-        for model in (transformer, from_original(state), AsDiffusers(network))
-    )
-    assert torch.equal(again, expected)
-    # four steps, each of two predictions that guidance takes apart
-    spread = 4 * (2 * SamplingSpec().guidance_scale - 1)
-    assert (original - expected).abs().max() <= spread * ROUNDED * expected.abs().max()
-
-
-# What shapes tell
-
-
-@pytest.mark.parametrize("patch", [2, 4, 8])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("latent", [32, 64])
-def test_published_sizes_are_recognised(size: str, patch: int, latent: int) -> None:
-    (depth, millions), (width, heads) = SIZES[size], WIDTHS[size]
-    model = Architecture(depth, width, heads, patch, 4, 8, latent, 1000)
-    shapes = {key: torch.empty(shape, device="meta") for key, shape in model.shapes().items()}
-    assert recognise(shapes) == model
-    if patch == 2 and latent == 32:
-        count = sum(v.numel() for v in shapes.values())
-        assert count == pytest.approx(millions * 1e6, rel=0.01)
-
-
-def test_a_published_width_gets_its_heads_unless_told() -> None:
-    state = random_state(Architecture(1, 384, 6, 4, 4, 8, 16, 10))
-    config = from_original(state).config
-    assert config.num_attention_heads == 6 and config.attention_head_dim == 64
-    assert config.sample_size == 16 and config.patch_size == 4
-    assert config.num_embeds_ada_norm == 10 and config.out_channels == 8
-    assert from_original(state, heads=12).config.attention_head_dim == 32
+# What is refused
 
 
 @pytest.mark.parametrize("heads", [None, 0, -2, 3, 64])
@@ -230,27 +164,21 @@ def test_heads_that_do_not_fit_are_refused(state: State, heads: int | None) -> N
         from_original(state, heads)
 
 
-# What is refused
-
-
 def changed(key: str, change: Callable[[Tensor], object]) -> Callable[[State], object]:
     return lambda state: state.update({key: change(state[key])})
 
 
 QKV = "blocks.1.attn.qkv.weight"
-MLP, PATCHES = "blocks.0.mlp.fc1.weight", "x_embedder.proj.weight"
+PATCHES = "x_embedder.proj.weight"
 TABLE, LINEAR = "y_embedder.embedding_table.weight", "final_layer.linear.weight"
 FAULTS: dict[str, tuple[str, Callable[[State], object]]] = {
     "empty": ("pos_embed", lambda s: s.clear()),
     "no qkv": (QKV, lambda s: s.pop(QKV)),
-    "no table": (TABLE, lambda s: s.pop(TABLE)),
     "no pos_embed": ("pos_embed", lambda s: s.pop("pos_embed")),
     "extra": ("extra.weight", lambda s: s.update({"extra.weight": torch.zeros(1)})),
-    "extra in a block": ("blocks.0.q.bias", lambda s: s.update({"blocks.0.q.bias": torch.ones(1)})),
     "extra far block": ("blocks.9", lambda s: s.update({"blocks.9.mlp.fc1.bias": torch.ones(1)})),
     "extra number": ("7", lambda s: s.update({7: torch.zeros(1)})),
     "short qkv": (QKV, changed(QKV, lambda v: v[:-1])),
-    "transposed": (MLP, changed(MLP, lambda v: v.T)),
     "flat patches": (PATCHES, changed(PATCHES, torch.flatten)),
     "oblong patches": (PATCHES, changed(PATCHES, lambda v: v[..., :1])),
     "oblong grid": ("square number", changed("pos_embed", lambda v: v[:, :-1])),
@@ -258,7 +186,6 @@ FAULTS: dict[str, tuple[str, Callable[[State], object]]] = {
     "no null class": ("a row per class", changed(TABLE, lambda v: v[:1])),
     "no rows": ("non-empty", changed(TABLE, lambda v: v[:0])),
     "integers": (QKV, changed(QKV, lambda v: v.to(torch.int8))),
-    "double precision": (QKV, changed(QKV, lambda v: v.double())),
     "sparse": (QKV, changed(QKV, lambda v: v.to_sparse())),
     "a list": (QKV, changed(QKV, lambda v: v.tolist())),
     "learned positions": ("sine-cosine", changed("pos_embed", lambda v: v + 0.1)),
@@ -360,6 +287,11 @@ def test_the_demo_stays_in_half_precision(
     done = run_json(capsys, source, "--to", "original", "--out", file)
     assert done["blocks"] == 8 and done["width"] == 256
     assert done["bytes"] < 2.1 * done["parameters"] + 200_000
+    assert load_checkpoint(file, like=source).fingerprint == demo_checkpoint.fingerprint
+    assert main(["info", str(file), "--like", str(source), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["heads"] == 4 and told["autoencoder"] == "fluent-emoji-dit"
+    assert told["preflight"]["float32"] > 1e8
     run_json(capsys, file, "--to", "diffusers", "--like", source, "--out", again)
     assert_same(load_checkpoint(again).transformer, demo_checkpoint.transformer)
     name = Path("transformer") / "diffusion_pytorch_model.safetensors"

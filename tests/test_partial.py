@@ -11,7 +11,6 @@ from ditas_core.checkpoints import Checkpoint, get_linear
 from ditas_core.comparison import Trajectory, TrajectoryProgress, iterate_trajectory, switching
 from ditas_core.conversion import quantize_transformer
 from ditas_core.layers import QuantizedLinear
-from ditas_core.sampling import iterate_latents
 from ditas_core.search import plain_recipe
 from ditas_core.specs import (
     CONVENTIONS,
@@ -171,26 +170,6 @@ def test_quantized_from_a_step_on(
         else:
             assert torch.equal(mixed.latents, full.latents)
             assert torch.equal(mixed.images, full.images)
-
-
-def test_every_step_asks_once_for_its_transformer(random_checkpoint: Checkpoint) -> None:
-    asked = []
-
-    def transformer_at(index: int) -> nn.Module:
-        asked.append(index)
-        return random_checkpoint.transformer
-
-    steps = list(
-        iterate_latents(
-            transformer_at,
-            random_checkpoint.scheduler,
-            LABELS,
-            random_checkpoint.latent_shape,
-            SamplingSpec(steps=3),
-            seed=0,
-        )
-    )
-    assert asked == [step.index for step in steps] == [0, 1, 2]
 
 
 def test_a_negative_step_is_refused(random_checkpoint: Checkpoint, other: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +11,14 @@ import pytest
 import torch
 from conftest import build_random_checkpoint
 from slow_reference import slow_fake_quantize, slow_smoothing_factor
-from tiny_pipelines import edit_json
-from tiny_pixart import (
-    LENGTHS,
-    NAMES,
-    TOKENS,
-    plain_latents,
-    save_tiny_pixart,
-    stock_latents,
-    tiny_captions,
-    tiny_pixart,
-)
+from test_cli import run_json
+from tiny_pipelines import DDIM, pixart
+from tiny_pixart import LENGTHS, NAMES, TOKENS, save_tiny_pixart, tiny_captions, tiny_pixart
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditas_core.artifact import load_quantized, save_quantized
-from ditas_core.calibration import (
-    Calibration,
-    CalibrationJournal,
-    calibrate,
-    iterate_calibration,
-)
+from ditas_core.calibration import Calibration, CalibrationJournal, calibrate, iterate_calibration
 from ditas_core.checkpoints import (
     DIT,
     PIXART,
@@ -46,7 +32,7 @@ from ditas_core.checkpoints import (
     load_checkpoint,
 )
 from ditas_core.cli import main
-from ditas_core.comparison import Trajectory, compare, measured_sensitivity, run_trajectory
+from ditas_core.comparison import measured_sensitivity, run_trajectory
 from ditas_core.conversion import (
     get_affine,
     inject_outliers,
@@ -99,12 +85,6 @@ def calibrations(checkpoints: dict[bool, Checkpoint]) -> dict[bool, Calibration]
     return found
 
 
-@pytest.fixture
-def folder(folders: dict[bool, Path], tmp_path: Path) -> Path:
-    """A copy of Sigma's to damage."""
-    return Path(shutil.copytree(folders[False], tmp_path / "tiny"))
-
-
 def forward(checkpoint: Checkpoint, transformer: torch.nn.Module, seed: int = 0) -> torch.Tensor:
     """One pass of all captions, both halves."""
     labels = torch.arange(len(NAMES))
@@ -125,15 +105,6 @@ def smoothed(checkpoint: Checkpoint, calibration: Calibration, bits: BitWidths) 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> Any:
     model = quantize_transformer(checkpoint, recipe, calibration)
     return model
-
-
-def leading(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """With the timesteps that DDIM takes when nothing is said."""
-    return {**scheduler, "timestep_spacing": "leading"}
-
-
-def hooks_of(module: torch.nn.Module) -> int:
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in module.modules())
 
 
 @BOTH
@@ -177,15 +148,12 @@ def test_layers_of_a_group_share_their_input(
     """Seen, not said: every layer of a group gets the same tensor, other groups another."""
     checkpoint = checkpoints[told]
     seen: dict[str, torch.Tensor] = {}
-    handles = []
-    for group in checkpoint.groups:
-        for path in group.layers:
 
-            def hook(_m: Any, args: tuple[torch.Tensor, ...], path: str = path) -> None:
-                seen[path] = args[0].clone()
+    def watch(path: str) -> Any:
+        layer = get_linear(checkpoint.transformer, path)
+        return layer.register_forward_pre_hook(lambda _, args: seen.update({path: args[0].clone()}))
 
-            layer = get_linear(checkpoint.transformer, path)
-            handles.append(layer.register_forward_pre_hook(hook))
+    handles = [watch(path) for group in checkpoint.groups for path in group.layers]
     forward(checkpoint, checkpoint.transformer)
     for handle in handles:
         handle.remove()
@@ -200,32 +168,46 @@ def test_layers_of_a_group_share_their_input(
 
 
 @BOTH
-def test_sampling_is_the_plain_loop(checkpoints: dict[bool, Checkpoint], told: bool) -> None:
-    """Masks, padding, resolution, guidance, batches: what each caption alone gives comes out."""
-    checkpoint, labels = checkpoints[told], [1, 0, 2]
-    checkpoint = replace(checkpoint, scheduler=leading(checkpoint.scheduler))
-    noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
-    expected = plain_latents(told, labels, noise, 4, 4.5)
-    spec = replace(SAMPLING, steps=4)
-    run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), spec, 7)
+def test_sampling_is_the_stock_pipelines(checkpoints: dict[bool, Checkpoint], told: bool) -> None:
+    """Masks, padding, resolution, guidance, batches."""
+    checkpoint, labels, captions = checkpoints[told], [1, 0, 2], tiny_captions()
+    # the timesteps that DDIM takes when nothing is said
+    leading = {**checkpoint.scheduler, "timestep_spacing": "leading"}
+    checkpoint = replace(checkpoint, scheduler=leading)
+    expected = pixart(told, DDIM)(
+        prompt=None,
+        negative_prompt=None,
+        prompt_embeds=captions.embeds[labels],
+        prompt_attention_mask=captions.mask[labels],
+        negative_prompt_embeds=captions.null_embeds.repeat(3, 1, 1),
+        negative_prompt_attention_mask=captions.null_mask.repeat(3, 1),
+        latents=initial_noise(checkpoint.latent_shape, generators(7, 3)),
+        num_inference_steps=SAMPLING.steps,
+        guidance_scale=SAMPLING.guidance_scale,
+        use_resolution_binning=False,
+        output_type="latent",
+    ).images
+    run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), SAMPLING, 7)
     assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert run.images.shape == (3, 3, checkpoint.image_size, checkpoint.image_size)
-    other = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor([0, 0, 2]), spec, 7)
+    others = torch.tensor([0, 0, 2])
+    other = run_trajectory(checkpoint, checkpoint.transformer, others, SAMPLING, 7)
     assert not torch.allclose(other.final[0], run.final[0], rtol=1e-2)
     assert torch.equal(other.final[1:], run.final[1:]), "a sample does not know its neighbours"
 
 
-@pytest.mark.slow
-@BOTH
-def test_sampling_is_the_stock_pipelines(checkpoints: dict[bool, Checkpoint], told: bool) -> None:
-    """Where the transformers library is there, which the stock pipeline needs."""
-    pytest.importorskip("transformers")
-    checkpoint, labels = checkpoints[told], [1, 0, 2]
-    checkpoint = replace(checkpoint, scheduler=leading(checkpoint.scheduler))
-    noise = initial_noise(checkpoint.latent_shape, generators(7, 3))
-    expected = stock_latents(told, labels, noise, 3, 4.5)
-    run = run_trajectory(checkpoint, checkpoint.transformer, torch.tensor(labels), SAMPLING, 7)
-    assert torch.allclose(run.final, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+def test_steps_of_other_captions_are_not_taken_up(
+    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints[False]
+
+    def journal(of: Checkpoint) -> CalibrationJournal:
+        return CalibrationJournal(tmp_path / "steps", of.origin, SPEC, (0, SPEC.samples))
+
+    calibration = calibrate(checkpoint, SPEC, journal(checkpoint))
+    assert calibration.sha256 == calibrations[False].sha256
+    assert len(list(journal(checkpoint).steps())) == SAMPLING.steps
+    assert not list(journal(replace(checkpoint, captions=tiny_captions(seed=4))).steps())
 
 
 def test_padding_reaches_no_statistics(
@@ -265,30 +247,6 @@ def test_energy_is_the_mean_over_each_groups_own_rows(
         assert torch.equal(stats.energy[0], stats.energy[1]), "the text is the same at every step"
     with pytest.raises(SpecError, match="tokens: expected at most 72"):
         list(iterate_calibration(checkpoint, replace(spec, tokens=73)))
-
-
-def test_an_interrupted_calibration_goes_on_with_the_same_bits(
-    checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration], tmp_path: Path
-) -> None:
-    checkpoint = checkpoints[False]
-
-    def journal(of: Checkpoint) -> CalibrationJournal:
-        return CalibrationJournal(tmp_path / "steps", of.origin, SPEC, (0, SPEC.samples))
-
-    events = iterate_calibration(checkpoint, SPEC, journal(checkpoint))
-    for event in events:
-        if getattr(event, "step", 0) == 2:
-            break
-    events.close()  # type: ignore[attr-defined]
-    assert len(list(journal(checkpoint).steps())) == 2
-    calibration = calibrate(checkpoint, SPEC, journal(checkpoint))
-    assert calibration.sha256 == calibrations[False].sha256
-    calibration.save(tmp_path / "c.safetensors")
-    assert Calibration.load(tmp_path / "c.safetensors").sha256 == calibration.sha256
-    assert hooks_of(checkpoint.transformer) == 0
-    assert fingerprint(checkpoint.transformer) == checkpoint.fingerprint
-    other = replace(checkpoint, captions=tiny_captions(seed=4))
-    assert not list(journal(other).steps()), "steps of other captions are not taken up"
 
 
 @BOTH
@@ -373,39 +331,24 @@ def test_every_convention_survives_a_quantized_folder(
     assert torch.equal(forward(loaded, loaded.transformer), forward(checkpoint, model))
 
 
-def test_search_and_branch_lower_the_error(
+def test_outliers_are_injected_where_they_fold(
     checkpoints: dict[bool, Checkpoint], calibrations: dict[bool, Calibration]
 ) -> None:
-    """With outliers in the folded groups W4A8 after the search beats plain rounding, in latents."""
-    base, labels = checkpoints[False], torch.arange(3)
+    base = checkpoints[False]
     loud = inject_outliers(base.transformer, 30.0, channels=4)
+    before, after = forward(base, base.transformer), forward(base, loud)
+    assert float((after - before).norm() / before.norm()) < 1e-4
     checkpoint = replace(base, transformer=loud)
-    same = forward(checkpoint, loud) - forward(base, base.transformer)
-    assert float(same.norm() / forward(base, base.transformer).norm()) < 1e-4
     calibration = calibrate(checkpoint, SPEC)
-    atlas = outlier_atlas(checkpoint, calibration)
-    assert (
-        atlas.groups["0.proj2"].strength
-        > 5 * outlier_atlas(base, calibrations[False]).groups["0.proj2"].strength
+    quiet, found = (
+        outlier_atlas(each, of).groups["0.proj2"].strength
+        for each, of in ((base, calibrations[False]), (checkpoint, calibration))
     )
-    reference = run_trajectory(checkpoint, loud, labels, SAMPLING, 1)
-    found = {}
-    for method in ("plain", "ditas"):
-        recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8), method=method))
-        run = run_trajectory(
-            checkpoint, converted(checkpoint, recipe, calibration), labels, SAMPLING, 1
-        )
-        assert isinstance(run, Trajectory) and isinstance(reference, Trajectory)
-        found[method] = float(compare(reference, run).latent_sqnr.mean())
-    assert found["ditas"] > found["plain"] + 1
-
-
-def test_only_foldable_groups_are_rescaled(checkpoints: dict[bool, Checkpoint]) -> None:
-    transformer = checkpoints[False].transformer
+    assert found > 5 * quiet
     for kind in ("qkv", "q2", "kv2", "fc1", "fc2"):
         s = torch.full((384 if kind == "fc2" else 96,), 2.0)
         with pytest.raises(ValueError, match="foldable"):
-            rescaled_transformer(transformer, {f"0.{kind}": s})
+            rescaled_transformer(base.transformer, {f"0.{kind}": s})
 
 
 @BOTH
@@ -440,48 +383,8 @@ def test_sensitivity_sizes_and_costs(
     assert estimate(shape, 1e9).search_s > 0
 
 
-TRANSFORMER, INDEX = "transformer/config.json", "model_index.json"
-FLUX = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
-OTHERS: list[tuple[str, dict[str, Any], str]] = [
-    (TRANSFORMER, {"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel.*joint"),
-    (TRANSFORMER, {"_class_name": "SanaTransformer2DModel"}, "SanaTransformer2DModel.*linear"),
-    (TRANSFORMER, {"_class_name": "HunyuanDiT2DModel"}, "HunyuanDiT2DModel.*skip"),
-    (TRANSFORMER, {"_class_name": "MyTransformer"}, "MyTransformer.*not known here"),
-    (TRANSFORMER, {"_class_name": "DiTTransformer2DModel"}, "another family's pipeline"),
-    (TRANSFORMER, {"_class_name": None}, "None"),
-    (TRANSFORMER, {"norm_type": "ada_norm_zero"}, "adaLN-single"),
-    (TRANSFORMER, {"attention_type": "gated"}, "additional attention"),
-    (TRANSFORMER, {"cross_attention_dim": None}, "cross-attention"),
-    (TRANSFORMER, {"only_cross_attention": True}, "only_cross_attention"),
-    (TRANSFORMER, {"caption_channels": 24}, "shape|expected"),
-    (INDEX, FLUX, "PixArtSigmaPipeline, got 'FluxPipeline'.*joint"),
-    (INDEX, {"_class_name": "DiTPipeline"}, "expected a DiTTransformer2DModel"),
-]
-
-
-@pytest.mark.parametrize(("file", "changes", "reason"), OTHERS)
-def test_other_models_are_refused_by_name(
-    folder: Path, file: str, changes: dict[str, Any], reason: str
-) -> None:
-    edit_json(folder / file, **changes)
-    with pytest.raises(CheckpointError, match=reason):
-        load_checkpoint(folder)
-
-
-def test_the_old_class_name_loads(folder: Path, checkpoints: dict[bool, Checkpoint]) -> None:
-    """Published alpha folders are from before the class had a name of its own."""
-    edit_json(
-        folder / TRANSFORMER,
-        _class_name="Transformer2DModel",
-        double_self_attention=False,
-        only_cross_attention=False,
-        use_linear_projection=False,
-        num_vector_embeds=None,
-    )
-    assert load_checkpoint(folder).fingerprint == checkpoints[False].fingerprint
-
-
-def test_without_captions_it_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+def test_without_captions_it_says_what_to_do(folders: dict[bool, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders[False], tmp_path / "tiny"))
     (tmp_path / "mine").mkdir()
     mine = tiny_captions(seed=4)
     found = load_checkpoint(str(folder), captions=str(mine.save(tmp_path / "mine")))
@@ -499,45 +402,31 @@ def test_without_captions_it_says_what_to_do(folder: Path, tmp_path: Path) -> No
         load_checkpoint(folder, captions=narrow)
 
 
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert main([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-
 @pytest.mark.thorough
 def test_the_whole_walk(
     folders: dict[bool, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every verb, as people type it."""
-    source, short = str(folders[False]), ("--steps", "2", "--guidance", "4.5")
-    calibration, recipe = str(tmp_path / "c.safetensors"), str(tmp_path / "r.json")
-    info = run_json(capsys, "info", source)
+    source, short = folders[False], "--steps 2 --guidance 4.5"
+    calibration, recipe, quantized = tmp_path / "c.safetensors", tmp_path / "r", tmp_path / "q"
+    info = run_json(capsys, f"info {source}")
     assert info["family"] == "PixArt" and info["classes"] == list(NAMES)
     assert len(info["groups"]) == 14
-    run_json(
-        capsys, "calibrate", source, *short, "--samples", "2", "--tokens", "8", "--out", calibration
-    )
-    found = run_json(
-        capsys, "search", source, "--calibration", calibration, "--bits", "W4A8", "--out", recipe
-    )
-    assert set(found["alphas"]) == set(info["groups"])
-    quantized = str(tmp_path / "quantized")
-    made = run_json(capsys, "quantize", source, "--recipe", recipe, "--out", quantized)
+    run_json(capsys, f"calibrate {source} {short} --samples 2 --tokens 8 --out {calibration}")
+    searching = f"search {source} --calibration {calibration} --bits W4A8 --out {recipe}"
+    assert set(run_json(capsys, searching)["alphas"]) == set(info["groups"])
+    made = run_json(capsys, f"quantize {source} --recipe {recipe} --out {quantized}")
     assert 4 < made["effective_bits"] < 12
-    assert run_json(capsys, "info", quantized)["classes"] == list(NAMES)
-    images = str(tmp_path / "images")
-    classes = ("--classes", f"{NAMES[0]},2", *short)
-    sampled = run_json(capsys, "sample", quantized, *classes, "--out", images)
-    assert sampled["classes"] == [NAMES[0], NAMES[2]]
-    compared = run_json(capsys, "compare", source, quantized, "--samples", "3", *short)
+    assert run_json(capsys, f"info {quantized}")["classes"] == list(NAMES)
+    drawing = f"sample {quantized} --classes '{NAMES[0]},2' {short} --out {tmp_path / 'images'}"
+    assert run_json(capsys, drawing)["classes"] == [NAMES[0], NAMES[2]]
+    compared = run_json(capsys, f"compare {source} {quantized} --samples 3 {short}")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
-    ablated = run_json(
-        capsys, "compare", source, "--ablation", "W8A8", "--methods", "plain,smoothing",
-        "--samples", "2", *short,
-    )  # fmt: skip
-    assert [one["label"] for one in ablated["results"]] == ["W8A8 plain", "W8A8 smoothing"]
-    assert main(["convert", source, "--to", "original", "--out", str(tmp_path / "x.pt")]) == 2
+    ablation = f"compare {source} --ablation W8A8 --methods plain,smoothing --samples 2 {short}"
+    ablated = run_json(capsys, ablation)["results"]
+    assert [one["label"] for one in ablated] == ["W8A8 plain", "W8A8 smoothing"]
+    assert main(["convert", str(source), "--to", "original", "--out", str(tmp_path / "x.pt")]) == 2
     assert "expected a DiT" in capsys.readouterr().err
 
 

@@ -43,23 +43,17 @@ def xl(dtype: torch.dtype = torch.float32, latent: int = 32) -> Headers:
 
 
 def test_figures_of_a_published_model() -> None:
+    """Of the smallest free Space's 16 GB and two threads it takes less than half."""
     need = preflight(xl())
     assert need.parameters == pytest.approx(750e6, rel=0.01)  # embedders in every block
     assert need.file_bytes == pytest.approx(2.7e9, rel=0.01) and need.mapped == need.file_bytes
     assert need.float32 == pytest.approx(4 * (675e6 + 750e6) + 0.29e9, rel=0.02)
     assert need.bfloat16 == pytest.approx(2 * (675e6 + 750e6) + 0.29e9, rel=0.02)
-
-
-def test_sixteen_gigabytes_take_it_and_four_do_not() -> None:
-    """The smallest free Space: 16 GB and two threads."""
-    need = preflight(xl())
     check_fits(need, 16 * GB, 50 * GB)
-    with pytest.raises(CheckpointError, match="pass --weights bfloat16") as caught:
-        check_fits(need, 4 * GB, 50 * GB)
-    assert "needs 6.0 GB of memory in float32, 3.2 GB in bfloat16, 4.0 GB are free" in str(
-        caught.value
-    )
     check_fits(need, 4 * GB, 50 * GB, torch.bfloat16)
+    words = "6.0 GB of memory in float32, 3.2 GB in bfloat16, 4.0 GB are free.* --weights bfloat16"
+    with pytest.raises(CheckpointError, match=f"needs {words}"):
+        check_fits(need, 4 * GB, 50 * GB)
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.raises(CheckpointError, match="a smaller checkpoint or a larger machine"):
             check_fits(need, GB, 50 * GB, dtype)
@@ -68,7 +62,6 @@ def test_sixteen_gigabytes_take_it_and_four_do_not() -> None:
 @pytest.mark.parametrize(
     ("memory", "disk", "space", "words"),
     [
-        (int(3.9e9), None, None, "needs 5.2 GB of memory in float32, 2.8 GB in bfloat16, 3.9 GB"),
         (None, 6 * GB, None, "expected 7.0 GB of free disk .* got 6.0 GB"),
         (99 * GB, 99 * GB, 3 * GB, "of address space in float32, .* pass --weights bfloat16"),
         (0, None, None, "0.0 MB are free"),

@@ -6,22 +6,18 @@ import contextlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
-from children import ROOT
 from conftest import build_random_checkpoint
-from processes import LIMIT_S, Death, run, start
+from processes import Death, run, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_pipelines import save_tiny
 
 from ditas_core.calibration import (
     Calibration,
@@ -47,28 +43,23 @@ SPEC = CalibrationSpec(
 SEARCH = SearchSpec(BitWidths(4, 8), grid=(0.0, 0.5, 1.0), low_rank=LowRankSpec(2))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("resume") / "tiny")
-
-
-def calibrating(folder: Path, out: Path, scheduler: str = "ddpm") -> list[str]:
+def calibrating(stock: Path, out: Path, scheduler: str = "ddpm") -> list[str]:
     sizes = f"--steps {STEPS} --samples {SAMPLES} --batch {BATCH} --tokens 5 --seed 3".split()
-    return ["calibrate", str(folder), *sizes, "--scheduler", scheduler, "--out", str(out), "--json"]
+    return ["calibrate", str(stock), *sizes, "--scheduler", scheduler, "--out", str(out), "--json"]
 
 
-def searching(folder: Path, calibration: Path, out: Path, bits: str = "W4A8") -> list[str]:
+def searching(stock: Path, calibration: Path, out: Path, bits: str = "W4A8") -> list[str]:
     files = ["--calibration", str(calibration), "--out", str(out)]
-    return ["search", str(folder), *files, "--bits", bits, "--rank", "2", "--json"]
+    return ["search", str(stock), *files, "--bits", bits, "--rank", "2", "--json"]
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(stock: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Calibrations that nothing interrupted, by scheduler."""
     home = tmp_path_factory.mktemp("whole")
     found = {name: home / f"{name}.safetensors" for name in ("ddim", "ddpm")}
     for name, path in found.items():
-        done = run(calibrating(folder, path, name), home / name)
+        done = run(calibrating(stock, path, name), home / name)
         assert done.code == 0 and done.forwards == STEPS * PASSES
         assert done.report["sha256"] == Calibration.load(path).sha256
     return found
@@ -76,12 +67,12 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture(scope="module")
 def whole_recipe(
-    folder: Path, whole: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    stock: Path, whole: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """The recipe of a search that nothing interrupted."""
     home = whole["ddim"].parent
     out = home / "recipe.json"
-    assert run(searching(folder, whole["ddim"], out), home / "search").code == 0
+    assert run(searching(stock, whole["ddim"], out), home / "search").code == 0
     return out.read_text()
 
 
@@ -103,6 +94,7 @@ MOMENTS = {
     "last step written, not renamed": (Death("rename", STEPS + 1), STEPS - 1),
     "after the last step": (Death("rename", STEPS + 1, "after"), STEPS),
     "calibration written, not renamed": (Death("rename", STEPS + 2), STEPS),
+    "calibration there, steps not removed": (Death("rename", STEPS + 2, "after"), STEPS),
 }
 
 
@@ -111,40 +103,29 @@ MOMENTS = {
     [*((moment, "ddpm") for moment in MOMENTS), ("after the first step", "ddim")],
 )
 def test_a_killed_calibration_goes_on(
-    folder: Path, whole: dict[str, Path], tmp_path: Path, moment: str, scheduler: str
+    stock: Path, whole: dict[str, Path], tmp_path: Path, moment: str, scheduler: str
 ) -> None:
     death, finished = MOMENTS[moment]
     out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out, scheduler)
+    arguments = calibrating(stock, out, scheduler)
     assert run(arguments, tmp_path / "killed", death).code == -signal.SIGKILL
-    assert not out.exists()
+    expected = Calibration.load(whole[scheduler]).sha256
+    there = death == Death("rename", STEPS + 2, "after")
+    assert out.exists() == there and (not there or Calibration.load(out).sha256 == expected)
     assert len(step_files(out)) == finished
     again = run(arguments, tmp_path / "again")
-    assert again.report["sha256"] == Calibration.load(whole[scheduler]).sha256
+    assert again.report["sha256"] == expected
     assert Calibration.load(out).sha256 == again.report["sha256"]
     assert again.forwards == (STEPS - finished) * PASSES
     assert leftovers(out) == []
 
 
-def test_killed_after_the_file_is_there(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out)
-    death = Death("rename", STEPS + 2, "after")
-    assert run(arguments, tmp_path / "killed", death).code == -signal.SIGKILL
-    assert Calibration.load(out).sha256 == Calibration.load(whole["ddpm"]).sha256
-    again = run(arguments, tmp_path / "again")
-    assert again.code == 0 and again.forwards == 0
-    assert leftovers(out) == []
-
-
 def test_killed_again_and_again_at_random_moments(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
+    stock: Path, whole: dict[str, Path], tmp_path: Path
 ) -> None:
     """From outside, until a run gets through; each step is finished once."""
     out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out)
+    arguments = calibrating(stock, out)
     rng, passes, kills = random.Random(7), 0, 0
     for attempt in range(3):
         before = len(step_files(out))
@@ -163,29 +144,6 @@ def test_killed_again_and_again_at_random_moments(
     # of the step that a kill interrupts all passes may have run, but not been kept
     assert STEPS * PASSES <= passes + last.forwards <= STEPS * PASSES + kills * PASSES
     assert leftovers(out) == []
-
-
-def test_python_m_ditas_core_is_killed_and_goes_on(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
-) -> None:
-    """The real thing, without any of the tests' machinery in the process."""
-    out = tmp_path / "c.safetensors"
-    arguments = [sys.executable, "-m", "ditas_core", *calibrating(folder, out)]
-    with subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + LIMIT_S
-        while not step_files(out) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        process.kill()
-        process.communicate(timeout=LIMIT_S)
-    if process.returncode == 0:
-        pytest.skip("the run was faster than the eye")
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists() and step_files(out)
-    again = run(calibrating(folder, out), tmp_path / "again")
-    assert again.report["sha256"] == Calibration.load(whole["ddpm"]).sha256
-    assert again.forwards < STEPS * PASSES
 
 
 def cut(path: Path, keep: float) -> None:
@@ -224,6 +182,12 @@ def interrupted(
     return home, calibration.sha256
 
 
+@pytest.fixture
+def home(interrupted: tuple[Path, str], tmp_path: Path) -> Path:
+    """The journal, to be damaged."""
+    return Path(shutil.copytree(interrupted[0], tmp_path / "journal"))
+
+
 def journal_in(
     home: Path, checkpoint: Checkpoint, spec: CalibrationSpec = SPEC
 ) -> CalibrationJournal:
@@ -246,12 +210,10 @@ def resumed(
 def test_damaged_steps_are_run_again(
     random_checkpoint: Checkpoint,
     interrupted: tuple[Path, str],
-    tmp_path: Path,
+    home: Path,
     damage: str,
     step: int,
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     DAMAGE[damage](home / f"step-{step:04d}.safetensors")
     passes, calibration = resumed(home, random_checkpoint)
     assert calibration.sha256 == interrupted[1]
@@ -262,11 +224,9 @@ def test_damaged_steps_are_run_again(
 def test_a_journal_without_its_settings_is_started_anew(
     random_checkpoint: Checkpoint,
     interrupted: tuple[Path, str],
-    tmp_path: Path,
+    home: Path,
     content: bytes | None,
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     (home / "settings.json").unlink()
     if content is not None:
         (home / "settings.json").write_bytes(content)
@@ -286,16 +246,10 @@ def test_a_journal_without_its_settings_is_started_anew(
         replace(SPEC, sampling=replace(SPEC.sampling, guidance_scale=2.0)),
         replace(SPEC, sampling=replace(SPEC.sampling, scheduler="ddim")),
     ],
-    ids=lambda spec: ",".join(str(v) for v in vars(spec).values())[-40:],
 )
 def test_another_calibrations_steps_are_not_reused(
-    random_checkpoint: Checkpoint,
-    interrupted: tuple[Path, str],
-    tmp_path: Path,
-    other: CalibrationSpec,
+    random_checkpoint: Checkpoint, home: Path, other: CalibrationSpec
 ) -> None:
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
     passes, calibration = resumed(home, random_checkpoint, other)
     assert passes == STEPS * -(-other.samples // other.batch)
     expected = calibrate(random_checkpoint, other)
@@ -313,12 +267,10 @@ def test_another_checkpoints_or_shards_steps_are_not_reused(
 
 @pytest.mark.parametrize("rows", ["[" * 100_000, "[]", "{}", '{"0.qkv": 1e999}'])
 def test_a_step_that_no_journal_wrote_is_run_again(
-    random_checkpoint: Checkpoint, interrupted: tuple[Path, str], tmp_path: Path, rows: str
+    random_checkpoint: Checkpoint, home: Path, rows: str
 ) -> None:
     """Whole by its checksum all the same."""
-    home = tmp_path / "journal"
-    shutil.copytree(interrupted[0], home)
-    journal = CalibrationJournal(home, random_checkpoint.fingerprint, SPEC, (0, SAMPLES))
+    journal = journal_in(home, random_checkpoint)
     with safe_open(journal.step_path(2), framework="pt") as file:
         metadata = {**file.metadata(), "rows": rows}
     tensors = load_file(journal.step_path(2))
@@ -328,11 +280,11 @@ def test_a_step_that_no_journal_wrote_is_run_again(
 
 
 def test_a_calibration_that_cannot_start_touches_nothing(
-    folder: Path, interrupted: tuple[Path, str], tmp_path: Path
+    stock: Path, interrupted: tuple[Path, str], tmp_path: Path
 ) -> None:
     """Neither an empty folder nor the loss of an earlier run's steps."""
     out = tmp_path / "c.safetensors"
-    arguments = [*calibrating(folder, out), "--tokens", "100000"]
+    arguments = [*calibrating(stock, out), "--tokens", "100000"]
     assert run(arguments, tmp_path / "fresh").code == 2
     assert leftovers(out) == []
     shutil.copytree(interrupted[0], tmp_path / f"{out.name}.partial" / "0-of-1")
@@ -340,10 +292,10 @@ def test_a_calibration_that_cannot_start_touches_nothing(
     assert len(step_files(out)) == 4
 
 
-def test_interrupting_a_calibration(folder: Path, whole: dict[str, Path], tmp_path: Path) -> None:
+def test_interrupting_a_calibration(stock: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     """Ctrl-C: 130 before the end, one line, and the next run goes on."""
     out = tmp_path / "c.safetensors"
-    arguments = calibrating(folder, out)
+    arguments = calibrating(stock, out)
     running = start(arguments, tmp_path / "first", pause=0.5)  # time to be interrupted in
     running.until(lambda: len(step_files(out)) == 2)
     running.send(signal.SIGINT)
@@ -372,13 +324,13 @@ SEARCH_MOMENTS = {
 
 @pytest.mark.parametrize("moment", SEARCH_MOMENTS)
 def test_a_killed_search_goes_on(
-    folder: Path, whole: dict[str, Path], whole_recipe: str, moment: str
+    stock: Path, whole: dict[str, Path], whole_recipe: str, moment: str
 ) -> None:
     """In the uninterrupted run's folder, since a recipe names its calibration relatively."""
     death, finished = SEARCH_MOMENTS[moment]
     out = whole["ddim"].parent / "killed.json"
     journal = out.with_name(out.name + ".partial")
-    arguments = searching(folder, whole["ddim"], out)
+    arguments = searching(stock, whole["ddim"], out)
     home = whole["ddim"].parent / moment
     assert run(arguments, home / "killed", death).code == -signal.SIGKILL
     assert not out.exists()
@@ -486,82 +438,20 @@ def test_another_searchs_lines_are_not_reused(
 
 
 def test_a_search_that_cannot_start_touches_nothing(
-    folder: Path, whole: dict[str, Path], tmp_path: Path, random_calibration: Calibration
+    stock: Path, whole: dict[str, Path], tmp_path: Path, random_calibration: Calibration
 ) -> None:
     foreign = tmp_path / "foreign.safetensors"
     replace(random_calibration, checkpoint="0" * 64).save(foreign)
     out = tmp_path / "r.json"
-    assert run(searching(folder, foreign, out), tmp_path / "run").code == 2
+    assert run(searching(stock, foreign, out), tmp_path / "run").code == 2
     assert leftovers(out) == []
 
 
-def test_other_bits_start_anew_on_the_command_line(
-    folder: Path, whole: dict[str, Path], tmp_path: Path
+def test_progress_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "r.json"
-    arguments = searching(folder, whole["ddim"], out)
-    assert run(arguments, tmp_path / "killed", Death("sync", 2, "after")).code < 0
-    other = run(searching(folder, whole["ddim"], out, "W8A8"), tmp_path / "other")
-    assert other.report["resumed"] == 0
-    assert {layer.bits for layer in Recipe.from_json(out.read_text()).layers.values()} == {
-        BitWidths(8, 8)
-    }
-    assert leftovers(out) == []
-
-
-def test_finished_groups_are_repeated_and_not_searched(
-    random_checkpoint: Checkpoint,
-    random_calibration: Calibration,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    events = list(iterate_search(random_checkpoint, random_calibration, SEARCH))
-    layers = {event.group: event for event in events if isinstance(event, LayerDone)}
-    some = {name: layers[name] for name in ("1.fc2", "0.proj")}
-    again = list(iterate_search(random_checkpoint, random_calibration, SEARCH, finished=some))
-    assert again[-1] == events[-1]
-    assert again == [
-        e for e in events if getattr(e, "group", "") not in some or isinstance(e, LayerDone)
-    ]
-    assert [e for e in again if isinstance(e, LayerDone)] == list(layers.values())
-    alpha = sys.modules["ditas_core.search.alpha"]
-    monkeypatch.setattr(alpha, "iterate_group_search", None)  # would raise if called
-    all_known = list(iterate_search(random_checkpoint, random_calibration, SEARCH, finished=layers))
-    assert all_known == [*layers.values(), events[-1]]
-
-
-def test_closing_early_leaves_no_hook_and_keeps_finished_steps(
-    random_checkpoint: Checkpoint, interrupted: tuple[Path, str], tmp_path: Path
-) -> None:
-    transformer = random_checkpoint.transformer
-    for passes in range(1, 6):
-        journal = journal_in(tmp_path / str(passes), random_checkpoint)
-        running = iterate_calibration(random_checkpoint, SPEC, journal)
-        for _ in range(passes):
-            next(running)
-        assert any(module._forward_pre_hooks for module in transformer.modules())
-        running.close()
-        assert not any(module._forward_pre_hooks for module in transformer.modules())
-        assert torch.is_grad_enabled()
-        assert len(list(journal.steps())) == passes // PASSES
-    left, calibration = resumed(tmp_path / "5", random_checkpoint)
-    assert (left, calibration.sha256) == ((STEPS - 2) * PASSES, interrupted[1])
-
-
-class Clock:
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
     monkeypatch.setattr("ditas_core.cli.progress.time", clock)
-    return clock
-
-
-def test_progress_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Lines("working", 200) as progress:
         for now, count in ((101.0, 10), (101.9, 10), (102.0, 20), (110.0, 20), (117.0, 40)):
             clock.now = now
@@ -573,12 +463,8 @@ def test_progress_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
         clock.now = 500.0
         progress.update(100)  # all done: nothing is left to wait for
         assert capsys.readouterr().err == ""
-
-
-def test_progress_lines_count_what_was_there_before_as_done_but_not_as_work(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress = Lines("working", 100, initial=50)
+    clock.now = 100.0
+    progress = Lines("working", 100, initial=50)  # done before, but no work of this run
     clock.now = 103.0
     progress.update(0)  # no work yet, no estimate
     assert capsys.readouterr().err == ""
@@ -590,23 +476,15 @@ def test_progress_lines_count_what_was_there_before_as_done_but_not_as_work(
 def test_journals_are_removed_by_many_at_once(tmp_path: Path) -> None:
     """The folder comes and goes under everybody's hands, at every place of the removal."""
     folder = tmp_path / "c.safetensors.partial"
-    mistakes: list[Exception] = []
 
-    def come_and_go() -> None:
+    def come_and_go(_: int) -> None:
         for _ in range(1_000):
-            try:
-                with contextlib.suppress(OSError):
-                    (folder / "0-of-2").mkdir(parents=True)
-                    (folder / "0-of-2" / "step-0000.safetensors").touch()
-                remove_journals(folder)
-            except Exception as error:
-                mistakes.append(error)
+            with contextlib.suppress(OSError):
+                (folder / "0-of-2").mkdir(parents=True)
+                (folder / "0-of-2" / "step-0000.safetensors").touch()
+            remove_journals(folder)
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(4)))
     remove_journals(folder)  # a thread may have left what another one made just then
-    assert not mistakes, mistakes[:3]
     assert not folder.exists()

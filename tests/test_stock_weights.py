@@ -24,11 +24,15 @@ from safetensors.torch import load_file, save_file
 from tiny_pixart import save_tiny_pixart, tiny_pixart
 
 import ditas_core as ditas
+from ditas_core.artifact import save_quantized
+from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import CheckpointError, fingerprint, load_checkpoint, preflight
 from ditas_core.checkpoints import patches as patch_embedding
 from ditas_core.cli import main
+from ditas_core.conversion import quantize_transformer
 from ditas_core.sampling import sample_latents
-from ditas_core.specs import SamplingSpec
+from ditas_core.search import SearchSpec, search
+from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 
 STEM = "diffusion_pytorch_model"
 INDEX = f"{STEM}.safetensors.index.json"
@@ -152,16 +156,12 @@ def test_attention_without_biases(tmp_path: Path, family: str) -> None:
         model.save_pretrained(folder / "transformer")
     checkpoint = load_checkpoint(folder)
     assert checkpoint.transformer.transformer_blocks[0].attn1.to_q.bias is None
-    out = tmp_path / "quantized"
-    calibration = tmp_path / "calibration.safetensors"
-    recipe = tmp_path / "recipe.json"
-    name = str(folder)
-    few = ["--steps", "2", "--samples", "2"]
-    assert main(["calibrate", name, *few, "--out", str(calibration)]) == 0
-    words = ["--calibration", str(calibration), "--bits", "W8A8", "--out", str(recipe)]
-    assert main(["search", name, *words]) == 0
-    assert main(["quantize", name, "--recipe", str(recipe), "--out", str(out)]) == 0
-    quantized = ditas.load(out)
+    spec = CalibrationSpec(SamplingSpec(steps=2), samples=2)
+    calibration = calibrate(checkpoint, spec)
+    recipe = search(checkpoint, calibration, SearchSpec(BitWidths(8, 8)))
+    rounded = quantize_transformer(checkpoint, recipe, calibration)
+    save_quantized(tmp_path / "quantized", checkpoint, rounded, recipe)
+    quantized = ditas.load(tmp_path / "quantized")
     labels = torch.arange(2)
     spec = SamplingSpec(steps=3)
     full, rounded = (

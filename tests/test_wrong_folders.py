@@ -17,8 +17,9 @@ import pytest
 import torch
 from conftest import build_random_checkpoint
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, PixArtTransformer2DModel
+from test_cli import run_json
 from test_original_sizes import random_state
-from tiny_pipelines import edit_json, save_tiny
+from tiny_pipelines import edit_json
 from tiny_pixart import save_tiny_pixart, tiny_pixart, with_dead_buffers
 
 from ditas_core.checkpoints import (
@@ -35,19 +36,13 @@ from ditas_core.checkpoints.configurations import read_configurations
 from ditas_core.checkpoints.families import family_of_index
 from ditas_core.checkpoints.pickled_folder import convert_folder
 from ditas_core.checkpoints.weights import read_headers
-from ditas_core.cli import main
 
 ORIGINAL = Architecture(2, 32, 2, 2, 4, 4, 8, 5)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wrong") / "tiny")
-
-
-def changed(folder: Path, target: Path, file: str, **values: Any) -> Path:
+def changed(source: Path, target: Path, file: str, **values: Any) -> Path:
     """A copy whose JSON file says something else."""
-    shutil.copytree(folder, target)
+    shutil.copytree(source, target)
     edit_json(target / file, **values)
     return target
 
@@ -63,37 +58,26 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (TRANSFORMER, {"attention_bias": "no"}, "attention_bias true or false"),
     (TRANSFORMER, {"sample_size": 9}, "whole patches of 2"),
     (TRANSFORMER, {"sample_size": 4096}, "at most 65536"),
-    (TRANSFORMER, {"sample_size": 8.5}, "sample_size of at least 1"),
     (TRANSFORMER, {"patch_size": 0}, "patch_size of at least 1"),
     (TRANSFORMER, {"norm_eps": "x"}, "a number as norm_eps"),
-    (TRANSFORMER, {"norm_eps": -1}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"norm_eps": float("nan")}, "norm_eps of 0 or more"),
     (TRANSFORMER, {"num_attention_heads": True}, "a number as num_attention_heads"),
     (TRANSFORMER, {"num_layers": 0}, "num_layers of more than 0"),
     (TRANSFORMER, {"in_channels": 8}, "4 latent channels in and 4 or 8 out .*, got 8 and 4"),
-    (TRANSFORMER, {"out_channels": 5}, "4 latent channels in and 4 or 8 out .*, got 4 and 5"),
     (TRANSFORMER, {"_class_name": ["a"]}, "not known here"),
-    (TRANSFORMER, {"_class_name": "WanTransformer3DModel"}, "it makes video"),
     (TRANSFORMER, {"num_layers": 10**9}, "expected"),
-    (TRANSFORMER, {"num_attention_heads": 10**9}, "expected"),
-    (TRANSFORMER, {"attention_head_dim": 2**40}, "expected"),
-    (TRANSFORMER, {"num_embeds_ada_norm": 10**12}, "expected"),
     (TRANSFORMER, {"activation_fn": "__import__('os')"}, "expected"),
     (VAE, {"layers_per_block": 10**9}, "expected"),
     (VAE, {"block_out_channels": [10**9, 16]}, "expected"),
     (VAE, {"down_block_types": ["os.system", "eval"]}, "expected"),
-    (VAE, {"norm_num_groups": 7}, "expected"),
     (VAE, {"latent_channels": 16}, "16 latent channels in and 16 or 32 out"),
     (VAE, {"scaling_factor": None}, "a number as scaling_factor"),
-    (VAE, {"scaling_factor": float("nan")}, "expected scaling_factor of"),
     (VAE, {"scaling_factor": 0}, "scaling_factor of at least"),
     (VAE, {"out_channels": 1}, "images of 3 channels"),
     (VAE, {"block_out_channels": [8] * 65}, "up to 64 block_out_channels"),
     (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, "expected an AutoencoderKL, got 'Asym"),
-    (VAE, {"_class_name": "VQModel"}, "expected an AutoencoderKL, got 'VQModel'.*not known"),
     (INDEX, {"id2label": {str(i): f"c{i}" for i in range(1001)}}, "at most 1000"),
     (INDEX, {"id2label": {"0": {"a": 1}}}, "names of up to 300 characters"),
-    (INDEX, {"id2label": {"0": "x" * 5000}}, "names of up to 300 characters"),
     (INDEX, {"_class_name": "X", "transformer": [{}]}, "got 'X' with {}: .*not known here"),
     (INDEX, {"_class_name": "PixArtSigmaPAGPipeline"}, "not how this pipeline samples"),
     (SCHEDULE, {"beta_schedule": "nope"}, "a noise schedule .nope"),
@@ -102,28 +86,23 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (SCHEDULE, {"trained_betas": [0.1] * 3}, "1000 trained_betas, got 3"),
     (SCHEDULE, {"trained_betas": ["x"] * 1000}, "a noise schedule"),
     (SCHEDULE, {"num_train_timesteps": 300_000_000}, "1 to 100000"),
-    (SCHEDULE, {"num_train_timesteps": True}, "1 to 100000"),
     (SCHEDULE, {"steps_offset": 5000}, "time 5980 of 1000: steps_offset 5000"),
     (SCHEDULE, {"steps_offset": -5}, "time -5 of 1000|steps_offset -5"),
     (SCHEDULE, {"steps_offset": "x"}, "a whole number as steps_offset"),
-    (SCHEDULE, {"clip_sample": True, "clip_sample_range": "x"}, "a number as clip_sample_range"),
     (SCHEDULE, {"clip_sample": "no"}, "clip_sample true or false"),
     (SCHEDULE, {"thresholding": True, "dynamic_thresholding_ratio": 7}, "a noise schedule"),
-    (SCHEDULE, {"prediction_type": "nope"}, "epsilon, sample, v_prediction, got 'nope'"),
     (SCHEDULE, {"timestep_spacing": "nope"}, "leading, linspace, trailing, got 'nope'"),
-    (SCHEDULE, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "ratio of zero"),
     (SCHEDULE, {"_class_name": "DPMSolverMultistepScheduler", **FLOW}, "flow-matching"),
-    (SCHEDULE, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
     (SCHEDULE, {"_class_name": "EDMEulerScheduler"}, "continuous noise levels"),
 ]
 
 
 @pytest.mark.parametrize(("file", "values", "said"), WRONG)
 def test_what_would_fail_later_is_refused(
-    folder: Path, tmp_path: Path, file: str, values: dict[str, Any], said: str
+    stock: Path, tmp_path: Path, file: str, values: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CheckpointError, match=said):
-        load_checkpoint(changed(folder, tmp_path / "copy", file, **values))
+        load_checkpoint(changed(stock, tmp_path / "copy", file, **values))
 
 
 FINE: list[tuple[str, dict[str, Any]]] = [
@@ -132,15 +111,9 @@ FINE: list[tuple[str, dict[str, Any]]] = [
     (SCHEDULE, {"prediction_type": "sample"}),
     (SCHEDULE, {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace"}),
     (SCHEDULE, {"thresholding": True, "lambda_min_clipped": float("-inf"), "solver_order": 2}),
-    (
-        SCHEDULE,
-        {
-            "rescale_betas_zero_snr": True,
-            "timestep_spacing": "trailing",
-            "prediction_type": "v_prediction",
-        },
-    ),
+    (SCHEDULE, {"variance_type": None, "algorithm_type": "dpmsolver++"}),
     (TRANSFORMER, {"out_channels": None, "num_vector_embeds": None, "norm_num_groups": 32}),
+    (TRANSFORMER, {"_class_name": "Transformer2DModel", "norm_elementwise_affine": False}),
     (VAE, {"_class_name": None, "sample_size": [16, 16], "latents_mean": [-3.0] * 4}),
     (VAE, {"shift_factor": None, "force_upcast": False}),
     (INDEX, {"id2label": []}),
@@ -149,10 +122,10 @@ FINE: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("file", "values"), FINE)
 def test_what_is_unusual_and_sound_loads(
-    folder: Path, tmp_path: Path, file: str, values: dict[str, Any]
+    stock: Path, tmp_path: Path, file: str, values: dict[str, Any]
 ) -> None:
     before = torch.get_rng_state()
-    copy = changed(folder, tmp_path / "copy", file, **values)
+    copy = changed(stock, tmp_path / "copy", file, **values)
     assert load_checkpoint(copy).fingerprint == build_random_checkpoint().fingerprint
     loaded = load_folder(copy)
     assert loaded.latent_shape == (4, 8, 8)
@@ -180,12 +153,31 @@ def test_every_other_pipeline_is_refused_with_a_reason(pipeline: str, reason: st
         family_of_index({"_class_name": pipeline})
 
 
-def test_an_interpolation_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_options_that_change_a_pixarts_blocks_are_refused(tmp_path: Path) -> None:
     served = save_tiny_pixart(tmp_path / "pixart", told=False)
-    for scale in (0, "x", float("inf")):
-        edit_json(served / TRANSFORMER, interpolation_scale=scale)
-        with pytest.raises(CheckpointError, match="interpolation_scale"):
+    whole = (served / TRANSFORMER).read_text()
+    wrong: list[tuple[str, Any, str]] = [
+        ("_class_name", "SanaTransformer2DModel", "SanaTransformer2DModel.*linear"),
+        ("_class_name", "DiTTransformer2DModel", "another family's pipeline"),
+        ("_class_name", None, "None"),
+        ("norm_type", "ada_norm_zero", "adaLN-single"),
+        ("attention_type", "gated", "additional attention"),
+        ("cross_attention_dim", None, "cross-attention"),
+        ("only_cross_attention", True, "only_cross_attention"),
+        ("caption_channels", 24, "expected shape"),
+        ("interpolation_scale", 0, "interpolation_scale"),
+        ("interpolation_scale", "x", "interpolation_scale"),
+        ("interpolation_scale", float("inf"), "interpolation_scale"),
+    ]
+    for key, value, said in wrong:
+        edit_json(served / TRANSFORMER, **{key: value})
+        with pytest.raises(CheckpointError, match=said):
             load_checkpoint(served)
+        (served / TRANSFORMER).write_text(whole)
+    # as published alpha folders have it, from before the class had a name of its own
+    old = {"double_self_attention": False, "only_cross_attention": False, "num_vector_embeds": None}
+    edit_json(served / TRANSFORMER, _class_name="Transformer2DModel", **old)
+    assert load_checkpoint(served).fingerprint == fingerprint(tiny_pixart(told=False))
     edit_json(served / TRANSFORMER, interpolation_scale=0.5)
     assert load_checkpoint(served).name == "pixart"
 
@@ -193,8 +185,8 @@ def test_an_interpolation_of_nothing_is_refused(tmp_path: Path) -> None:
 # What the small files say, without the weights
 
 
-def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_no_value_of_any_option_fails_in_another_way(stock: Path, tmp_path: Path) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     classes = {TRANSFORMER: DiTTransformer2DModel, VAE: AutoencoderKL, SCHEDULE: DDIMScheduler}
     taken = refused = 0
     for file in (INDEX, TRANSFORMER, VAE, SCHEDULE):
@@ -214,8 +206,8 @@ def test_no_value_of_any_option_fails_in_another_way(folder: Path, tmp_path: Pat
     assert taken > 50 and refused > 150
 
 
-def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_the_small_files_are_enough_to_refuse(stock: Path, tmp_path: Path) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     for weights in copy.rglob("*.safetensors"):
         weights.unlink()
     said = read_configurations(copy)
@@ -228,92 +220,11 @@ def test_the_small_files_are_enough_to_refuse(folder: Path, tmp_path: Path) -> N
         read_configurations(wrong)
 
 
-BLOCK: dict[str, Any] = {
-    "_class_name": "Transformer2DModel",
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "norm_elementwise_affine": False,
-    "norm_num_groups": 32,
-    "num_attention_heads": 16,
-    "num_embeds_ada_norm": 1000,
-    "num_layers": 28,
-    "num_vector_embeds": None,
-    "out_channels": 8,
-    "patch_size": 2,
-}
-PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
-    "DiTPipeline": (
-        {"norm_type": "ada_norm_zero", "sample_size": 32, "norm_eps": 1e-5},
-        {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": True},
-        749.8e6,
-    ),
-    "PixArtAlphaPipeline": (
-        {
-            "attention_type": "default",
-            "caption_channels": 4096,
-            "cross_attention_dim": 1152,
-            "norm_eps": 1e-6,
-            "norm_type": "ada_norm_single",
-            "sample_size": 128,
-        },
-        {
-            "_class_name": "DPMSolverMultistepScheduler",
-            "algorithm_type": "dpmsolver++",
-            "dynamic_thresholding_ratio": 0.995,
-            "lambda_min_clipped": float("-inf"),
-            "solver_order": 2,
-            "timestep_spacing": "linspace",
-            "variance_type": None,
-        },
-        610.9e6,
-    ),
-}
-
-
-@pytest.mark.parametrize("pipeline", PUBLISHED)
-def test_configurations_of_published_checkpoints_are_understood(
-    pipeline: str, tmp_path: Path
-) -> None:
-    """The options that the stock repositories store, as of the versions they are from."""
-    config, schedule, parameters = PUBLISHED[pipeline]
-    vae = {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "latent_channels": 4,
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "sample_size": 256,
-    }
-    betas = {
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "beta_schedule": "linear",
-        "num_train_timesteps": 1000,
-        "prediction_type": "epsilon",
-    }
-    files = {
-        INDEX: {"_class_name": pipeline},
-        TRANSFORMER: {**BLOCK, **config},
-        VAE: vae,
-        SCHEDULE: {**betas, **schedule},
-    }
-    for name, document in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(document))
-    said = read_configurations(tmp_path)
-    found = sum(p.numel() for p in said.transformer.parameters())
-    assert found == pytest.approx(parameters, rel=1e-3)
-
-
 def test_the_table_of_positions_waits_for_the_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = {"num_attention_heads": 16, "attention_head_dim": 64}
-    copy = changed(folder, tmp_path / "a", TRANSFORMER, sample_size=256, patch_size=1, **wide)
+    copy = changed(stock, tmp_path / "a", TRANSFORMER, sample_size=256, patch_size=1, **wide)
     computed = []
     monkeypatch.setattr(loading, "compute_positions_", computed.append)
     with pytest.raises(CheckpointError, match=r"expected shape \(1024, 4, 1, 1\)"):
@@ -350,8 +261,8 @@ def test_the_table_of_positions_is_that_of_diffusers(options: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("file", [INDEX, TRANSFORMER, SCHEDULE, "README.md", WEIGHTS])
-def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, file: str) -> None:
-    copy = changed(folder, tmp_path / "copy", INDEX)
+def test_no_file_may_be_a_link_to_another_place(stock: Path, tmp_path: Path, file: str) -> None:
+    copy = changed(stock, tmp_path / "copy", INDEX)
     path = copy / file
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -376,9 +287,9 @@ def test_no_file_may_be_a_link_to_another_place(folder: Path, tmp_path: Path, fi
     ],
 )
 def test_only_the_layout_of_the_hubs_cache_may_link(
-    folder: Path, tmp_path: Path, home: str, where: str, taken: bool
+    stock: Path, tmp_path: Path, home: str, where: str, taken: bool
 ) -> None:
-    copy = changed(folder, tmp_path / home, INDEX)
+    copy = changed(stock, tmp_path / home, INDEX)
     above = copy.parents[1] / where
     above.mkdir(parents=True)
     for number, file in enumerate([INDEX, VAE, WEIGHTS]):
@@ -435,16 +346,16 @@ def test_dead_buffers_of_published_pixart_folders_are_dropped(
     tmp_path: Path, pickled: bool
 ) -> None:
     folder = with_dead_buffers(save_tiny_pixart(tmp_path / "alpha", told=True), pickled)
-    expected = tiny_pixart(told=True)
-    if pickled:
-        list(convert_folder(folder, tmp_path / "converted"))
-        folder = tmp_path / "converted"
-        kept = read_headers(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-        assert set(kept.tensors) == set(expected.state_dict())
-    loaded = load_checkpoint(folder)
-    assert loaded.fingerprint == fingerprint(expected)
-    assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
-    assert weigh(folder).parameters == sum(p.numel() for p in expected.parameters())
+    expected, converted = tiny_pixart(told=True), tmp_path / "converted"
+    list(convert_folder(folder, converted))
+    kept = read_headers(converted / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert set(kept.tensors) == set(expected.state_dict())
+    assert list(convert_folder(folder, converted)) == [], "once is enough"
+    for found in [converted] if pickled else [converted, folder]:
+        loaded = load_checkpoint(found)
+        assert loaded.fingerprint == fingerprint(expected)
+        assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
+        assert weigh(found).parameters == sum(p.numel() for p in expected.parameters())
 
 
 def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
@@ -460,8 +371,8 @@ def test_other_buffers_are_unexpected(tmp_path: Path) -> None:
         ("diffusion_pytorch_model.int8.safetensors", r"\.int8\.safetensors: rename it"),
     ],
 )
-def test_weights_under_other_names(folder: Path, tmp_path: Path, name: str, said: str) -> None:
-    copy = changed(folder, tmp_path / "copy", SCHEDULE)
+def test_weights_under_other_names(stock: Path, tmp_path: Path, name: str, said: str) -> None:
+    copy = changed(stock, tmp_path / "copy", SCHEDULE)
     weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name(name))
     with pytest.raises(CheckpointError, match=said):
@@ -486,14 +397,14 @@ def at_once(work: Callable[[int], object], count: int, rounds: int) -> list[obje
         return [each for found in pool.map(one, range(count)) for each in found]
 
 
-def test_folders_that_load_together_leave_torch_as_it_was(folder: Path) -> None:
+def test_folders_that_load_together_leave_torch_as_it_was(stock: Path) -> None:
     before = (torch.nn.Module.register_parameter, torch.nn.init.kaiming_uniform_)
     expected = build_random_checkpoint().fingerprint
 
     def work(number: int) -> str:
         if number == 0:  # somebody else builds modules meanwhile
             return ",".join(torch.nn.Linear(2, 2).weight.device.type for _ in range(500))
-        return load_checkpoint(folder).fingerprint
+        return load_checkpoint(stock).fingerprint
 
     found = at_once(work, 3, 6)
     assert set(found) == {",".join(["cpu"] * 500), expected}
@@ -520,38 +431,29 @@ def test_what_a_caller_allows_stays_allowed(tmp_path: Path) -> None:
 # The command line
 
 
-def told(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = main([str(each) for each in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 def test_info_says_the_heads_that_loading_takes(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # as wide as the lender, with its heads; or not known
     for width, expected in ((32, "2"), (40, "not known.*name the number")):
         file = tmp_path / f"w{width}.pt"
         torch.save(random_state(Architecture(2, width, 2, 2, 4, 4, 8, 5)), file)
-        code, out, _ = told(["info", file, "--like", folder, "--json"], capsys)
-        assert code == 0 and re.search(expected, str(json.loads(out)["heads"]))
-    assert load_checkpoint(tmp_path / "w32.pt", like=folder).transformer.config[HEADS] == 2
+        heads = run_json(capsys, f"info {file} --like {stock}")["heads"]
+        assert re.search(expected, str(heads))
+    assert load_checkpoint(tmp_path / "w32.pt", like=stock).transformer.config[HEADS] == 2
 
 
 def test_every_verb_loads_in_half_precision(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    half = ["--weights", "bfloat16"]
-    small = ["--steps", 2, "--samples", 1, "--tokens", 4]
-    calibration, recipe = tmp_path / "c.safetensors", tmp_path / "r.json"
-    verbs: list[list[Any]] = [
-        ["info", folder, *half],
-        ["calibrate", folder, *half, *small, "--out", calibration],
-        ["search", folder, *half, "--calibration", calibration, "--bits", "W8A8", "--out", recipe],
-        ["quantize", folder, *half, "--recipe", recipe, "--out", tmp_path / "q"],
-        ["compare", folder, tmp_path / "q", *half, "--steps", 2, "--samples", 1],
-        ["sample", folder, *half, "--steps", 1, "--samples", 1, "--out", tmp_path / "s"],
-    ]
-    for verb in verbs:
-        code, _, err = told(verb, capsys)
-        assert code == 0, (verb[0], err[-500:])
+    small, calibration = "--samples 1 --steps 2", tmp_path / "c.safetensors"
+    recipe, quantized, out = (tmp_path / name for name in "rqo")
+    for verb in (
+        f"info {stock}",
+        f"calibrate {stock} {small} --tokens 4 --out {calibration}",
+        f"search {stock} --calibration {calibration} --bits W8A8 --out {recipe}",
+        f"quantize {stock} --recipe {recipe} --out {quantized}",
+        f"compare {stock} {quantized} {small}",
+        f"sample {stock} {small} --out {out}",
+    ):
+        run_json(capsys, f"{verb} --weights bfloat16")

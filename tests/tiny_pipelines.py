@@ -64,24 +64,28 @@ def tokenizer(texts: list[str], max_length: int = 0, **_: Any) -> Any:
 
 
 def sigma_class() -> Any:
-    """The stock PixArtSigmaPipeline; without transformers, whose names it needs in annotations."""
+    return pixart_class("Sigma")
+
+
+def pixart_class(kind: str) -> Any:
+    """The stock pipeline; without transformers, whose names it needs in annotations."""
     if is_transformers_available():
-        return diffusers.PixArtSigmaPipeline
+        return getattr(diffusers, f"PixArt{kind}Pipeline")
     names: Any = ModuleType("transformers")
     names.T5EncoderModel, names.T5Tokenizer = Encoder, object
     sys.modules["transformers"] = names
     try:
-        found = import_module("diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma")
+        found = import_module(f"diffusers.pipelines.pixart_alpha.pipeline_pixart_{kind.lower()}")
     finally:
         del sys.modules["transformers"]
-    return found.PixArtSigmaPipeline
+    return getattr(found, f"PixArt{kind}Pipeline")
 
 
-def pixart(**parts: Any) -> Any:
+def pixart(told: bool = False, scheduler: Any = None, **parts: Any) -> Any:
     parts = {"tokenizer": None, "text_encoder": None, **parts}
-    scheduler = DPMSolverMultistepScheduler(**SCHEDULE)
-    made = sigma_class()(
-        vae=tiny_vae(), transformer=tiny_pixart(told=False), scheduler=scheduler, **parts
+    scheduler = scheduler or DPMSolverMultistepScheduler(**SCHEDULE)
+    made = pixart_class("Alpha" if told else "Sigma")(
+        vae=tiny_vae(), transformer=tiny_pixart(told), scheduler=scheduler, **parts
     )
     made.set_progress_bar_config(disable=True)
     return made

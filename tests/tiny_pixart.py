@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from conftest import randomize_, tiny_vae
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PixArtTransformer2DModel
+from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from ditas_core.checkpoints import Captions
@@ -88,72 +88,3 @@ def with_dead_buffers(folder: Path, pickled: bool, *more: str) -> Path:
     else:
         save_file(state, file, metadata={"format": "pt"})
     return folder
-
-
-@torch.no_grad()
-def plain_latents(
-    told: bool, labels: list[int], noise: torch.Tensor, steps: int, guidance: float
-) -> torch.Tensor:
-    """What the tiny model samples for the tiny captions, one sample and one half at a time.
-
-    Without a mask or padding: each pass gets the caption's own tokens alone. DDIM
-    (eta = 0) is written out.
-    """
-    transformer, captions = tiny_pixart(told), tiny_captions()
-    pixels = 2.0 * int(transformer.config.sample_size)
-    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
-    times = [i * (1000 // steps) for i in range(steps)][::-1]
-    size = {"resolution": torch.full((1, 2), pixels), "aspect_ratio": torch.ones(1, 1)}
-
-    def eps(x: torch.Tensor, t: int, tokens: torch.Tensor) -> torch.Tensor:
-        out = transformer(
-            x,
-            encoder_hidden_states=tokens[None],
-            timestep=torch.tensor([t]),
-            added_cond_kwargs=size if told else None,
-        ).sample
-        return out[:, :4]
-
-    ends = []
-    for label, start in zip(labels, noise, strict=True):
-        own, null = captions.embeds[label][: LENGTHS[label]], captions.null_embeds[:1]
-        x = start[None]
-        for t in times:
-            conditional, unconditional = eps(x, t, own), eps(x, t, null)
-            e = unconditional + guidance * (conditional - unconditional)
-            before = t - 1000 // steps
-            a, b = kept[t], kept[before] if before >= 0 else torch.tensor(1.0)
-            x = b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
-        ends.append(x[0])
-    return torch.stack(ends)
-
-
-def stock_latents(
-    told: bool, labels: list[int], noise: torch.Tensor, steps: int, guidance: float
-) -> torch.Tensor:
-    """The same by the stock pipeline, which needs the transformers library."""
-    from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
-
-    cls = PixArtAlphaPipeline if told else PixArtSigmaPipeline
-    pipeline = cls(
-        tokenizer=None,
-        text_encoder=None,
-        vae=tiny_vae(),
-        transformer=tiny_pixart(told),
-        scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=True),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    captions, n = tiny_captions(), len(labels)
-    return pipeline(
-        prompt=None,
-        negative_prompt=None,
-        prompt_embeds=captions.embeds[labels],
-        prompt_attention_mask=captions.mask[labels],
-        negative_prompt_embeds=captions.null_embeds.repeat(n, 1, 1),
-        negative_prompt_attention_mask=captions.null_mask.repeat(n, 1),
-        latents=noise,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        use_resolution_binning=False,
-        output_type="latent",
-    ).images
