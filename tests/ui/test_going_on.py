@@ -188,7 +188,7 @@ def test_a_strength_goes_on_from_its_runs_and_layers(folder, monkeypatch) -> Non
     setting = Setting(BitWidths(4, 8), "integer", 1, SEARCHED, SHORT.sampling)
     loud = Model(bench.default.key, 40)
     *_, expected = inject_live(whole, loud, SHORT, setting, 1)
-    layers = counted(monkeypatch, "search.alpha", "search_group")
+    layers = counted(monkeypatch, "search.alpha", "iterate_group_search")
     runs = counted(monkeypatch, "ui.jobs.injecting", "run_trajectory")
     reached: list[Any] = []
 
