@@ -189,7 +189,7 @@ def test_a_strength_goes_on_from_its_runs_and_layers(folder, monkeypatch) -> Non
     loud = Model(bench.default.key, 40)
     *_, expected = inject_live(whole, loud, SHORT, setting, 1)
     layers = counted(monkeypatch, "search.alpha", "iterate_group_search")
-    runs = counted(monkeypatch, "ui.jobs.injecting", "run_trajectory")
+    runs = counted(monkeypatch, "ui.jobs.injecting", "iterate_trajectory")
     reached: list[Any] = []
 
     def go_on() -> Live | None:
