@@ -111,7 +111,8 @@ def test_every_network_run_of_the_page_takes_this_door():
             if not isinstance(node, ast.ImportFrom):
                 continue
             names = {alias.name for alias in node.names}
-            loops = names & {"calibrate", "run_trajectory", "iterate_latents", "sample_latents",
+            loops = names & {"calibrate", "iterate_calibration", "run_trajectory",
+                             "iterate_trajectory", "iterate_latents", "sample_latents",
                              "iterate_forwards"}  # fmt: skip
             if loops:
                 assert node.module == "zerogpu", (path.name, loops)
