@@ -15,7 +15,7 @@ from ditas_core.checkpoints import Checkpoint, get_linear
 from ditas_core.conversion import quantize_transformer
 from ditas_core.lowrank import fit_weight, input_moment, joined
 from ditas_core.sampling import spread_labels
-from ditas_core.search import GroupLoss, SearchSpec, iterate_search, search_group
+from ditas_core.search import SearchSpec, iterate_search, search_group
 from ditas_core.specs import (
     RELEASED_BRANCH,
     BitWidths,
@@ -44,8 +44,7 @@ def all_tokens(checkpoint: Checkpoint, sampling: SamplingSpec, samples: int) -> 
         batch=samples,
         token_dtype="float32",
     )
-    calibration = calibrate(checkpoint, spec)
-    return calibration
+    return calibrate(checkpoint, spec)
 
 
 def reference(
@@ -140,41 +139,6 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
             expected, up = expected / rows[:, None], up / rows[:, None]
         assert torch.allclose(layer.weight, expected, rtol=1e-5, atol=1e-8)
         assert torch.allclose(layer.up @ layer.down, up @ (qkv.R * s), rtol=1e-4, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def many_tokens(random_checkpoint: Checkpoint) -> Calibration:
-    """More tokens than channels, so that Gram matrices pay."""
-    spec = CalibrationSpec(SamplingSpec(steps=8), samples=4, tokens=128, token_dtype="float32")
-    calibration = calibrate(random_checkpoint, spec)
-    return calibration
-
-
-@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
-@pytest.mark.parametrize("bits", ["W8A8", "W4A8", "W4A16"])
-@pytest.mark.parametrize("rank", [0, 4])
-def test_gram_matrices_give_the_same_loss(
-    random_checkpoint: Checkpoint, many_tokens: Calibration, convention: str, bits: str, rank: int
-) -> None:
-    group = next(g for g in random_checkpoint.groups if g.name == "0.fc1")
-    weights = [get_linear(random_checkpoint.transformer, path).weight for path in group.layers]
-    statistics = many_tokens.groups[group.name]
-    loss = GroupLoss(
-        weights,
-        statistics,
-        BitWidths.parse(bits),
-        get_convention(convention),
-        LowRankSpec(rank),
-    )
-    assert loss.uses_gram
-    few = replace(statistics, tokens=statistics.tokens[:1, :100])
-    assert not GroupLoss(
-        weights, few, BitWidths(4, 8), get_convention(convention), LowRankSpec()
-    ).uses_gram
-    with_gram = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
-    loss.gram = None
-    direct = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
-    assert with_gram == pytest.approx(direct, rel=1e-4)
 
 
 @pytest.mark.parametrize(("convention", "weight"), [("integer", 8), ("released", 4)])

@@ -24,8 +24,7 @@ BRANCH = LowRankSpec(rank=32, iterations=2)
 
 def run(checkpoint: Checkpoint, transformer: nn.Module) -> Trajectory:
     labels = spread_labels(SAMPLES, len(checkpoint.class_names))
-    trajectory = run_trajectory(checkpoint, transformer, labels, SAMPLING, SEED)
-    return trajectory
+    return run_trajectory(checkpoint, transformer, labels, SAMPLING, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def reference(demo_checkpoint: Checkpoint) -> Trajectory:
 @pytest.fixture(scope="module")
 def calibration(demo_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SAMPLING, samples=SAMPLES)
-    result = calibrate(demo_checkpoint, spec)
-    return result
+    return calibrate(demo_checkpoint, spec)
 
 
 def sqnr(

@@ -299,8 +299,7 @@ def test_the_probe_costs_no_more_than_stated(
 @pytest.fixture(scope="module")
 def demo_calibration(demo_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=120)
-    calibration = calibrate(demo_checkpoint, spec)
-    return calibration
+    return calibrate(demo_checkpoint, spec)
 
 
 @pytest.mark.parametrize("name", ["0.qkv", "3.fc1", "5.proj", "7.fc2"])

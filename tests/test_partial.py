@@ -40,8 +40,7 @@ def recipe_of(
 
 
 def quantized(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 def output(model: nn.Module) -> Tensor:

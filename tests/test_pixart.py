@@ -103,8 +103,7 @@ def smoothed(checkpoint: Checkpoint, calibration: Calibration, bits: BitWidths) 
 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> Any:
-    model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 @BOTH

@@ -57,15 +57,13 @@ def group_named(checkpoint: Checkpoint, name: str) -> SmoothingGroup:
 
 
 def find_recipe(checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec) -> Recipe:
-    recipe = search(checkpoint, calibration, spec)
-    return recipe
+    return search(checkpoint, calibration, spec)
 
 
 def quantized(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> nn.Module:
-    model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +75,7 @@ def ditas_recipe(random_checkpoint: Checkpoint, random_calibration: Calibration)
 def few_tokens(random_checkpoint: Checkpoint) -> Calibration:
     """Small enough for plain loops."""
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, seed=1, tokens=3)
-    calibration = calibrate(random_checkpoint, spec)
-    return calibration
+    return calibrate(random_checkpoint, spec)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -60,13 +60,11 @@ def map_of(
     bits: tuple[BitWidths, ...] = BITS,
     recipe: Recipe | None = None,
 ) -> SensitivityMap:
-    result = sensitivity(checkpoint, calibration, bits, spec, recipe)
-    return result
+    return sensitivity(checkpoint, calibration, bits, spec, recipe)
 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +79,7 @@ def half_checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def half_calibration(half_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
-    calibration = calibrate(half_checkpoint, spec)
-    return calibration
+    return calibrate(half_checkpoint, spec)
 
 
 @pytest.fixture(scope="module")

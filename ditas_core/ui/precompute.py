@@ -37,8 +37,7 @@ Report = Callable[[str], None]
 def measured(checkpoint: Checkpoint, report: Report, spec: CalibrationSpec) -> Calibration:
     """One calibration run."""
     report(f"calibrating {checkpoint.name}")
-    calibration = calibrate(checkpoint, spec)
-    return calibration
+    return calibrate(checkpoint, spec)
 
 
 def precompute(
@@ -58,8 +57,7 @@ def precompute(
     labels = torch.tensor([checkpoint.class_index(name) for name in names])
 
     def sample(transformer: torch.nn.Module) -> Trajectory:
-        run = run_trajectory(checkpoint, transformer, labels, sampling, SEED)
-        return run
+        return run_trajectory(checkpoint, transformer, labels, sampling, SEED)
 
     report("sampling in full precision")
     reference = sample(checkpoint.transformer)

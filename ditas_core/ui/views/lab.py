@@ -109,8 +109,7 @@ def find_curve(bench: Bench, setting: Setting, calibration: Calibration) -> Laye
 
     def build() -> LayerDone:
         checkpoint, group = bench.checkpoint(setting.model), group_of(bench, setting)
-        done = search_group(checkpoint, group, calibration, setting.spec)
-        return done
+        return search_group(checkpoint, group, calibration, setting.spec)
 
     known = known_curve(bench, setting, calibration)
     if known is not None:
