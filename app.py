@@ -24,11 +24,11 @@ def end_quietly() -> None:
 if __name__ == "__main__":
     atexit.register(end_quietly)  # the first one is the last to run: all is tidied up by then
 
-from ditas_core.ui import UNUSABLE, Bench, build_app, launch_options, read_options  # noqa: E402
+from ditas_core.ui import UNUSABLE, Backend, build_app, launch_options, read_options  # noqa: E402
 
 try:
-    bench = Bench(read_options(sys.argv[1:] if __name__ == "__main__" else []))
-    demo = build_app(bench)
+    backend = Backend(read_options(sys.argv[1:] if __name__ == "__main__" else []))
+    demo = build_app(backend)
 except UNUSABLE as error:
     if __name__ != "__main__":
         raise
@@ -38,6 +38,6 @@ except UNUSABLE as error:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt):
-        bench.warm()
+        backend.warm()
         demo.launch(**launch_options())
     served = True

@@ -74,7 +74,7 @@ def test_every_module_and_file_of_the_package_is_in_the_wheel(wheel: zipfile.Zip
         if path.is_file()
         and (path.suffix in {".py", ".txt", ".typed"} or path.parent.name == "static")
     }
-    assert "ditas_core/ui/static/page.js" in wanted
+    assert "ditas_core/ui/page/static/page.js" in wanted
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == wanted
 

@@ -28,7 +28,7 @@ STARTS = {
     "runpy.run_module('ditas_core', run_name='__main__')",
     "script": "sys.argv = ['ditas', 'bench', 'busy', '--help']\n"
     "from ditas_core.cli import main; main()",
-    "precompute": "runpy.run_module('ditas_core.ui.precompute', run_name='__main__')",
+    "precompute": "runpy.run_module('ditas_core.ui.stored.precompute', run_name='__main__')",
     "training": "runpy.run_module('ditas_core.training', run_name='__main__')",
     "tests": "import tests.conftest",
 }

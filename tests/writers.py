@@ -46,7 +46,7 @@ class Things:
         from ditas_core.evaluation.outliers import outlier_atlas
         from ditas_core.search import plain_recipe
         from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-        from ditas_core.ui.precompute import precompute
+        from ditas_core.ui.stored.precompute import precompute
 
         self.checkpoint = load_checkpoint(str(tiny_folder(folder / "tiny")))
         self.calibrations: list[Calibration] = []
@@ -141,8 +141,8 @@ def quantized_writer(things: Things) -> Writer:
 
 
 def shipped_writer(things: Things) -> Writer:
-    from ditas_core.ui.precompute import write
-    from ditas_core.ui.results import load_shipped
+    from ditas_core.ui.stored.precompute import write
+    from ditas_core.ui.stored.results import load_shipped
 
     def load(folder: Path) -> list[str]:
         found = load_shipped(folder / "precomputed", things.checkpoint.fingerprint)
@@ -158,7 +158,7 @@ def shipped_writer(things: Things) -> Writer:
 
 def download_writer(things: Things) -> Writer:
     """What the page writes for downloads, and the bundle of all of it."""
-    from ditas_core.ui.takeaway.store import Store
+    from ditas_core.ui.tabs.takeaway.store import Store
 
     kept: list[Store] = []
 
@@ -185,7 +185,7 @@ def download_writer(things: Things) -> Writer:
 
 def recipe_download_writer(things: Things) -> Writer:
     from ditas_core.specs import Recipe
-    from ditas_core.ui.views import search
+    from ditas_core.ui.tabs.search import draw as search
 
     def write(version: int, folder: Path) -> None:
         search.FOLDER.name = str(folder)

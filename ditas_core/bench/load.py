@@ -33,7 +33,7 @@ import torch
 
 from ditas_core.checkpoints.checkpoint import fingerprint
 from ditas_core.cli.parsing import number
-from ditas_core.ui.limits import Limits
+from ditas_core.ui.serving.limits import Limits
 
 from .machine import describe
 from .pages import Served, Visitor, raw, rss_mb, served, tiny_folder, until
@@ -62,7 +62,7 @@ def answer_of(message: dict[str, Any]) -> str:
 
 def inputs_of(page: Served, client: int, job: int) -> list[Any]:
     """Every client's jobs are its own; the seed is shown and shows whose it is."""
-    names = list(page.bench.checkpoint(page.bench.default).class_names)
+    names = list(page.backend.checkpoint(page.backend.default).class_names)
     found = page.compare(seed=100_000 + 1000 * client + job, steps=4 + job % 3)
     found[0] = [names[client % len(names)]]
     return found
@@ -86,7 +86,7 @@ def crowd(page: Served, clients: int, jobs: int) -> dict[str, Any]:
     began = time.monotonic()
     in_threads([partial(work, client) for client in range(clients)])
     seconds = time.monotonic() - began
-    page.bench.cache.entries.clear()
+    page.backend.cache.entries.clear()
     differing, leaks = [], []
     for (client, job), found in sorted(together.items()):
         with closing(Visitor(page.url)) as visitor:
@@ -123,7 +123,7 @@ def begin(page: Served, visitor: Visitor, ask: int, seed: int) -> tuple[str, Any
     assert joined.status_code == 200, joined.text
     messages = visitor.listen()
     for message in messages:
-        if message["msg"] == "process_generating" and page.bench.line.locked():
+        if message["msg"] == "process_generating" and page.backend.queue.locked():
             break
     return str(joined.json()["event_id"]), messages
 
@@ -134,13 +134,13 @@ def slowed(page: Served, seconds: float = 0.2) -> Any:
     def pause(*_: Any) -> None:
         time.sleep(seconds)
 
-    transformer = page.bench.checkpoint(page.bench.default).transformer
+    transformer = page.backend.checkpoint(page.backend.default).transformer
     return transformer.register_forward_pre_hook(pause)
 
 
 def cycles(page: Served, count: int) -> dict[str, Any]:
     """Start, wait until it runs, cancel; again and again."""
-    checkpoint = page.bench.checkpoint(page.bench.default)
+    checkpoint = page.backend.checkpoint(page.backend.default)
     before, hooks = fingerprint(checkpoint.transformer), hooks_of(checkpoint.transformer)
     visitor = Visitor(page.url)
     ask = visitor.number("compare")
@@ -151,7 +151,7 @@ def cycles(page: Served, count: int) -> dict[str, Any]:
         event, messages = begin(page, visitor, ask, cycle)
         began = time.monotonic()
         visitor.cancel(ask, event)
-        until(lambda: not page.bench.line.locked(), 20)
+        until(lambda: not page.backend.queue.locked(), 20)
         ends.append(time.monotonic() - began)
         list(messages)
         slow.remove()
@@ -179,14 +179,14 @@ def leaving(page: Served) -> dict[str, Any]:
         assert joined.status_code == 200, joined.text
         address = f"GET /gradio_api/queue/data?session_hash={visitor.session} HTTP/1.1"
         stream = raw(page.url, address)
-        until(page.bench.line.locked, 20)
+        until(page.backend.queue.locked, 20)
         assert stream.recv(200), "the stream answers"
         assert visitor.beats is not None
         if way in ("stream", "both"):
             stream.close()
         if way in ("heartbeat", "both"):
             visitor.beats.close()
-        seconds[way] = round(until(lambda: not page.bench.line.locked(), 30), 2)
+        seconds[way] = round(until(lambda: not page.backend.queue.locked(), 30), 2)
         stream.close()
         visitor.close()
         slow.remove()
@@ -210,7 +210,7 @@ def soak(page: Served, count: int) -> dict[str, Any]:
         "jobs": count,
         "mb_per_job": round(slope, 4),
         "whole_growth_mb": round(memory[-1] - memory[0], 1),
-        "desks": len(page.bench.desks.desks),
+        "desks": len(page.backend.sessions.sessions),
     }
 
 
@@ -258,7 +258,7 @@ def joins(page: Served, count: int) -> dict[str, Any]:
             last = [m for m in visitor.listen() if m["msg"] == "process_completed"][-1]
             told += not last["success"] and "Busy" in str(last["output"].get("error"))
         visitor.close()
-    until(lambda: not page.bench.line.locked(), 60)
+    until(lambda: not page.backend.queue.locked(), 60)
     return {
         "joins": count,
         "sent_s": round(sent, 2),

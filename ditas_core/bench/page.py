@@ -120,7 +120,7 @@ def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves:
 
 
 def alpha(page: Any, times: dict[str, list[float]], moves: int) -> None:
-    from ditas_core.ui.views.lab import BARS, CURVE, SHAPES
+    from ditas_core.ui.tabs.lab.draw import BARS, CURVE, SHAPES
 
     page.get_by_role("tab", name="Alpha lab", exact=True).click()
     slider = page.locator("#alpha input[type=range]")
@@ -151,18 +151,18 @@ def browsed() -> Iterator[tuple[Any, str, Any]]:
     """A bench with all that is shipped, the address of its page, and a browser."""
     from playwright.sync_api import sync_playwright
 
-    from ditas_core.ui import Bench, build_app, launch_options
+    from ditas_core.ui import Backend, build_app, launch_options
 
-    bench = Bench()
-    bench.warm().join()
-    demo = build_app(bench)
+    backend = Backend()
+    backend.warm().join()
+    demo = build_app(backend)
     _, url, _ = demo.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
     )
     try:
         with sync_playwright() as engine:
             browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            yield bench, url, browser
+            yield backend, url, browser
             browser.close()
     finally:
         demo.close()
@@ -170,8 +170,8 @@ def browsed() -> Iterator[tuple[Any, str, Any]]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in TARGETS}
-    with browsed() as (bench, url, browser):
-        atlas = bench.atlas(bench.default)
+    with browsed() as (backend, url, browser):
+        atlas = backend.atlas(backend.default)
         assert atlas is not None
         layers = [row.layer for row in atlas.ranking({})]
         for _ in range(options.runs):

@@ -21,9 +21,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui import Bench, build_app, launch_options
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.limits import Limits
+from ditas_core.ui import Backend, build_app, launch_options
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.stored.catalogue import Entry
 
 API = "/gradio_api"
 TLS = ssl.create_default_context()  # never used over loopback, but slow to make
@@ -64,13 +64,13 @@ def tiny_folder(path: Path, names: Sequence[str] = NAMES) -> Path:
 class Served:
     """A page that answers on loopback."""
 
-    bench: Bench
+    backend: Backend
     demo: Any
     url: str
 
     @property
     def checkpoint(self) -> str:
-        return self.bench.default.key
+        return self.backend.default.key
 
     def bar(self, **changes: Any) -> list[Any]:
         """The bar's nine values."""
@@ -83,7 +83,7 @@ class Served:
 
     def compare(self, seed: int = 0, steps: int = 4, **changes: Any) -> list[Any]:
         """The inputs of "compare": one sample, plain rounding."""
-        names = list(self.bench.checkpoint(self.bench.default).class_names)
+        names = list(self.backend.checkpoint(self.backend.default).class_names)
         return [names[:1], 1, seed, steps, 2.5, ["plain rounding"], *self.bar(**changes)]
 
 
@@ -93,13 +93,13 @@ def served(folder: Path, limits: Limits | None = None, demo: Any = None) -> Iter
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     entry = Entry(folder.name, folder.name, str(folder), True)
-    bench = Bench({folder.name: entry}, SHORT, limits or Limits())
-    page = build_app(bench) if demo is None else demo(bench)
+    backend = Backend({folder.name: entry}, SHORT, limits or Limits())
+    page = build_app(backend) if demo is None else demo(backend)
     _, url, _ = page.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
     )
     try:
-        yield Served(bench, page, url.rstrip("/"))
+        yield Served(backend, page, url.rstrip("/"))
     finally:
         page.close()
         torch.set_num_threads(threads)

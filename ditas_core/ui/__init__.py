@@ -6,11 +6,11 @@ share_cores()  # before torch is loaded: this package is a program, not a librar
 
 from ..checkpoints import CheckpointError  # noqa: E402
 from .app import build_app, launch_options  # noqa: E402
-from .bench import Bench  # noqa: E402
-from .catalogue import read_options  # noqa: E402
-from .limits import LimitError  # noqa: E402
+from .serving.limits import LimitError  # noqa: E402
+from .stored.catalogue import read_options  # noqa: E402
+from .visitors.backend import Backend  # noqa: E402
 
 UNUSABLE = (LimitError, CheckpointError)
 """What the operator has to mend before the page can start."""
 
-__all__ = ["UNUSABLE", "Bench", "build_app", "launch_options", "read_options"]
+__all__ = ["UNUSABLE", "Backend", "build_app", "launch_options", "read_options"]

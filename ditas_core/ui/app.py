@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from .bench import Bench
-from .catalogue import ASSETS
-from .guarded import SESSIONS, GuardedBlocks, bound_queue
-from .limits import read_limits
-from .parts.address import wire_address
-from .parts.running import QUIET, answer
-from .parts.setup import Page, View, build_setup
-from .parts.tour import build_tour, wire_tour
-from .server import gate_options
+from .page.address import wire_address
+from .page.bar import Page, View, build_setup
+from .page.tab import Tab
+from .page.theme import CSS, HEAD, build_theme
+from .page.tour import build_tour, wire_tour
+from .serving.blocks import SESSIONS, BoundedBlocks, bound_queue
+from .serving.cleanup import clean_regularly
+from .serving.gate import gate_options
+from .serving.limits import read_limits
+from .stored.catalogue import ASSETS
 from .tabs import TABS
-from .tending import tend
-from .theme import CSS, HEAD, build_theme
-from .views.overview import hero
+from .tabs.overview.draw import hero
+from .visitors.backend import Backend
+from .visitors.running import QUIET, answer
 
 QUEUE_SIZE = 64
 ANSWERS_AT_ONCE = 4
@@ -39,32 +40,32 @@ where a dropdown tells its choice twice."""
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
-def build_app(bench: Bench | None = None) -> gr.Blocks:
-    """The whole interface; everything visitors share lives in ``bench``."""
-    bench = Bench() if bench is None else bench
-    with GuardedBlocks(
+def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.Blocks:
+    """The whole interface; everything visitors share lives in ``backend``."""
+    backend = Backend() if backend is None else backend
+    with BoundedBlocks(
         title="DiTAS explorer", analytics_enabled=False, delete_cache=CACHE_SWEEP
     ) as demo:
         gr.HTML(hero(), padding=False)
         tour = build_tour()
-        bar = build_setup(bench)
-        open_tab = gr.Textbox(TABS[0].key, visible="hidden", elem_id="open-tab", label="open tab")
+        bar = build_setup(backend)
+        open_tab = gr.Textbox(tabs[0].key, visible="hidden", elem_id="open-tab", label="open tab")
         redraws = []
-        with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(bar, tabs)
-            for tab in TABS:
+        with gr.Tabs(elem_id="tabs") as places:
+            page = Page(bar, places)
+            for tab in tabs:
                 with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as shown:
-                    view = tab.build(bench, page)
+                    view = tab.build(backend, page)
                     redraw = gr.Textbox(
                         "", visible="hidden", elem_id=f"redraw-{tab.key}", label=f"redraw {tab.key}"
                     )
                 redraws.append(redraw)
                 if view is not None:
-                    wire_view(bench, view, tab.key, redraw)
+                    wire_view(backend, view, tab.key, redraw)
                 shown.select(
                     None, None, [open_tab, redraw], js=OPENED % repr(tab.key), **PRIVATE
                 )  # fmt: skip
-        keys = [tab.key for tab in TABS]
+        keys = [tab.key for tab in tabs]
         gr.on(
             bar.changes,
             None,
@@ -73,15 +74,15 @@ def build_app(bench: Bench | None = None) -> gr.Blocks:
             js=CHANGED % repr(keys),
             **PRIVATE,
         )
-        wire_tour(bench, page, tour)
+        wire_tour(backend, page, tour)
         fields = dict(zip(keys, redraws, strict=True))
-        restored = wire_address(bench, page, demo, open_tab, fields)
+        restored = wire_address(backend, page, demo, open_tab, fields)
         restored.then(None, None, bar.dark, js=IS_DARK, **PRIVATE)
-        demo.unload(leaver(bench))
+        demo.unload(leaver(backend))
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE, api_open=False)
     bound_queue(demo)
     share_places(demo)
-    tend(bench, demo)
+    clean_regularly(backend, demo)
     return demo
 
 
@@ -92,12 +93,13 @@ def share_places(demo: gr.Blocks) -> None:
             listener.concurrency_id = "answers"
 
 
-def wire_view(bench: Bench, view: View, key: str, redraw: gr.Textbox) -> None:
+def wire_view(backend: Backend, view: View, key: str, redraw: gr.Textbox) -> None:
     """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
-    refresh = answer(bench, view.refresh)
+    refresh = answer(backend, view.refresh)
 
-    def draw(request: gr.Request, *values: Any) -> tuple[Any, ...]:
-        return only_changes(view, values, refresh(request, *values))
+    def draw(request: gr.Request, *values: Any) -> Any:
+        shown = only_changes(view, values, refresh(request, *values))
+        return shown if len(shown) > 1 else shown[0]  # as Gradio has it
 
     redraw.change(draw, view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET)
 
@@ -121,11 +123,11 @@ def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) ->
     return tuple(kept)
 
 
-def leaver(bench: Bench) -> Callable[[gr.Request], None]:
-    """A closed tab: its work stops, its desk goes some time later."""
+def leaver(backend: Backend) -> Callable[[gr.Request], None]:
+    """A closed tab: its work stops, its session goes some time later."""
 
     def leave(request: gr.Request) -> None:
-        bench.desks.leave(str(request.session_hash)[:64])
+        backend.sessions.leave(str(request.session_hash)[:64])
 
     return leave
 

@@ -17,8 +17,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
+from ditas_core.ui.stored.catalogue import Entry  # noqa: E402
+from ditas_core.ui.visitors.backend import Backend  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "assets" / "fluent-emoji-dit"
@@ -160,14 +160,14 @@ def rows(page: playwright.Page, table: str) -> int:
 
 
 @pytest.fixture(scope="session")
-def bench() -> Iterator[Bench]:
+def backend() -> Iterator[Backend]:
     """The demo checkpoint with its shipped results and a short calibration run."""
     path = DEMO if DEMO.is_dir() else Path(os.environ.get("DITAS_TEST_CHECKPOINT", ""))
     if not (path / "model_index.json").is_file():
         pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
     threads = torch.get_num_threads()
     torch.set_num_threads(min(2, threads))
-    found = Bench({path.name: Entry(path.name, path.name, str(path), True)}, SHORT)
+    found = Backend({path.name: Entry(path.name, path.name, str(path), True)}, SHORT)
     assert found.shipped is not None, found.notice
     for _ in found.calibrated(found.default, SHORT):
         pass
@@ -176,8 +176,8 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture(scope="session")
-def url(bench: Bench) -> Iterator[str]:
-    demo = build_app(bench)
+def url(backend: Backend) -> Iterator[str]:
+    demo = build_app(backend)
     _, local, _ = demo.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
     )

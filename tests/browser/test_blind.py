@@ -8,15 +8,15 @@ import io
 import numpy as np
 from PIL import Image
 
-from ditas_core.ui.guessing import LEFT, RIGHT
-from ditas_core.ui.tabs import blind
+from ditas_core.ui.tabs.blind import layout as blind
+from ditas_core.ui.tabs.blind.rules import LEFT, RIGHT
 
 from .conftest import expect
 
 
-def truth(bench) -> str:
+def truth(backend) -> str:
     """The side that is quantized for the visitor who came last."""
-    found = next(reversed(bench.desks.desks.values())).notes[blind.NOTE]
+    found = next(reversed(backend.sessions.sessions.values())).notes[blind.NOTE]
     return found.pair.truth
 
 
@@ -33,7 +33,7 @@ def opened(watched):
     return page
 
 
-def test_guess_be_told_and_score(watched, bench, axe):
+def test_guess_be_told_and_score(watched, backend, axe):
     page = opened(watched)
     before = sources(page)
     page.locator("#blind-variant").get_by_role("radio", name="plain rounding").check()
@@ -46,7 +46,7 @@ def test_guess_be_told_and_score(watched, bench, axe):
         assert word not in html, "nothing may tell the sides apart before the guess"
     expect(page.locator("#blind-next")).to_be_disabled()
 
-    side = truth(bench)
+    side = truth(backend)
     page.locator(f"#blind-{side}").click()
     said = page.locator("#blind-feedback")
     expect(said).to_contain_text(f"Right. The {side} picture was quantized: plain rounding")
@@ -54,7 +54,7 @@ def test_guess_be_told_and_score(watched, bench, axe):
     expect(pictures.locator("figcaption")).to_have_text(
         captions if side == LEFT else captions[::-1]
     )
-    shipped = bench.shipped.presets["W4A4"].result
+    shipped = backend.shipped.presets["W4A4"].result
     shown = [base64.b64decode(source.split(",")[1]) for source in sources(page)]
     pixels = np.asarray(Image.open(io.BytesIO(shown[side == RIGHT])))
     assert any(np.array_equal(pixels, known) for known in shipped.images["plain rounding"])
@@ -63,7 +63,7 @@ def test_guess_be_told_and_score(watched, bench, axe):
 
     page.locator("#blind-next").click()
     expect(said).to_contain_text("Which one is quantized?")
-    page.locator(f"#blind-{RIGHT if truth(bench) == LEFT else LEFT}").click()
+    page.locator(f"#blind-{RIGHT if truth(backend) == LEFT else LEFT}").click()
     expect(said).to_contain_text("Wrong.")
     page.locator("#blind-next").click()
     expect(said).to_contain_text("Which one is quantized?")
@@ -80,9 +80,9 @@ def test_guess_be_told_and_score(watched, bench, axe):
     expect(said).to_contain_text("Which one is quantized?")
 
 
-def test_the_keyboard_alone_is_enough(watched, bench):
+def test_the_keyboard_alone_is_enough(watched, backend):
     page = opened(watched)
-    right = int(truth(bench) == LEFT)
+    right = int(truth(backend) == LEFT)
     page.locator("#blind-left").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#blind-feedback")).to_contain_text(f"{right} of 1 right")
@@ -90,7 +90,7 @@ def test_the_keyboard_alone_is_enough(watched, bench):
     page.keyboard.press("Enter")
     expect(page.locator("#blind-feedback")).to_contain_text("Which one is quantized?")
     expect(page.locator("#blind-left")).to_be_focused()
-    right += truth(bench) == RIGHT
+    right += truth(backend) == RIGHT
     page.keyboard.press("Tab")
     expect(page.locator("#blind-right")).to_be_focused()
     page.keyboard.press("Space")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ditas_core.bench.pages import until
-from ditas_core.ui.jobs.trials import notes_of
+from ditas_core.ui.tabs.breaking.trials import notes_of
 
 from .conftest import click_figure, drawn, expect, set_slider, toast
 
@@ -20,9 +20,9 @@ def opened(watched):
     return page
 
 
-def desk_of(bench):
+def desk_of(backend):
     """The visitor who came last."""
-    return next(reversed(bench.desks.desks.values()))
+    return next(reversed(backend.sessions.sessions.values()))
 
 
 def finished(page, name: str) -> None:
@@ -48,7 +48,7 @@ def mapped(page) -> None:
     expect(page.locator("#budget input[type=number]")).to_be_enabled()
 
 
-def test_only_one_layer_and_from_a_step_on(watched, bench, axe):
+def test_only_one_layer_and_from_a_step_on(watched, backend, axe):
     page = opened(watched)
     expect(page.locator("#break-layer input")).to_have_value("7.fc2")
     start(page, "partial")
@@ -66,7 +66,7 @@ def test_only_one_layer_and_from_a_step_on(watched, bench, axe):
     start(page, "partial")
     expect(page.locator("#break-history tbody tr")).to_have_count(2)
     finished(page, "partial")
-    found = notes_of(desk_of(bench)).trials
+    found = notes_of(desk_of(backend)).trials
     assert [t.what for t in found] == ["from step 3 on", "only 7.fc2"]
     expect(page.locator("#break-history tbody th")).to_have_text([t.what for t in found])
     expect(page.locator("#break-plot .annotation-text")).to_have_text("quantized from step 3 on")
@@ -75,7 +75,7 @@ def test_only_one_layer_and_from_a_step_on(watched, bench, axe):
     assert axe(page) == []
 
 
-def test_sweeps_stream_and_cancel_keeps_what_is_done(watched, bench, axe):
+def test_sweeps_stream_and_cancel_keeps_what_is_done(watched, backend, axe):
     page = opened(watched)
     start(page, "partial", "every layer in turn")
     bars = page.locator("#break-plot .barlayer .point path")
@@ -92,8 +92,8 @@ def test_sweeps_stream_and_cancel_keeps_what_is_done(watched, bench, axe):
     page.wait_for_function(
         "n => document.querySelectorAll('#break-plot .barlayer .point').length == n", arg=known
     )
-    until(lambda: not bench.line.locked(), 60)
-    assert len(notes_of(desk_of(bench)).layers.sqnr) <= known + 1
+    until(lambda: not backend.queue.locked(), 60)
+    assert len(notes_of(desk_of(backend)).layers.sqnr) <= known + 1
 
     bars.nth(1).click(force=True)
     expect(page.locator("#break-layer")).to_be_hidden()
@@ -106,9 +106,9 @@ def test_sweeps_stream_and_cancel_keeps_what_is_done(watched, bench, axe):
     expect(page.locator("#break-plot .scatterlayer .points path")).to_have_count(4)
 
 
-def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, bench, axe):
-    for key in [k for k in bench.cache.entries if k[0] == "sensitivity"]:
-        del bench.cache.entries[key]  # another test may have mapped the same
+def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, backend, axe):
+    for key in [k for k in backend.cache.entries if k[0] == "sensitivity"]:
+        del backend.cache.entries[key]  # another test may have mapped the same
     page = opened(watched)
     page.locator("#start-mixed").click()
     toast(page, "press “Map the layers” first")
@@ -130,10 +130,10 @@ def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, b
     expect(page.locator("#budget-line")).to_contain_text("for W3A8 everywhere")
     page.locator("#keep-mixed").click()
     expect(page.locator("#kept")).to_contain_text("Kept as “mixed 4.")
-    (name,) = desk_of(bench).recipes
+    (name,) = desk_of(backend).recipes
     expect(page.locator("#recipe input")).to_have_value(name)
     expect(page.locator("#notice")).to_contain_text(name)
-    recipe = desk_of(bench).recipes[name]
+    recipe = desk_of(backend).recipes[name]
     assert len({layer.bits.weight for layer in recipe.layers.values()}) > 1
 
     start(page, "mixed")
@@ -146,7 +146,7 @@ def test_the_map_becomes_a_recipe_under_a_budget_and_shows_its_result(watched, b
     assert axe(page) == []
 
 
-def test_the_main_path_by_keyboard_alone(watched, bench):
+def test_the_main_path_by_keyboard_alone(watched, backend):
     page = opened(watched)
     page.locator("#break-what input").nth(1).press("Space")  # each is a stop of its own
     expect(page.get_by_label("all but this layer", exact=True)).to_be_checked()
@@ -176,4 +176,4 @@ def test_the_main_path_by_keyboard_alone(watched, bench):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page.locator("#map-cell")).not_to_contain_text("Rounding 0.qkv alone")
-    assert desk_of(bench).recipes
+    assert desk_of(backend).recipes

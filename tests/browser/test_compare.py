@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ditas_core.bench.pages import until
-from ditas_core.ui.results import BUILT_IN, PLAIN, SMOOTHED
+from ditas_core.ui.stored.results import BUILT_IN, PLAIN, SMOOTHED
 
 from .conftest import expect, set_slider, still
 
@@ -147,7 +147,7 @@ def test_wheel_drag_and_play(watched):
     expect(page.get_by_role("button", name="Play the steps")).to_be_visible()
 
 
-def test_a_comparison_of_ones_own_cancelled_and_continued(watched, axe, bench, shots):
+def test_a_comparison_of_ones_own_cancelled_and_continued(watched, axe, backend, shots):
     page = opened(watched)
     page.get_by_role("radio", name="W4A6").check()
     expect(page.locator("#compare-status")).to_contain_text("W4A6")
@@ -163,7 +163,7 @@ def test_a_comparison_of_ones_own_cancelled_and_continued(watched, axe, bench, s
     page.locator("#cancel-compare").click()
     expect(page.locator("#compare-status")).to_contain_text("1 of 2 recipes")
     expect(page.locator("#contact img")).to_have_count(2 * 2)
-    until(lambda: not bench.line.locked(), 60)  # the step that was under way ends first
+    until(lambda: not backend.queue.locked(), 60)  # the step that was under way ends first
     page.locator("#start-compare").click()
     expect(page.locator("#contact img")).to_have_count(2 * 3)
     expect(page.locator("#compare-status .done, #compare-status.done")).to_be_visible()

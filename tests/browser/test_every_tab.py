@@ -77,10 +77,10 @@ def test_every_tab_fits_and_passes_axe(visit, axe, shots, size, scheme):
     assert found == []
 
 
-def test_an_error_is_said_and_passes_axe(watched, axe, bench):
+def test_an_error_is_said_and_passes_axe(watched, axe, backend):
     """A full line: the job is refused with a message, and the page goes on."""
     page = watched.open()
-    tickets = [bench.line.join() for _ in range(bench.line.places)]
+    tickets = [backend.queue.join() for _ in range(backend.queue.places)]
     try:
         watched.tab("Outliers")
         page.locator("#start-measure").click()
@@ -88,7 +88,7 @@ def test_an_error_is_said_and_passes_axe(watched, axe, bench):
         assert axe(page) == []
     finally:
         for ticket in tickets:
-            bench.line.leave(ticket)
+            backend.queue.leave(ticket)
     expect(page.locator("#measure-status")).to_contain_text("Not run")
     expect(page.locator("#start-measure")).to_be_enabled()
 

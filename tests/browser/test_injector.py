@@ -25,11 +25,11 @@ def sources(page, row: int) -> list[str]:
     return images.evaluate_all("all => all.map(image => image.src)")
 
 
-def test_dragging_breaks_plain_rounding_and_leaves_full_precision_alone(watched, bench):
-    assert bench.ladder is not None, "expected a ladder among the shipped results"
+def test_dragging_breaks_plain_rounding_and_leaves_full_precision_alone(watched, backend):
+    assert backend.ladder is not None, "expected a ladder among the shipped results"
     page = opened(watched)
     before = [sources(page, row) for row in range(4)]
-    assert all(len(row) == len(bench.ladder.labels) for row in before)
+    assert all(len(row) == len(backend.ladder.labels) for row in before)
     slider = page.locator("#strength input[type=range]")
     box = slider.bounding_box()
     y = box["y"] + box["height"] / 2
@@ -45,7 +45,7 @@ def test_dragging_breaks_plain_rounding_and_leaves_full_precision_alone(watched,
     assert not set(after[2]) & set(before[2]), "every plainly rounded picture changes"
     expect(page.locator("#strengths")).to_contain_text("×200")
     expect(page.locator("#injected-map")).to_contain_text("injected ×200")
-    loud = bench.ladder.nearest(200)
+    loud = backend.ladder.nearest(200)
     power = f"10{str(int(f'{loud.same.pixels:.1e}'.split('e')[1]))[1:].translate(RAISED)}"
     expect(page.locator("#proof .stat").first).to_contain_text(power[2:])
 
@@ -77,7 +77,7 @@ def test_the_keyboard_does_it_all(watched, axe):
     assert axe(page) == []
 
 
-def test_the_live_job_shows_the_proof_and_cancel_keeps_it(watched, bench, axe, shots):
+def test_the_live_job_shows_the_proof_and_cancel_keeps_it(watched, backend, axe, shots):
     page = opened(watched)
     set_slider(page, "#strength", 40)
     page.get_by_text("Samples, steps and seed").click()
@@ -100,7 +100,7 @@ def test_the_live_job_shows_the_proof_and_cancel_keeps_it(watched, bench, axe, s
     page.locator("#start-inject").click()
     expect(page.locator("#injected-live")).to_contain_text("in 8 channels")
     page.locator("#cancel-inject").click()
-    until(lambda: not bench.line.locked(), 60)
+    until(lambda: not backend.queue.locked(), 60)
     expect(page.locator("#inject-status")).to_contain_text("Cancelled")
     expect(page.locator("#injected-live")).to_contain_text("in 8 channels")
     expect(page.locator("#injected-live img").first).to_be_visible()

@@ -9,7 +9,7 @@ import pytest
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui import build_app, launch_options
-from ditas_core.ui.bench import Bench
+from ditas_core.ui.visitors.backend import Backend
 
 from .conftest import choose, click_figure, expect, open_tab, set_slider, toast
 
@@ -173,9 +173,9 @@ def test_the_slider_stays_on_view(visit, size):
     assert page.locator("#lab-hand").bounding_box()["y"] >= 0
 
 
-def test_before_the_measurement_it_says_so_and_opens_by_itself(chromium, bench, axe):
+def test_before_the_measurement_it_says_so_and_opens_by_itself(chromium, backend, axe):
     """Somebody else's run: a page of its own, with nothing in memory."""
-    cold = Bench(bench.entries, CalibrationSpec(SamplingSpec(steps=4), samples=1))
+    cold = Backend(backend.entries, CalibrationSpec(SamplingSpec(steps=4), samples=1))
     demo = build_app(cold)
     _, url, _ = demo.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
@@ -184,7 +184,7 @@ def test_before_the_measurement_it_says_so_and_opens_by_itself(chromium, bench, 
     try:
         page.goto(url)
         page.get_by_role("tab").first.wait_for()
-        with cold.line.join():
+        with cold.queue.join():
             open_tab(page, TAB)
             expect(page.locator("#lab-status")).to_contain_text("opens by itself")
             expect(page.locator("#lab-verdict")).to_contain_text("Not measured yet")

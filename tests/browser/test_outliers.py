@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui.views import atlas as show
+from ditas_core.ui.tabs.outliers import draw as show
 
 from .conftest import (
     SHORT,
@@ -48,17 +48,17 @@ def panels(page: playwright.Page, plot: str, count: int) -> None:
     expect(page.locator(f"{plot} .heatmaplayer image")).to_have_count(count)
 
 
-def test_from_the_overview_to_a_layer_to_a_channel(watched, bench):
+def test_from_the_overview_to_a_layer_to_a_channel(watched, backend):
     page = opened(watched)
     panels(page, "#atlas-overview", 2)
-    names = list(bench.atlas(bench.default).groups)
-    steps = bench.atlas(bench.default).timesteps
+    names = list(backend.atlas(backend.default).groups)
+    steps = backend.atlas(backend.default).timesteps
     click_figure(page, "#atlas-overview", (9 + 0.5) / len(names), 0.5 / len(steps))
     expect(page.locator(OVERVIEW)).to_contain_text(f"framed: {names[9]} at t = {steps[0]}")
     expect(page.locator(LAYER)).to_contain_text("block 2 · proj")
     expect(page.locator("#atlas-timestep input")).to_have_value(str(steps[0]))
     panels(page, "#atlas-layer", 2)
-    group = bench.atlas(bench.default).groups[names[9]]
+    group = backend.atlas(backend.default).groups[names[9]]
     loudest = int(group.act_absmax.argmax())
     expect(page.locator(CHANNEL)).to_contain_text(f"channel {loudest}:")
     click_figure(page, "#atlas-layer", 100.5 / 256, 0.5)
@@ -68,9 +68,9 @@ def test_from_the_overview_to_a_layer_to_a_channel(watched, bench):
     assert "grid" in titles(page, "#atlas-range")
 
 
-def test_everything_by_keyboard(watched, bench):
+def test_everything_by_keyboard(watched, backend):
     page = opened(watched)
-    names = [rank.layer for rank in bench.atlas(bench.default).ranking({})]
+    names = [rank.layer for rank in backend.atlas(backend.default).ranking({})]
     press = page.keyboard.press
     page.locator("#ranking input").first.focus()
     press("Tab")
@@ -119,14 +119,14 @@ def test_a_wrong_channel_is_explained(watched):
     toast(page, "expected a number from 0 to 255")
 
 
-def test_the_table_is_searched_and_sorted(watched, bench):
+def test_the_table_is_searched_and_sorted(watched, backend):
     page = opened(watched)
-    assert rows(page, "#ranking") == len(bench.atlas(bench.default).groups)
+    assert rows(page, "#ranking") == len(backend.atlas(backend.default).groups)
     first = page.locator("#ranking .body-cell").first
     page.locator("#ranking input").first.fill("fc2")
     expect(first).to_contain_text("fc2")
     assert rows(page, "#ranking") == 8
-    ranks = [r for r in bench.atlas(bench.default).ranking({}) if r.layer.endswith("fc2")]
+    ranks = [r for r in backend.atlas(backend.default).ranking({}) if r.layer.endswith("fc2")]
     expect(first).to_have_text(ranks[0].layer)
     header = page.locator("#ranking [role=columnheader]").nth(1)
     header.hover()
@@ -174,19 +174,19 @@ def test_every_view_of_a_layer(visit, axe, shots, size, scheme):
 
 
 @pytest.fixture()
-def forgotten(bench) -> Iterator[None]:
+def forgotten(backend) -> Iterator[None]:
     """As before the first run, which is a long one; afterwards the short run is there again."""
-    key = ("calibration", bench.default, SHORT)
-    kept = bench.cache.get(key)
-    with bench.cache.lock:
-        del bench.cache.entries[key]
-    bench.spec = CalibrationSpec(SamplingSpec(steps=200), samples=16)
+    key = ("calibration", backend.default, SHORT)
+    kept = backend.cache.get(key)
+    with backend.cache.lock:
+        del backend.cache.entries[key]
+    backend.spec = CalibrationSpec(SamplingSpec(steps=200), samples=16)
     yield
-    bench.spec = SHORT
-    bench.cache.put(key, kept)
+    backend.spec = SHORT
+    backend.cache.put(key, kept)
 
 
-def test_measuring_shows_its_steps_and_can_be_cancelled(watched, bench, axe, forgotten):
+def test_measuring_shows_its_steps_and_can_be_cancelled(watched, backend, axe, forgotten):
     page = watched.open()
     watched.tab("Outliers")
     expect(page.locator(CHANNEL)).to_contain_text(show.NO_VALUES)
@@ -197,15 +197,15 @@ def test_measuring_shows_its_steps_and_can_be_cancelled(watched, bench, axe, for
     assert axe(page) == [], "while it runs"
     page.locator("#cancel-measure").click()
     expect(line).to_contain_text("Cancelled")
-    assert bench.measured(bench.default, bench.spec) is None
-    bench.spec = SHORT
+    assert backend.measured(backend.default, backend.spec) is None
+    backend.spec = SHORT
     page.locator("#start-measure").click()
     expect(line).to_contain_text("Measured: 8 steps of 2 samples")
     expect(page.locator(CHANNEL)).to_contain_text("stored values")
     expect(page.locator("#atlas-histogram .barlayer .point")).not_to_have_count(0)
 
 
-def test_figures_outlive_a_change_of_the_address(watched, bench):
+def test_figures_outlive_a_change_of_the_address(watched, backend):
     """Clips and gradients must not be referred to by the whole address: it changes."""
     page = opened(watched)
     before = page.url

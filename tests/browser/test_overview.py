@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ditas_core.ui.results import DITAS
+from ditas_core.ui.stored.results import DITAS
 
 from .conftest import drawn, expect
 
@@ -22,7 +22,7 @@ def test_a_useful_view(watched):
     drawn(page, "#atlas-overview", 150)
 
 
-def test_bits_change_pictures_numbers_and_notice(watched, bench):
+def test_bits_change_pictures_numbers_and_notice(watched, backend):
     page = watched.open()
     image = page.locator("#samples img").nth(6)
     before = image.get_attribute("src")
@@ -31,7 +31,7 @@ def test_bits_change_pictures_numbers_and_notice(watched, bench):
         "old => document.querySelectorAll('#samples img')[6].getAttribute('src') !== old",
         arg=before,
     )
-    result = bench.shipped.presets["W4A4"].result
+    result = backend.shipped.presets["W4A4"].result
     mean = sum(result.metrics[DITAS]["latent SQNR, dB"]) / len(result.labels)
     expect(page.locator("#samples")).to_contain_text(f"W4A4, {mean:.1f} dB")
     expect(page.locator("#notice")).to_contain_text("W4A4 · integer · recipe: DiTAS")
@@ -62,8 +62,8 @@ def test_words_are_explained_on_hover_and_focus(watched):
     assert word.get_attribute("aria-describedby") == tip.get_attribute("id")
 
 
-def test_a_second_visitor_is_told_the_place_in_the_line(visit, bench):
-    held = bench.line.join()
+def test_a_second_visitor_is_told_the_place_in_the_line(visit, backend):
+    held = backend.queue.join()
     try:
         page = visit().open()
         page.get_by_role("tab", name="Outliers", exact=True).click()
@@ -73,5 +73,5 @@ def test_a_second_visitor_is_told_the_place_in_the_line(visit, bench):
         page.get_by_role("radio", name="W4A4").check()
         expect(page.locator("#notice")).to_contain_text("W4A4")
     finally:
-        bench.line.leave(held)
+        backend.queue.leave(held)
     expect(page.locator("#measure-status .done")).to_be_visible()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ditas_core.ui.results import BUILT_IN
+from ditas_core.ui.stored.results import BUILT_IN
 
 from .conftest import DEMO, expect, rows, set_slider
 
 LAYERS, BITS = 32, "W4A6"
 
 
-def test_pick_look_search_and_compare(watched, bench, axe):
+def test_pick_look_search_and_compare(watched, backend, axe):
     page = watched.open()
 
     # pick a checkpoint and bit-widths: what is shown follows
@@ -22,7 +22,7 @@ def test_pick_look_search_and_compare(watched, bench, axe):
     expect(page.locator("#atlas-overview .heatmaplayer image")).to_have_count(2)
     page.locator("#ranking [data-testid=cell-2-0]").click()
     name = page.locator("#ranking [data-testid=cell-2-0]").inner_text().strip()
-    title = next(g.title for g in bench.checkpoint(bench.default).groups if g.name == name)
+    title = next(g.title for g in backend.checkpoint(backend.default).groups if g.name == name)
     expect(page.locator("#atlas-layer-line")).to_contain_text(title)
     expect(page.locator("#atlas-layer .heatmaplayer image")).to_have_count(2)
 

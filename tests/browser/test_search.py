@@ -28,7 +28,7 @@ def in_bar(page, name: str) -> None:
     expect(page.locator("#notice")).to_contain_text(name)
 
 
-def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, bench, axe, shots):
+def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, backend, axe, shots):
     page = opened(watched)
     assert rows(page, "#search-table") == LAYERS
     page.locator("#start-search").click()
@@ -48,7 +48,7 @@ def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, bench, axe, sh
     expect(page.locator("#search-plot")).to_contain_text("no smoothing")
     page.locator("#cancel-search").click()
     expect(line).to_contain_text("layers are kept, and Start goes on there")
-    until(lambda: not bench.line.locked(), 60)
+    until(lambda: not backend.queue.locked(), 60)
     kept = int(line.inner_text().split("Cancelled: ")[1].split(" of ")[0])
     assert few <= kept < LAYERS and rows(page, "#search-table") == kept
     expect(page.locator("#recipes-table")).to_contain_text("my partial search")
@@ -73,15 +73,15 @@ def test_a_search_streams_keeps_what_is_done_and_goes_on(watched, bench, axe, sh
     )
     page.locator("#cancel-search").click()
     expect(line).to_contain_text("Cancelled: ")
-    until(lambda: not bench.line.locked(), 60)
+    until(lambda: not backend.queue.locked(), 60)
 
 
-def test_a_layer_is_changed_by_keyboard_and_kept(watched, axe, bench):
+def test_a_layer_is_changed_by_keyboard_and_kept(watched, axe, backend):
     page = opened(watched)
     outcome = page.locator("#edit-outcome")
     group = "3.fc2"
     choose(page, "#edit-layer", group)
-    title = next(g.title for g in bench.checkpoint(bench.default).groups if g.name == group)
+    title = next(g.title for g in backend.checkpoint(backend.default).groups if g.name == group)
     expect(outcome).to_contain_text(f"{title}: error of its output, nothing changed yet")
     page.locator("#edit-alpha input[type=range]").focus()
     page.keyboard.press("End")
@@ -129,7 +129,7 @@ def test_tables_and_figures_open_a_layer(watched):
     expect(page.locator("#edit-plot")).to_contain_text("your change: W4A8, α = 0.9")
 
 
-def test_recipes_are_compared_renamed_downloaded_loaded_and_deleted(watched, bench, tmp_path):
+def test_recipes_are_compared_renamed_downloaded_loaded_and_deleted(watched, backend, tmp_path):
     page = opened(watched)
     choose(page, "#edit-weight", "3")
     expect(page.locator("#edit-plot")).to_contain_text("W3A8")

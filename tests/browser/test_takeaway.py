@@ -56,11 +56,11 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("downloads")
 
 
-def test_every_file_arrives_and_is_what_it_says(watched, bench, folder, axe):
+def test_every_file_arrives_and_is_what_it_says(watched, backend, folder, axe):
     page = watched.open("?tab=takeaway&bits=W4A4&layer=3.fc2")
     ready(page)
     recipe = Recipe.from_json(saved(page, "recipe", folder).read_text("utf-8"))
-    assert recipe == bench.shipped.presets["W4A4"].recipe
+    assert recipe == backend.shipped.presets["W4A4"].recipe
     for name, first, count in (
         ("layers", "layer", 32), ("curves", "layer", None), ("metrics", "variant", 4 * 8),
     ):  # fmt: skip
@@ -229,13 +229,13 @@ def test_keyboard_only(watched):
     assert not page.evaluate("!!document.activeElement.closest('#snippet .cm-scroller')")
 
 
-def test_waiting_is_said_and_can_be_cancelled(watched, axe, bench):
+def test_waiting_is_said_and_can_be_cancelled(watched, axe, backend):
     page = watched.open("?tab=takeaway")
     ready(page)
-    with bench.line.join():
+    with backend.queue.join():
         page.locator("#start-takeaway").click()
         expect(page.locator("#takeaway-status")).to_contain_text("number 2 in the line")
         assert axe(page) == []
         page.locator("#cancel-takeaway").click()
         expect(page.locator("#takeaway-status")).to_contain_text("Cancelled")
-        until(lambda: len(bench.line.tickets) == 1, 60)  # the place is free at once
+        until(lambda: len(backend.queue.tickets) == 1, 60)  # the place is free at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ditas_core.ui.parts.tour_steps import STEPS
+from ditas_core.ui.page.tour_steps import STEPS
 
 from .conftest import expect
 
@@ -22,7 +22,7 @@ def test_the_tour_from_beginning_to_end(watched, axe, shots):
         )
         expect(page.locator("#tour-state")).to_contain_text("Your turn")
         expect(page.locator(f"#tab-{step.tab}")).to_be_visible()
-        DOING[step.deed](page)
+        DOING[step.action](page)
         expect(page.locator("#tour-state")).to_contain_text("Done.", timeout=120_000)
         if number == 2:
             page.screenshot(path=shots / "tour.png")

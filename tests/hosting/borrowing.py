@@ -33,7 +33,7 @@ from ditas_core.comparison import Switching, Trajectory  # noqa: E402
 from ditas_core.conversion import quantize_transformer  # noqa: E402
 from ditas_core.search import plain_recipe  # noqa: E402
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec  # noqa: E402
-from ditas_core.ui import zerogpu  # noqa: E402
+from ditas_core.ui.serving import zerogpu  # noqa: E402
 
 SPEC = SamplingSpec(steps=4)
 

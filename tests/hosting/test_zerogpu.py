@@ -22,7 +22,7 @@ from ditas_core.checkpoints import Checkpoint
 from ditas_core.conversion import quantize_transformer
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, SpecError
-from ditas_core.ui import sending, zerogpu
+from ditas_core.ui.serving import sending, zerogpu
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import gradio as gr
 import httpx
 import pytest
 
-gr = pytest.importorskip("gradio")
-
-from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder  # noqa: E402
-from ditas_core.checkpoints import Machine, weigh  # noqa: E402
-from ditas_core.ui import bench as bench_module  # noqa: E402
-from ditas_core.ui.limits import LEAST_CACHE_MB, Limits, read_limits  # noqa: E402
-from ditas_core.ui.server import Gate, is_open  # noqa: E402
+from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder
+from ditas_core.checkpoints import Machine, weigh
+from ditas_core.ui.serving.gate import Gate, is_open
+from ditas_core.ui.serving.limits import LEAST_CACHE_MB, Limits, read_limits
+from ditas_core.ui.visitors import backend as bench_module
 
 ALERT = "<script>alert('class')</script>"
 QUOTES = '"\' onload="alert(1)" x=\''
@@ -36,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tiny_folder(tmp_path_factory.mktemp("gate") / "tiny", NAMES)) as page:
-        for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
+        for _ in page.backend.calibrated(page.backend.default, page.backend.spec):
             pass
         yield page
 
@@ -101,7 +100,7 @@ FILES = [
 @pytest.mark.parametrize("route", ["gradio_api/file=", "assets/", "static/", "svelte/"])
 def test_no_file_but_the_pages_own(page: Served, http: httpx.Client, route: str, path: str) -> None:
     if path == "SOURCE":
-        path = f"{page.bench.entries[page.checkpoint].source}/model_index.json"
+        path = f"{page.backend.entries[page.checkpoint].source}/model_index.json"
     for text in (quote(path, safe="/"), quote(path, safe=""), quote(quote(path, safe=""))):
         found = http.get(f"/{route}{text}")
         assert 400 <= found.status_code < 500, found.text[:200]
@@ -328,4 +327,4 @@ def test_hostile_links_change_nothing(http: httpx.Client) -> None:
 
 
 def test_json_config_names_no_path(page: Served, http: httpx.Client) -> None:
-    assert str(page.bench.entries[page.checkpoint].source) not in http.get("/config").text
+    assert str(page.backend.entries[page.checkpoint].source) not in http.get("/config").text

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import gradio as gr
 import pytest
 
-gr = pytest.importorskip("gradio")
-
-from ditas_core.bench.pages import Served, Visitor, served, tiny_folder  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice  # noqa: E402
+from ditas_core.bench.pages import Served, Visitor, served, tiny_folder
+from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.serving.limits import Limits
 
 SECRET = "hf_secret_that_nobody_may_read"
 SCRIPT = "<script>alert('mark')</script>"
@@ -68,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", SECRET)
         with served(folder, Limits(job_s=0.3)) as page:
-            for _ in page.bench.calibrated(page.bench.default, page.bench.spec):
+            for _ in page.backend.calibrated(page.backend.default, page.backend.spec):
                 pass
             yield page
 
@@ -106,7 +105,7 @@ def check(text: str, page: Served, what: str) -> None:
     for never in ("Traceback", 'File "', "site-packages", "ditas_core/", SECRET, "root:x:", MARK):
         assert never not in text, f"{what}: {never!r} in {text[:300]}"
     assert "HOSTILE-" * 12 not in text, f"{what}: repeats what was sent"
-    assert str(page.bench.entries[page.checkpoint].source) not in text, f"{what}: a path"
+    assert str(page.backend.entries[page.checkpoint].source) not in text, f"{what}: a path"
 
 
 def send(visitor: Visitor, page: Served, number: Any, data: Any, what: str, **more: Any) -> bool:
@@ -154,9 +153,9 @@ def attack(page: Served, attacker: Visitor, every_input: bool) -> dict[str, int]
 
 
 def state_of(page: Served, session: str) -> str:
-    desk = page.bench.desks.of(session)
-    recipes = {name: recipe.to_json() for name, recipe in desk.recipes.items()}
-    return json.dumps([recipes, desk.result, sorted(desk.notes), repr(desk.spec)])
+    session = page.backend.sessions.of(session)
+    recipes = {name: recipe.to_json() for name, recipe in session.recipes.items()}
+    return json.dumps([recipes, session.result, sorted(session.notes), repr(session.spec)])
 
 
 def test_every_endpoint_against_hostile_values(
@@ -165,9 +164,9 @@ def test_every_endpoint_against_hostile_values(
     victim = Visitor(page.url)
     compare, describe = victim.number("compare"), victim.number("describe")
     assert victim.ask(compare, page.compare())["success"]
-    desk = page.bench.desks.of(victim.session)
-    choice = read_choice(page.bench, page.bar())
-    desk.keep("the victim's own", next(iter(page.bench.recipes(desk, choice).values())))
+    session = page.backend.sessions.of(victim.session)
+    choice = read_choice(page.backend, page.bar())
+    session.keep("the victim's own", next(iter(page.backend.recipes(session, choice).values())))
     told = victim.ask(describe, page.bar())["output"]
     before = state_of(page, victim.session)
     asked = attack(page, attacker, every_input=False)
@@ -175,7 +174,7 @@ def test_every_endpoint_against_hostile_values(
     assert asked["refused"] > asked["sent"] / 2
     assert state_of(page, victim.session) == before
     assert victim.ask(describe, page.bar())["output"]["data"] == told["data"]
-    assert not page.bench.line.locked()
+    assert not page.backend.queue.locked()
     check_log(caplog)
     victim.close()
 
@@ -205,7 +204,7 @@ def test_sessions_that_no_page_has(page: Served, attacker: Visitor) -> None:
             found = attacker.http.post(f"/gradio_api/{route}", content=body)
             assert found.status_code in (400, 404, 422), (route, session)
             check(found.text, page, route)
-        assert str(session) not in page.bench.desks.desks
+        assert str(session) not in page.backend.sessions.sessions
 
 
 def test_bodies_that_are_no_question(page: Served, attacker: Visitor) -> None:
@@ -259,4 +258,4 @@ def test_direct_calls_do_not_get_round_the_queue(page: Served, attacker: Visitor
     for route in ("run/compare", "api/compare"):
         found = attacker.http.post(f"/gradio_api/{route}", content=body)
         assert found.status_code == 404, found.text[:200]
-    assert not page.bench.line.locked()
+    assert not page.backend.queue.locked()

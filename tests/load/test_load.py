@@ -15,24 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
+from writers import WRITERS, kill_all
 
-gr = pytest.importorskip("gradio")
-
-from writers import WRITERS, kill_all  # noqa: E402
-
-from ditas_core.bench.load import begin, crowd, cycles, joins, kept, leaving, slowed, soak  # noqa: E402
-from ditas_core.bench.pages import Served, Visitor, served, tiny_folder, until  # noqa: E402
-from ditas_core.cli import main  # noqa: E402
-from ditas_core.ui.app import ANSWERS_AT_ONCE  # noqa: E402
-from ditas_core.ui.cache import ALONE, size_of  # noqa: E402
-from ditas_core.ui.desk import Desks  # noqa: E402
-from ditas_core.ui.guarded import SESSIONS, SmallSession, forget_unread  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice  # noqa: E402
-from ditas_core.ui.tending import sweep_files, tend, tend_once  # noqa: E402
+from ditas_core.bench.load import begin, crowd, cycles, joins, kept, leaving, slowed, soak
+from ditas_core.bench.pages import Served, Visitor, served, tiny_folder, until
+from ditas_core.cli import main
+from ditas_core.ui.app import ANSWERS_AT_ONCE
+from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.serving.blocks import SESSIONS, SmallSession, forget_unread
+from ditas_core.ui.serving.cleanup import clean_once, clean_regularly, sweep_files
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.visitors.cache import ALONE, size_of
+from ditas_core.ui.visitors.session import Sessions
 
 STOPPED_S = 20.0
 """Ends a test that hangs: left alone, a slowed job of 100 steps takes twice as long."""
@@ -91,7 +89,7 @@ def test_a_connection_that_dies_late_ends_nothing(
 ) -> None:
     """The page has connected anew before the network tells that the first is dead."""
     passes: list[None] = []
-    transformer = page.bench.checkpoint(page.bench.default).transformer
+    transformer = page.backend.checkpoint(page.backend.default).transformer
     with slowed(page), transformer.register_forward_hook(lambda *_: passes.append(None)):
         visitor.open()
         first = visitor.beats
@@ -106,11 +104,11 @@ def test_a_connection_that_dies_late_ends_nothing(
         one.close()
         so_far = len(passes)
         until(lambda: len(passes) > so_far + 3, STOPPED_S)  # the work goes on
-        desk = page.bench.desks.of(visitor.session)
-        assert page.bench.line.locked() and not desk.left
+        session = page.backend.sessions.of(visitor.session)
+        assert page.backend.queue.locked() and not session.left
         other.close()
-        until(lambda: not page.bench.line.locked(), STOPPED_S)
-        assert desk.left
+        until(lambda: not page.backend.queue.locked(), STOPPED_S)
+        assert session.left
         messages.close()
 
 
@@ -119,9 +117,9 @@ def test_a_late_question_does_not_keep_the_work_of_a_closed_tab(
 ) -> None:
     with slowed(page):
         _, messages = begin(page, visitor, visitor.number("compare"), 31)
-        page.bench.desks.leave(visitor.session)
-        assert not page.bench.desks.of(visitor.session).left, "who asks is here"
-        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        page.backend.sessions.leave(visitor.session)
+        assert not page.backend.sessions.of(visitor.session).left, "who asks is here"
+        until(lambda: not page.backend.queue.locked(), STOPPED_S)
         messages.close()
 
 
@@ -164,7 +162,7 @@ def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
         lines = []
         for _ in range(12):
             found = visitor.ask(number, data)
-            assert found["success"] and not hurried.bench.line.locked()
+            assert found["success"] and not hurried.backend.queue.locked()
             line, start, cancel = found["output"]["data"][:3]
             assert start["interactive"] and not cancel["interactive"]
             lines.append(line)
@@ -173,7 +171,7 @@ def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
             slow.remove()  # the first is too long anywhere; a busy machine needs no more of it
     assert "Stopped after 2 s, the longest a job may take here" in lines[0]
     assert "done" in lines[-1] and len(lines) > 1
-    checkpoint = hurried.bench.checkpoint(hurried.bench.default)
+    checkpoint = hurried.backend.checkpoint(hurried.backend.default)
     assert not any(m._forward_pre_hooks for m in checkpoint.transformer.modules())
 
 
@@ -182,22 +180,22 @@ def test_the_longest_job_ends_and_keeps_what_it_has(hurried: Served) -> None:
 
 def test_who_finds_the_line_full_is_told_at_once(page: Served, visitor: Visitor) -> None:
     """The places stay taken meanwhile."""
-    tickets = [page.bench.line.join() for _ in range(page.bench.limits.places)]
+    tickets = [page.backend.queue.join() for _ in range(page.backend.limits.places)]
     try:
         found = visitor.ask(visitor.number("compare"), page.compare())
         assert not found["success"] and found["output"]["error"].startswith("Busy: 8 jobs run")
     finally:
         for ticket in tickets:
-            page.bench.line.leave(ticket)
+            page.backend.queue.leave(ticket)
 
 
 def test_somebody_who_waits_and_leaves_gives_up_the_place(page: Served, visitor: Visitor) -> None:
-    held = page.bench.line.join()
+    held = page.backend.queue.join()
     assert visitor.join(visitor.number("compare"), page.compare()).status_code == 200
-    until(lambda: len(page.bench.line.tickets) == 2, STOPPED_S)
-    page.bench.desks.leave(visitor.session)
-    until(lambda: len(page.bench.line.tickets) == 1, STOPPED_S)
-    page.bench.line.leave(held)
+    until(lambda: len(page.backend.queue.tickets) == 2, STOPPED_S)
+    page.backend.sessions.leave(visitor.session)
+    until(lambda: len(page.backend.queue.tickets) == 1, STOPPED_S)
+    page.backend.queue.leave(held)
 
 
 def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served, visitor: Visitor) -> None:
@@ -207,7 +205,7 @@ def test_a_cancelled_job_leaves_its_place_to_the_next(page: Served, visitor: Vis
         event, _ = begin(page, visitor, number, 5)
         waiting = threading.Thread(target=lambda: found.append(second.ask(number, page.compare())))
         waiting.start()
-        until(lambda: len(page.bench.line.tickets) == 2, STOPPED_S)
+        until(lambda: len(page.backend.queue.tickets) == 2, STOPPED_S)
         visitor.cancel(number, event)
         waiting.join(30)
     assert found[0]["success"] and "done" in found[0]["output"]["data"][0]
@@ -261,39 +259,41 @@ def test_who_is_turned_away_is_told_in_words(
 
 
 def test_a_hundred_visitors_who_left_are_forgotten() -> None:
-    desks = Desks(expires_s=60, left_s=20)
+    sessions = Sessions(expires_s=60, left_s=20)
     for number in range(100):
-        desks.of(f"v{number}").notes["x"] = number
+        sessions.of(f"v{number}").notes["x"] = number
     for number in range(99):
-        desks.leave(f"v{number}")
-    desks.leave("nobody")
-    assert desks.sweep() == 0 and len(desks.desks) == 100
-    assert desks.of("v6").notes == {"x": 6} and desks.of("v6").left == 0, "back in time"
-    for desk in desks.desks.values():
-        desk.left -= 21 if desk.left else 0
-    assert desks.of("v7").notes == {"x": 7}, "not swept yet"
-    assert set(desks.desks) == {"v6", "v7", "v99"}
+        sessions.leave(f"v{number}")
+    sessions.leave("nobody")
+    assert sessions.sweep() == 0 and len(sessions.sessions) == 100
+    assert sessions.of("v6").notes == {"x": 6} and sessions.of("v6").left == 0, "back in time"
+    for session in sessions.sessions.values():
+        session.left -= 21 if session.left else 0
+    assert sessions.of("v7").notes == {"x": 7}, "not swept yet"
+    assert set(sessions.sessions) == {"v6", "v7", "v99"}
 
 
 def test_a_desk_with_work_under_way_stays() -> None:
-    desks = Desks(most=4)
-    busy, rich = desks.of("busy"), desks.of("rich")
+    sessions = Sessions(most=4)
+    busy, rich = sessions.of("busy"), sessions.of("rich")
     with busy.working(), rich.working():
-        desks.leave("busy")
+        sessions.leave("busy")
         busy.touched = rich.touched = busy.left = -1e9
-        assert desks.sweep() == 0
+        assert sessions.sweep() == 0
         for number in range(20):
-            desks.of(f"flood {number}")
-        assert {"busy", "rich"} <= set(desks.desks) and len(desks.desks) == 4
+            sessions.of(f"flood {number}")
+        assert {"busy", "rich"} <= set(sessions.sessions) and len(sessions.sessions) == 4
     assert busy.touched > 0, "seen until its job ended"
-    assert desks.sweep() == 1 and "busy" not in desks.desks, "its tab was closed"
-    desks = Desks(most=3)
-    desks.of("owner").result = "something"
+    assert sessions.sweep() == 1 and "busy" not in sessions.sessions, "its tab was closed"
+    sessions = Sessions(most=3)
+    sessions.of("owner").result = "something"
     for number in range(20):
-        desks.of(f"flood {number}")
-    assert "owner" in desks.desks and len(desks.desks) == 3, "who has nothing makes room first"
-    with desks.of("a").working(), desks.of("b").working(), desks.of("owner").working():
-        assert desks.of("c") is desks.of("c") and len(desks.desks) == 4
+        sessions.of(f"flood {number}")
+    assert "owner" in sessions.sessions and len(sessions.sessions) == 3, (
+        "who has nothing makes room first"
+    )
+    with sessions.of("a").working(), sessions.of("b").working(), sessions.of("owner").working():
+        assert sessions.of("c") is sessions.of("c") and len(sessions.sessions) == 4
 
 
 def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served, visitor: Visitor) -> None:
@@ -302,12 +302,12 @@ def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served, visitor
         visitor.open()
         _, messages = begin(page, visitor, visitor.number("compare"), 11)
         for each in range(205):
-            page.bench.desks.of(f"flood {each}")
+            page.backend.sessions.of(f"flood {each}")
         assert other.ask(other.number("describe"), page.bar())["success"]
-        assert visitor.session in page.bench.desks.desks
+        assert visitor.session in page.backend.sessions.sessions
         assert visitor.beats is not None
         visitor.beats.close()
-        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        until(lambda: not page.backend.queue.locked(), STOPPED_S)
         last = [message for message in messages if message["msg"] == "process_completed"][-1]
     line, start, cancel = last["output"]["data"][:3]
     assert "connection to this page was lost" in line
@@ -318,7 +318,7 @@ def test_a_job_of_a_crowded_page_is_stopped_by_its_visitor(page: Served, visitor
 def test_a_forward_pass_is_not_waited_for(page: Served, visitor: Visitor, way: str) -> None:
     """A large model's may take longer than anybody waits: the work ends between two blocks."""
     begun: list[int] = []
-    blocks = page.bench.checkpoint(page.bench.default).transformer.transformer_blocks
+    blocks = page.backend.checkpoint(page.backend.default).transformer.transformer_blocks
 
     def long(number: int) -> None:
         begun.append(number)
@@ -334,14 +334,14 @@ def test_a_forward_pass_is_not_waited_for(page: Served, visitor: Visitor, way: s
     until(lambda: begun[so_far:].count(0) == 2, STOPPED_S)  # in the first block of a pass
     if way == "cancel":
         assert "Stopping" in asked_directly(visitor, page, cancel, [])[0]
-        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        until(lambda: not page.backend.queue.locked(), STOPPED_S)
         visitor.cancel(start, event)
         line = asked_directly(visitor, page, end, page.compare(seed=13, steps=100))[0]
         assert "Cancelled" in line
     else:
         assert visitor.beats is not None
         visitor.beats.close()
-        until(lambda: not page.bench.line.locked(), STOPPED_S)
+        until(lambda: not page.backend.queue.locked(), STOPPED_S)
     assert begun[-1] == 0, "the second block has not run any more"
     for each in slow:
         each.remove()
@@ -389,28 +389,28 @@ def test_whichever_answer_to_cancel_comes_first(page: Served, visitor: Visitor, 
 
 
 def test_housekeeping_goes_on_by_itself_and_ends_with_the_page(page: Served) -> None:
-    page.bench.desks.of("gone for long").touched = -1e9
-    thread = tend(page.bench, page.demo, every_s=0.05)
-    until(lambda: "gone for long" not in page.bench.desks.desks, STOPPED_S)
+    page.backend.sessions.of("gone for long").touched = -1e9
+    thread = clean_regularly(page.backend, page.demo, every_s=0.05)
+    until(lambda: "gone for long" not in page.backend.sessions.sessions, STOPPED_S)
     assert thread.daemon
 
 
 def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(
     page: Served, visitor: Visitor
 ) -> None:
-    """Gradio's sessions make room by last use, desks with something on them do not."""
+    """Gradio's sessions make room by last use, sessions with something on them do not."""
     describe, compare = visitor.number("describe"), visitor.number("compare")
     ask = page.compare()
     ask[5] = ["mine"]
     assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
-    desk = page.bench.desks.of(visitor.session)
-    choice = read_choice(page.bench, page.bar())
-    desk.keep("mine", page.bench.recipes(desk, choice)["smoothing α = 0.5"])
+    session = page.backend.sessions.of(visitor.session)
+    choice = read_choice(page.backend, page.bar())
+    session.keep("mine", page.backend.recipes(session, choice)["smoothing α = 0.5"])
     assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
     assert visitor.ask(compare, ask)["success"]
     page.demo.state_holder.session_data.clear()
     assert visitor.ask(compare, ask)["success"]
-    desk.recipes.clear()
+    session.recipes.clear()
     assert "recipe yet" in str(visitor.ask(describe, page.bar(recipe="mine"))["output"])
 
 
@@ -421,7 +421,7 @@ def test_sessions_are_small_and_bounded(page: Served, visitor: Visitor) -> None:
         visitor.session = f"visitor{index}"
         assert visitor.ask(number, page.bar())["success"]
     sessions = page.demo.app.state_holder.session_data
-    assert len(sessions) <= SESSIONS and len(page.bench.desks.desks) <= SESSIONS
+    assert len(sessions) <= SESSIONS and len(page.backend.sessions.sessions) <= SESSIONS
     assert all(isinstance(each, SmallSession) for each in sessions.values())
     assert not any(each.config_values for each in sessions.values())
     assert len(page.demo._queue.event_analytics) <= 100
@@ -476,10 +476,10 @@ def test_the_page_sweeps_what_gradio_wrote_for_it(page: Served, tmp_path: Path) 
     old.write_bytes(b"x" * 5000)
     os.utime(old, (1, 1))
     page.demo.temp_file_sets[0].add(str(old))
-    tend_once(page.bench, page.demo)
+    clean_once(page.backend, page.demo)
     assert old.exists(), "within the limit"
     small = Limits(disk_bytes=1000)
-    limits, page.bench.limits = page.bench.limits, small
-    tend_once(page.bench, page.demo)
-    page.bench.limits = limits
+    limits, page.backend.limits = page.backend.limits, small
+    clean_once(page.backend, page.demo)
+    page.backend.limits = limits
     assert not old.exists()

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import os
 import random
 import re
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from PIL import Image
-
-pytest.importorskip("gradio")
 
 from ditas_core.evaluation import guessing_probability
-from ditas_core.specs import CalibrationSpec, SamplingSpec
-from ditas_core.ui import build_app, launch_options
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.guessing import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, Result
-from ditas_core.ui.tabs import blind
-from ditas_core.ui.views.blind import feedback, pair_view, percent, score_table
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, Result
+from ditas_core.ui.tabs.blind import layout as blind
+from ditas_core.ui.tabs.blind.draw import feedback, pair_view, percent, score_table
+from ditas_core.ui.tabs.blind.rules import LEFT, NEITHER, RIGHT, BlindTest, Tally, hardest
 
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
+from .conftest import bar, pictures
+
 SAMPLES = 5
+W4A4 = bar(preset="W4A4")
 
 
 def result(title: str = "model · W4A8") -> Result:
@@ -55,12 +45,6 @@ SHOWN = result()  # a test holds no pictures of its own
 
 def begun(seed: int = 0, variant: str = PLAIN) -> BlindTest:
     return BlindTest("one", SHOWN, variant, random.Random(seed))
-
-
-def pictures(page: str) -> list[np.ndarray]:
-    """Left and right as pixels."""
-    found = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in found]
 
 
 def other(side: str) -> str:
@@ -173,86 +157,31 @@ def test_the_table_names_the_hardest_recipe():
     assert percent(0.5) == "50 %" and "&lt;b&gt;" in score_table({("<b>", PLAIN): Tally(1, 1)})
 
 
-@pytest.fixture(scope="module")
-def bench() -> Bench:
-    path = DEMO if DEMO.is_dir() else Path(os.environ.get("DITAS_TEST_CHECKPOINT", ""))
-    if not (path / "model_index.json").is_file():
-        pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
-    spec = CalibrationSpec(SamplingSpec(steps=4), samples=1)
-    found = Bench({path.name: Entry(path.name, path.name, str(path), True)}, spec)
-    assert found.shipped is not None, found.notice
-    return found
-
-
-@pytest.fixture(scope="module")
-def url(bench) -> Iterator[str]:
-    demo = build_app(bench)
-    _, found, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
-    yield found
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def client(url) -> Client:
-    return Client(url, verbose=False)
-
-
-def bar(bench: Bench, bits: str = "W4A4") -> tuple[object, ...]:
-    return (bench.default.key, bits, 4, 8, "integer", DITAS, False, 60, False)
-
-
-def test_a_test_over_the_public_endpoints(bench, client, monkeypatch):
-    monkeypatch.setattr(blind, "CHANCE", random.Random(4))
-    found = client.predict(PLAIN, *bar(bench), api_name="/blind_new")
-    assert "W4A4" in found[1] and len(pictures(found[2])) == 2
-    test = bench.desks.of(client.session_hash).notes[blind.NOTE]
-    shipped = bench.shipped.presets["W4A4"].result
-    left, right = pictures(found[2])
-    quantized = left if test.pair.truth == LEFT else right
-    assert np.array_equal(quantized, shipped.images[PLAIN][test.pair.sample])
-    answered = client.predict(test.pair.truth, api_name="/blind_guess")
-    assert "Right." in answered[1] and f"{PLAIN}, quantized" in answered[0]
-    assert "1 of 1" in answered[2]
-    with pytest.raises(AppError, match="answered"):
-        client.predict(LEFT, api_name="/blind_guess")
-    again = client.predict(PLAIN, *bar(bench), api_name="/blind_new")
-    assert "1 of 1" not in again[4], "a new test begins at 0"
-
-
-def test_visitors_have_their_own_tests(bench, url, client):
-    client.predict(PLAIN, *bar(bench), api_name="/blind_new")
+def test_visitors_have_their_own_tests(url, client):
+    client.predict(PLAIN, *W4A4, api_name="/blind_new")
     with pytest.raises(AppError, match="New test"):
         Client(url, verbose=False).predict(LEFT, api_name="/blind_guess")
+    assert "quantized" in client.predict(LEFT, api_name="/blind_guess")[0]
+    with pytest.raises(AppError, match="answered"):
+        client.predict(LEFT, api_name="/blind_guess")
 
 
-def test_the_last_comparison_comes_before_the_shipped_one(bench, client):
-    bench.cache.put(("result", "mine"), result("my own"))
-    desk = bench.desks.of(client.session_hash)
-    desk.result = "mine"
-    found = client.predict(DITAS, *bar(bench), api_name="/draw_blind")
+def test_the_last_comparison_comes_before_the_shipped_one(backend, client):
+    backend.cache.put(("result", "mine"), result("my own"))
+    session = backend.sessions.of(client.session_hash)
+    session.result = "mine"
+    found = client.predict(DITAS, *W4A4, api_name="/draw_blind")
     assert "my own" in found[1] and found[0]["choices"] == [[PLAIN, PLAIN], [DITAS, DITAS]]
     assert pictures(found[2])[0].shape == (8, 8, 3)
     first = found[2]
-    assert client.predict(DITAS, *bar(bench), api_name="/draw_blind")[2] == first
-    desk.result = ""
-    assert "shipped" in client.predict(DITAS, *bar(bench), api_name="/draw_blind")[1]
+    assert client.predict(DITAS, *W4A4, api_name="/draw_blind")[2] == first
+    session.result = ""
+    assert "shipped" in client.predict(DITAS, *W4A4, api_name="/draw_blind")[1]
     assert blind.first_variant(result(), "grid search") == DITAS
     assert blind.first_variant(result(), PLAIN) == PLAIN
 
 
-def test_bits_without_pictures_say_where_to_make_some(bench, client):
-    values = list(bar(bench, "custom"))
-    values[2] = 3
-    found = client.predict(DITAS, *values, api_name="/draw_blind")
+def test_bits_without_pictures_say_where_to_make_some(client):
+    found = client.predict(DITAS, *bar(preset="custom", weight=3), api_name="/draw_blind")
     assert "Compare tab" in found[2] and "Nothing to guess" in found[3]
     assert all(update["interactive"] is False for update in blind.shown(None)[3:])
-
-
-@pytest.mark.parametrize("side", ["up", "", None, 3, True, ["left"], "x" * 100_000])
-def test_hostile_guesses_are_refused(bench, client, side):
-    client.predict(PLAIN, *bar(bench), api_name="/blind_new")
-    with pytest.raises(AppError) as refused:
-        client.predict(side, api_name="/blind_guess")
-    assert "Traceback" not in str(refused.value)

@@ -7,145 +7,75 @@ import random
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import BitWidths, SpecError
+from ditas_core.ui.page.bar import recipe_names, setup_notice
+from ditas_core.ui.serving.heap import trimmer
+from ditas_core.ui.stored.results import BUILT_IN, PLAIN, REFERENCE, Result
+from ditas_core.ui.tabs.blind.draw import pair_view
+from ditas_core.ui.tabs.blind.rules import LEFT, SQNR, BlindTest, Tally
+from ditas_core.ui.tabs.breaking.job import LayerSweep, notes_of
+from ditas_core.ui.tabs.overview.costs import shape_of
+from ditas_core.ui.tabs.overview.draw import card
+from ditas_core.ui.visitors import backend as module
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.cache import Cache
+from ditas_core.ui.visitors.queue import OneByOne, QueueFull
+from ditas_core.ui.visitors.session import Session, Sessions
 
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.checkpoints import CheckpointError, Machine  # noqa: E402
-from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
-from ditas_core.specs import BitWidths, SpecError  # noqa: E402
-from ditas_core.ui import bench as module  # noqa: E402
-from ditas_core.ui import copies as weighing  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.cache import Cache  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk, Desks  # noqa: E402
-from ditas_core.ui.guessing import LEFT, SQNR, BlindTest, Tally  # noqa: E402
-from ditas_core.ui.heap import trimmer  # noqa: E402
-from ditas_core.ui.jobs.breaking import LayerSweep, notes_of  # noqa: E402
-from ditas_core.ui.line import LineFull, OneByOne  # noqa: E402
-from ditas_core.ui.parts.setup import read_choice, recipe_names, setup_notice  # noqa: E402
-from ditas_core.ui.results import BUILT_IN, PLAIN, REFERENCE, Result  # noqa: E402
-from ditas_core.ui.views.blind import pair_view  # noqa: E402
-from ditas_core.ui.views.costs import shape_of  # noqa: E402
-from ditas_core.ui.views.overview import card  # noqa: E402
+from .conftest import Watched, at_once, bench_of, measured, watch
 
 W4A8 = BitWidths(4, 8)
-Notes = type(notes_of(Desk("")))
-
-
-class Copies:
-    """Counts the copies of the model that are made, and how many at a time."""
-
-    def __init__(self, made: Any) -> None:
-        self.made, self.lock = made, threading.Lock()
-        self.now = self.most = self.count = 0
-
-    def __call__(self, *chosen: Any) -> Any:
-        with self.lock:
-            self.now, self.count = self.now + 1, self.count + 1
-            self.most = max(self.most, self.now)
-        try:
-            time.sleep(0.02)
-            return self.made(*chosen)
-        finally:
-            with self.lock:
-                self.now -= 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("crowd") / "tiny")
+Notes = type(notes_of(Session("")))
 
 
 @pytest.fixture
-def bench(folder: Path) -> Iterator[Bench]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    bench = Bench({"tiny": Entry("tiny", "tiny", str(folder), True)}, SHORT)
-    for _ in bench.calibrated(bench.default, SHORT):
-        pass
-    yield bench
-    torch.set_num_threads(threads)
+def backend(tiny: Path) -> Backend:
+    return measured(bench_of(tiny))
 
 
 @pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> Copies:
-    found = Copies(module.inject_outliers)
-    monkeypatch.setattr(module, "inject_outliers", found)
-    return found
+def copies(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return watch(monkeypatch, "ui.visitors.backend.inject_outliers", 0.02)
 
 
 def injected(strength: float) -> Choice:
     return Choice(Model("tiny", strength), W4A8, "integer", PLAIN)
 
 
-# copies of the model
-
-
-def test_copies_are_made_one_at_a_time_whatever_asks_for_them(bench, copies):
+def test_copies_are_made_one_at_a_time_whatever_asks_for_them(backend, copies):
     def draw(number: int) -> None:
         choice = injected(2.0 + number // 3)
-        (bench.atlas, bench.checkpoint, lambda _: card(bench, choice))[number % 3](choice.model)
+        (backend.atlas, backend.checkpoint, lambda _: card(backend, choice))[number % 3](
+            choice.model
+        )
 
-    with ThreadPoolExecutor(18) as crowd:
-        list(crowd.map(draw, range(18)))
-    assert copies.most == 1 and copies.count == 6, "each strength once"
-
-
-def test_what_the_bar_says_needs_no_copy(bench, copies):
-    desk, choice = Desk("x"), injected(60)
-    desk.result = "something"
-    assert recipe_names(bench, desk, choice) == list(BUILT_IN)
-    assert "3 channels" in setup_notice(bench, desk, choice)
-    assert "no DiTAS recipe yet" in setup_notice(bench, desk, replace(choice, recipe=BUILT_IN[-1]))
-    assert bench.group_names(choice.model) and shape_of(bench, choice) is not None
-    assert copies.count == 0
-    plain = bench.recipes(desk, choice)[PLAIN]
-    assert plain.checkpoint == bench.checkpoint(choice.model).fingerprint
-    desk.keep("mine", replace(plain, name="mine"))
-    desk.keep("not mine", replace(plain, checkpoint="0" * 64))
-    assert list(bench.recipes(desk, choice)) == bench.recipe_names(desk, choice)
-    assert bench.recipe_names(desk, choice)[2:] == ["mine"] and copies.count == 1
+    at_once(draw, range(18))
+    assert copies.most == 1 and len(copies.asked) == 6, "each strength once"
 
 
-def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(bench, copies, monkeypatch):
-    base = bench.checkpoint(bench.default)
-    size = sum(tensor.nbytes for tensor in base.transformer.parameters())
-    machine = Machine(WORKING + size // 2, None, None)
-    monkeypatch.setattr(weighing, "this_machine", lambda _: machine)
-    bench.cache.make_room(bench.cache.limit)
-    bench.cache.put(("checkpoint", bench.default), base)
-    with pytest.raises(CheckpointError, match=r"injected copy of tiny.*of memory"):
-        bench.checkpoint(Model("tiny", 60.0))
-    assert copies.count == 0
-    bench.cache.put("others'", torch.zeros(size // 4 + 1024))
-    assert bench.checkpoint(Model("tiny", 60.0)).fingerprint != base.fingerprint
-
-
-def test_copies_make_room_for_each_other(bench, copies):
-    one = bench.checkpoint(Model("tiny", 2.0))
-    bench.cache.limit = bench.cache.nbytes + 1024
-    bench.checkpoint(Model("tiny", 3.0))
-    assert bench.cache.nbytes <= bench.cache.limit and copies.count == 2
-    assert one.fingerprint == bench.fingerprint(Model("tiny", 2.0))
-
-
-@pytest.mark.parametrize(("told", "taken"), [(60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)])
-def test_strengths_are_those_of_the_slider(bench, told, taken):
-    bar = ["tiny", "W4A8", 4, 8, "integer", PLAIN, True, told, False]
-    assert read_choice(bench, bar).model.strength == taken
+def test_what_the_bar_says_needs_no_copy(backend, copies):
+    session, choice = Session("x"), injected(60)
+    session.result = "something"
+    assert recipe_names(backend, session, choice) == list(BUILT_IN)
+    assert "3 channels" in setup_notice(backend, session, choice)
+    assert "no DiTAS recipe yet" in setup_notice(
+        backend, session, replace(choice, recipe=BUILT_IN[-1])
+    )
+    assert backend.group_names(choice.model) and shape_of(backend, choice) is not None
+    assert not copies.asked
+    plain = backend.recipes(session, choice)[PLAIN]
+    assert plain.checkpoint == backend.checkpoint(choice.model).fingerprint
+    session.keep("mine", replace(plain, name="mine"))
+    session.keep("not mine", replace(plain, checkpoint="0" * 64))
+    assert list(backend.recipes(session, choice)) == backend.recipe_names(session, choice)
+    assert backend.recipe_names(session, choice)[2:] == ["mine"] and len(copies.asked) == 1
 
 
 def test_nobody_waits_long_for_a_checkpoint():
@@ -159,15 +89,12 @@ def test_nobody_waits_long_for_a_checkpoint():
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(10)
-    with pytest.raises(LineFull, match="another checkpoint is being read"), loading:
+    with pytest.raises(QueueFull, match="another checkpoint is being read"), loading:
         raise AssertionError("it is held")
     ended.set()
     thread.join(10)
     with loading:
         pass
-
-
-# what visitors keep
 
 
 def compared(number: int) -> Result:
@@ -177,21 +104,22 @@ def compared(number: int) -> Result:
 
 
 SHOWN = compared(0)
+TOLD = {("x", PLAIN): Tally(1, 1)}
 
 
 def test_a_blind_test_keeps_no_pictures_and_says_so_when_they_are_gone():
-    cache, desks = Cache(3 << 20), Desks()
+    cache, sessions = Cache(3 << 20), Sessions()
     held = []
     for number in range(6):
         found = cache.put(number, compared(number))
         held.append(weakref.ref(found))
-        desk = desks.of(f"v{number}")
-        test = desk.notes["blind"] = BlindTest(str(number), found, PLAIN, random.Random(0))
+        session = sessions.of(f"v{number}")
+        test = session.notes["blind"] = BlindTest(str(number), found, PLAIN, random.Random(0))
         test.answer(LEFT)
         del found
     gc.collect()
     assert sum(each() is not None for each in held) == len(cache.entries) < 6
-    test = desks.of("v0").notes["blind"]
+    test = sessions.of("v0").notes["blind"]
     with pytest.raises(SpecError, match="press “New test”"):
         pair_view(test)
     score = dict(test.tallies)
@@ -207,32 +135,28 @@ def test_a_blind_test_keeps_no_pictures_and_says_so_when_they_are_gone():
 
 
 def test_what_desks_keep_is_bounded_in_bytes():
-    desks = Desks(most_bytes=3 << 20)
+    sessions = Sessions(most_bytes=3 << 20)
     for number in range(6):
-        desk = desks.of(f"v{number}")
-        with desk.working():
-            desk.notes["injector"] = [np.zeros(1 << 20, np.uint8)]
-        desk.result = "something"
-    desks.of("v5")
-    kept = [key for key, desk in desks.desks.items() if "injector" in desk.notes]
-    assert kept == ["v4", "v5"] and len(desks.desks) == 6 and desks.desks["v0"].result
-    with desks.of("v4").working():
+        session = sessions.of(f"v{number}")
+        with session.working():
+            session.notes["injector"] = [np.zeros(1 << 20, np.uint8)]
+        session.result = "something"
+    sessions.of("v5")
+    kept = [key for key, session in sessions.sessions.items() if "injector" in session.notes]
+    assert kept == ["v4", "v5"] and len(sessions.sessions) == 6 and sessions.sessions["v0"].result
+    with sessions.of("v4").working():
         for number in range(3):
-            desk = desks.of(f"more {number}")
-            with desk.working():
-                desk.notes["injector"] = np.zeros(1 << 20, np.uint8)
-        assert "injector" in desks.of("v4").notes, "work under way"
+            session = sessions.of(f"more {number}")
+            with session.working():
+                session.notes["injector"] = np.zeros(1 << 20, np.uint8)
+        assert "injector" in sessions.of("v4").notes, "work under way"
 
 
 @pytest.mark.parametrize(
     ("name", "note", "empty"),
     [
         ("blind", BlindTest("x", SHOWN, PLAIN, random.Random(0)), True),
-        (
-            "blind",
-            BlindTest("x", SHOWN, PLAIN, random.Random(0), tallies={("x", PLAIN): Tally(1, 1)}),
-            False,
-        ),
+        ("blind", BlindTest("x", SHOWN, PLAIN, random.Random(0), tallies=TOLD), False),
         ("breaking", Notes(), True),
         ("breaking", Notes(layers=LayerSweep("m", "s", ("a",), {"a": 1.0})), False),
         ("injector", [], True),
@@ -241,12 +165,12 @@ def test_what_desks_keep_is_bounded_in_bytes():
     ],
 )
 def test_who_has_something_to_lose_does_not_make_room_first(name, note, empty):
-    desks = Desks(most=3)
-    desks.of("owner").notes[name] = note
-    assert desks.of("owner").empty == empty
+    sessions = Sessions(most=3)
+    sessions.of("owner").notes[name] = note
+    assert sessions.of("owner").empty == empty
     for number in range(3):
-        desks.of(f"v{number}")
-    assert ("owner" in desks.desks) != empty
+        sessions.of(f"v{number}")
+    assert ("owner" in sessions.sessions) != empty
 
 
 FREED = """

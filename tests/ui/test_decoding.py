@@ -6,115 +6,99 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
-import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import BitWidths, SamplingSpec
+from ditas_core.ui import build_app
+from ditas_core.ui.serving.limits import Limits
+from ditas_core.ui.stored.results import PLAIN, Result
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.visitors.backend import Choice
+from ditas_core.ui.visitors.session import Session
 
-from ditas_core.bench.pages import SHORT, tiny_folder  # noqa: E402
-from ditas_core.specs import BitWidths, SamplingSpec  # noqa: E402
-from ditas_core.ui import build_app  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
-from ditas_core.ui.limits import Limits  # noqa: E402
-from ditas_core.ui.results import PLAIN, Result  # noqa: E402
-
-STRIPS = 2
-"""Full precision and plain rounding."""
+from .conftest import SHORT, bar, bench_of, listener
 
 
 class Viewers:
     """Several visitors who look at one comparison each."""
 
     def __init__(self, folder: Path) -> None:
-        entry = Entry(folder.name, folder.name, str(folder), True)
-        self.bench = Bench({folder.name: entry}, SHORT, Limits(places=2))
-        demo = build_app(self.bench)
-        self.frames = next(
-            fn for fn in demo.fns.values() if getattr(fn.fn, "__name__", "") == "on_frames"
-        )
-        choice = Choice(self.bench.default, BitWidths(4, 8), "integer", PLAIN)
+        self.backend = bench_of(folder, limits=Limits(places=2))
+        self.frames = listener(build_app(self.backend), "on_frames")
+        choice = Choice(self.backend.default, BitWidths(4, 8), "integer", PLAIN)
         job = CompareJob(choice, (PLAIN,), ("cat",), 0, SamplingSpec(steps=4), SHORT)
-        *_, found = run_comparison(self.bench, Desk(""), job)
+        *_, found = run_comparison(self.backend, Session(""), job)
         assert isinstance(found, Result)
         self.result = found
-        self.bar = [self.bench.default.key, "W4A8", 4, 8, "integer", PLAIN, False, 60, False]
-        self.vae = self.bench.checkpoint(self.bench.default).vae
+        self.bar = bar(self.backend.default.key, recipe=PLAIN)
+        self.vae = self.backend.checkpoint(self.backend.default).vae
 
-    def come(self, name: str) -> tuple[Desk, Iterator[Any]]:
+    def come(self, name: str) -> tuple[Session, Iterator[Any]]:
         """A new visitor, who asks for the steps."""
-        desk = self.bench.desks.of(name)
-        desk.result = name
-        self.bench.cache.put(("result", name), self.result)
+        session = self.backend.sessions.of(name)
+        session.result = name
+        self.backend.cache.put(("result", name), self.result)
         told = gr.EventData(None, {"key": "any"})
-        return desk, self.frames.fn(told, gr.Request(session_hash=name), *self.bar)
+        return session, self.frames.fn(told, gr.Request(session_hash=name), *self.bar)
 
     def strips(self, name: str) -> int:
-        return sum(key[:2] == ("strip", name) for key in self.bench.cache.entries)
+        return sum(key[:2] == ("strip", name) for key in self.backend.cache.entries)
 
 
 @pytest.fixture(scope="module")
-def viewers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewers]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Viewers(tiny_folder(tmp_path_factory.mktemp("decoding") / "tiny"))
-    torch.set_num_threads(threads)
-
-
-def is_nothing(value: Any) -> bool:
-    return bool(value == gr.skip())
+def viewers(tiny: Path) -> Viewers:
+    return Viewers(tiny)
 
 
 def test_one_after_the_other_and_each_in_pieces(viewers: Viewers) -> None:
     _, first = viewers.come("first")
     _, second = viewers.come("second")
-    assert is_nothing(next(first)) and viewers.strips("first") == 1
+    assert next(first) == gr.skip() and viewers.strips("first") == 1
     for _ in range(2):
-        assert is_nothing(next(second)) and viewers.strips("second") == 0, "somebody decodes"
+        assert next(second) == gr.skip() and viewers.strips("second") == 0, "somebody decodes"
     *_, shown = first
     assert not shown["pending"] and len(shown["frames"]) == 4
     *_, shown = second
-    assert not shown["pending"] and not viewers.bench.line.locked()
+    assert not shown["pending"] and not viewers.backend.queue.locked()
     (again,) = viewers.come("first")[1]
     assert again["frames"] == shown["frames"], "at once, without the line"
     assert viewers.frames.concurrency_limit == 2
 
 
 def test_behind_the_jobs_and_without_a_message_where_the_line_is_full(viewers: Viewers) -> None:
-    tickets = [viewers.bench.line.join() for _ in range(2)]
-    desk, waiting = viewers.come("waiting")
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
-    viewers.bench.line.leave(tickets[0])
-    assert is_nothing(next(waiting)) and len(viewers.bench.line.tickets) == 2
+    tickets = [viewers.backend.queue.join() for _ in range(2)]
+    session, waiting = viewers.come("waiting")
+    assert next(waiting) == gr.skip() and len(viewers.backend.queue.tickets) == 2
+    viewers.backend.queue.leave(tickets[0])
+    assert next(waiting) == gr.skip() and len(viewers.backend.queue.tickets) == 2
     assert viewers.strips("waiting") == 0
-    viewers.bench.desks.leave("waiting")
-    assert list(waiting) == [] and len(viewers.bench.line.tickets) == 1
-    assert not desk.jobs
-    viewers.bench.line.leave(tickets[1])
+    viewers.backend.sessions.leave("waiting")
+    assert list(waiting) == [] and len(viewers.backend.queue.tickets) == 1
+    assert not session.jobs
+    viewers.backend.queue.leave(tickets[1])
 
 
 @pytest.mark.parametrize("way", ["left", "another sample", "closed"])
 def test_a_visitor_who_goes_is_not_decoded_for(viewers: Viewers, way: str) -> None:
     """In the middle of a strip; a page that closes the answer, after it."""
     name = way.replace(" ", "")
-    desk, events = viewers.come(name)
-    assert is_nothing(next(events)) and viewers.strips(name) == 1
+    session, events = viewers.come(name)
+    assert next(events) == gr.skip() and viewers.strips(name) == 1
     if way == "closed":
         events.close()  # type: ignore[attr-defined]
     else:
 
         def go(*_: Any) -> None:
             if way == "left":
-                viewers.bench.desks.leave(name)
+                viewers.backend.sessions.leave(name)
             else:
-                desk.notes["compare"].sample = 3
+                session.notes["compare"].sample = 3
 
         handle = viewers.vae.decoder.mid_block.register_forward_pre_hook(go)
         assert list(events) == []
         handle.remove()
     assert viewers.strips(name) == 1, "the second strip was not finished"
-    assert not viewers.bench.line.locked() and not desk.jobs
+    assert not viewers.backend.queue.locked() and not session.jobs
     assert not viewers.vae.decoder.up_blocks[0]._forward_pre_hooks
-    assert not viewers.bench.cache.building, "nobody waits for it"
+    assert not viewers.backend.cache.building, "nobody waits for it"

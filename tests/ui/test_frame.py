@@ -1,102 +1,46 @@
-"""The frame of the page: the line, the desks, the bar, checks, the tour, shipped results."""
+"""The frame of the page: the line, the sessions, the bar, checks, the tour, shipped results."""
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 
-gr = pytest.importorskip("gradio")
+from ditas_core.bench.pages import until
+from ditas_core.checkpoints import CheckpointError
+from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
+from ditas_core.ui.app import only_changes
+from ditas_core.ui.page.bar import View, read_choice, recipe_names, setup_notice
+from ditas_core.ui.page.glossary import TERMS, explained, term
+from ditas_core.ui.page.picking import read_pick
+from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
+from ditas_core.ui.stored.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
+from ditas_core.ui.stored.precompute import precompute, write
+from ditas_core.ui.stored.results import BUILT_IN, DITAS, load_shipped
+from ditas_core.ui.tabs.about.layout import listed
+from ditas_core.ui.tabs.overview.costs import cost_of, cost_table
+from ditas_core.ui.tabs.overview.draw import card, numbers, samples, worst_layer
+from ditas_core.ui.visitors import running
+from ditas_core.ui.visitors import session as desk_module
+from ditas_core.ui.visitors.backend import Choice, Model
+from ditas_core.ui.visitors.cache import Cache, usual_limit
+from ditas_core.ui.visitors.queue import JobQueue, QueueFull
+from ditas_core.ui.visitors.session import KEPT_RECIPES, Session, Sessions
 
-from gradio_client import Client  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-
-from ditas_core.bench.pages import until  # noqa: E402
-from ditas_core.checkpoints import CheckpointError  # noqa: E402
-from ditas_core.specs import (  # noqa: E402
-    BitWidths,
-    CalibrationSpec,
-    LayerRecipe,
-    Recipe,
-    SamplingSpec,
-)
-from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui import desk as desk_module  # noqa: E402
-from ditas_core.ui.app import only_changes  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.cache import Cache, usual_limit  # noqa: E402
-from ditas_core.ui.catalogue import CHECKPOINTS_VARIABLE, Entry, find_checkpoints  # noqa: E402
-from ditas_core.ui.desk import KEPT_RECIPES, Desk, Desks  # noqa: E402
-from ditas_core.ui.line import Line, LineFull  # noqa: E402
-from ditas_core.ui.parts.glossary import TERMS, explained, term  # noqa: E402
-from ditas_core.ui.parts.picking import read_pick  # noqa: E402
-from ditas_core.ui.parts.running import (  # noqa: E402
-    REFUSED_AT_ONCE,
-    Finished,
-    Progress,
-    build_controls,
-    progress_text,
-    wire_job,
-)
-from ditas_core.ui.parts.setup import View, read_choice, recipe_names, setup_notice  # noqa: E402
-from ditas_core.ui.parts.tour_steps import STEPS  # noqa: E402
-from ditas_core.ui.parts.validate import flag, one_of, real, some_of, whole  # noqa: E402
-from ditas_core.ui.precompute import precompute, write  # noqa: E402
-from ditas_core.ui.results import BUILT_IN, DITAS, load_shipped  # noqa: E402
-from ditas_core.ui.tabs import TABS  # noqa: E402
-from ditas_core.ui.tabs.about import listed  # noqa: E402
-from ditas_core.ui.views.costs import cost_of, cost_table  # noqa: E402
-from ditas_core.ui.views.overview import card, numbers, samples, worst_layer  # noqa: E402
-
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
-HUB = "facebook/DiT-XL-2-256"
-SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=1)
-
-
-def bar(**changes: Any) -> tuple[Any, ...]:
-    """The bar's nine values."""
-    values = {
-        "checkpoint": DEMO.name, "preset": "W4A8", "weight": 4, "activation": 8,
-        "convention": "integer", "recipe": DITAS, "inject": False, "strength": 60, "dark": False,
-    }  # fmt: skip
-    return tuple({**values, **changes}.values())
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    hub = find_checkpoints(named=[HUB])[HUB]
-    yield Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True), HUB: hub}, SHORT)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def client(bench: Bench) -> Iterator[Client]:
-    demo = build_app(bench)
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
-    yield Client(url, verbose=False)
-    demo.close()
-
-
-# the line
+from .conftest import HUB, at_once, bar
 
 
 def test_first_come_first_served_and_everybody_knows_the_place():
-    line = Line(places=3)
+    line = JobQueue(places=3)
     first, second, third = line.join(), line.join(), line.join()
     assert [line.ahead_of(t) for t in (first, second, third)] == [0, 1, 2]
-    with pytest.raises(LineFull, match="fewer than 3 jobs"):
+    with pytest.raises(QueueFull, match="fewer than 3 jobs"):
         line.join()
     waits = third.waits()
     assert next(waits) == 2
@@ -110,103 +54,93 @@ def test_first_come_first_served_and_everybody_knows_the_place():
 
 
 def test_one_at_a_time_from_many_threads():
-    line, at_once, most, order = Line(places=20), [0], [0], []
+    line, working, most = JobQueue(places=20), [], []
+    tickets = [line.join() for _ in range(6)]
 
-    def work(number: int, ticket: Any) -> None:
-        with ticket:
-            for _ in ticket.waits():
+    def work(number: int) -> None:
+        with tickets[number]:
+            for _ in tickets[number].waits():
                 pass
-            at_once[0] += 1
-            most[0] = max(most[0], at_once[0])
-            order.append(number)
+            working.append(number)
+            most.append(tuple(working))
             time.sleep(0.01)
-            at_once[0] -= 1
+            working.remove(number)
 
-    threads = [threading.Thread(target=work, args=(i, line.join())) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert most == [1] and order == sorted(order) and not line.locked()
-
-
-# the desks
+    at_once(work, range(6))
+    assert most == [(number,) for number in range(6)] and not line.locked()
 
 
 def test_desks_are_apart_bounded_and_expire(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
-    desks = Desks(most=3, expires_s=0.2)
-    a, b = desks.of("a"), desks.of("b")
+    sessions = Sessions(most=3, expires_s=0.2)
+    a, b = sessions.of("a"), sessions.of("b")
     a.notes["x"] = 1
-    assert desks.of("a") is a and b.notes == {}
+    assert sessions.of("a") is a and b.notes == {}
     for key in ("c", "d"):
-        desks.of(key)
-    assert list(desks.desks) == ["a", "c", "d"]
+        sessions.of(key)
+    assert list(sessions.sessions) == ["a", "c", "d"]
     now[0] += 0.25
-    desks.of("e")
-    assert list(desks.desks) == ["e"]
-    desks.clear("e")
-    desks.clear("nobody")
-    assert not desks.desks
+    sessions.of("e")
+    assert list(sessions.sessions) == ["e"]
+    sessions.clear("e")
+    sessions.clear("nobody")
+    assert not sessions.sessions
 
 
-def test_a_desk_keeps_the_newest_recipes(bench):
-    desk, choice = Desk("x"), read_choice(bench, bar())
-    recipe = bench.recipes(desk, choice)[DITAS]
+def test_a_desk_keeps_the_newest_recipes(backend):
+    session, choice = Session("x"), read_choice(backend, bar())
+    recipe = backend.recipes(session, choice)[DITAS]
     for number in range(KEPT_RECIPES + 3):
-        desk.keep(f"r{number}", recipe)
-    desk.keep("r5", recipe)
-    assert len(desk.recipes) == KEPT_RECIPES
-    assert next(iter(desk.recipes)) == "r3" and list(desk.recipes)[-1] == "r5"
+        session.keep(f"r{number}", recipe)
+    session.keep("r5", recipe)
+    assert len(session.recipes) == KEPT_RECIPES
+    assert next(iter(session.recipes)) == "r3" and list(session.recipes)[-1] == "r5"
     for number in range(9):
-        desk.found(number)["layer"] = None
-    assert list(desk.searches) == [5, 6, 7, 8]
+        session.found(number)["layer"] = None
+    assert list(session.searches) == [5, 6, 7, 8]
 
 
-# the bench
-
-
-def test_recipes_by_name_built_in_and_own(bench):
-    desk, choice = Desk("x"), read_choice(bench, bar())
-    assert list(bench.recipes(desk, choice)) == list(BUILT_IN)
-    assert {str(layer.bits) for r in bench.recipes(desk, choice).values()
+def test_recipes_by_name_built_in_and_own(backend):
+    session, choice = Session("x"), read_choice(backend, bar())
+    assert list(backend.recipes(session, choice)) == list(BUILT_IN)
+    assert {str(layer.bits) for r in backend.recipes(session, choice).values()
             for layer in r.layers.values()} == {"W4A8"}  # fmt: skip
-    mine = bench.recipes(desk, choice)[DITAS].with_layer("0.qkv", LayerRecipe(BitWidths(8, 8)))
-    desk.keep("mine", mine)
-    desk.keep("other model's", replace(mine, checkpoint="0" * 64))
-    assert recipe_names(bench, desk, choice) == [*BUILT_IN, "mine"]
-    assert bench.recipe(desk, replace(choice, recipe="mine")) == ("mine", mine)
-    other = read_choice(bench, bar(preset="custom", weight=3, activation=7))
+    mine = backend.recipes(session, choice)[DITAS].with_layer("0.qkv", LayerRecipe(BitWidths(8, 8)))
+    session.keep("mine", mine)
+    session.keep("other model's", replace(mine, checkpoint="0" * 64))
+    assert recipe_names(backend, session, choice) == [*BUILT_IN, "mine"]
+    assert backend.recipe(session, replace(choice, recipe="mine")) == ("mine", mine)
+    other = read_choice(backend, bar(preset="custom", weight=3, activation=7))
     assert other.bits == BitWidths(3, 7)
-    assert bench.recipe(desk, other) == (DITAS, None)
-    assert "no DiTAS recipe yet" in setup_notice(bench, desk, other)
-    alphas, source = bench.alphas(desk, other)
+    assert backend.recipe(session, other) == (DITAS, None)
+    assert "no DiTAS recipe yet" in setup_notice(backend, session, other)
+    alphas, source = backend.alphas(session, other)
     assert set(alphas.values()) == {0.5} and "not searched yet" in source
 
 
-def test_one_visitors_short_run_does_not_replace_what_all_see(bench):
-    before = bench.atlas(bench.default)
-    *_, calibration = bench.calibrated(bench.default, CalibrationSpec(SamplingSpec(steps=2),
-                                                                      samples=1))  # fmt: skip
-    assert bench.atlas(bench.default) is before and len(calibration.timesteps) == 2
+def test_one_visitors_short_run_does_not_replace_what_all_see(backend):
+    before = backend.atlas(backend.default)
+    other = CalibrationSpec(SamplingSpec(steps=2), samples=1)
+    *_, calibration = backend.calibrated(backend.default, other)
+    assert backend.atlas(backend.default) is before and len(calibration.timesteps) == 2
 
 
-def test_hub_checkpoints_are_not_loaded_to_be_looked_at(bench, monkeypatch):
+def test_hub_checkpoints_are_not_loaded_to_be_looked_at(backend, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", never)
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
-    desk = Desk("x")
-    assert "not loaded yet" in setup_notice(bench, desk, choice)
-    assert recipe_names(bench, desk, choice) == list(BUILT_IN)
-    shown = card(bench, choice)
+    session = Session("x")
+    assert "not loaded yet" in setup_notice(backend, session, choice)
+    assert recipe_names(backend, session, choice) == list(BUILT_IN)
+    shown = card(backend, choice)
     assert "CC-BY-NC 4.0" in shown and "3.3 GB" in shown
     assert "eab87f77abd5aef071a632f08807fbaab0b704d0" in shown
-    assert bench.alphas(desk, choice)[0] == {}
+    assert backend.alphas(session, choice)[0] == {}
     with pytest.raises(CheckpointError, match="press “Load”"):
-        bench.checkpoint(Model(HUB))
+        backend.checkpoint(Model(HUB))
 
 
 def test_catalogue_lists_only_what_the_operator_offers(tmp_path, monkeypatch):
@@ -238,135 +172,96 @@ def test_cache_is_bounded():
     assert usual_limit() == 8 * 2**30 == usual_limit(2**40) and usual_limit(2**30) == 2**29
 
 
-def test_cache_builds_once_and_does_not_hold_up_others():
-    cache, built, slow = Cache(), [], threading.Event()
-
-    def build() -> str:
-        built.append(1)
-        slow.wait(10)
-        return "value"
-
-    threads = [threading.Thread(target=cache.make, args=("k", build)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    assert cache.make("other", lambda: 5) == 5
-    slow.set()
-    for thread in threads:
-        thread.join(10)
-    assert built == [1] and cache.get("k") == "value" and not cache.building
-
-
 @pytest.mark.parametrize("fails", [True, False])
 def test_cache_forgets_who_waited(fails):
-    """A build that fails leaves nothing, and the next of those who wait tries, one at a time."""
-    cache, built, at_once, most = Cache(limit=1000), [], [], []
+    """A build that fails leaves nothing, and the next of those who wait tries, one at a time.
+
+    What others ask for meanwhile does not wait.
+    """
+    cache, built, working, most = Cache(limit=1000), [], [], []
 
     def build():
         if not built:
-            until(lambda: cache.building["k"].users >= 4)
-        at_once.append(1)
-        most.append(len(at_once))
+            until(lambda: cache.building["k"].users >= 4 and "other" in cache.entries)
+        working.append(1)
+        most.append(len(working))
         built.append(1)
         time.sleep(0.02)
-        at_once.pop()
+        working.pop()
         if fails and len(built) < 4:
             raise ValueError("not today")
         return torch.zeros(1000)  # larger than the limit: handed out, and not kept
 
-    found = []
+    def want(number):
+        if number == 4:
+            return cache.make("other", lambda: "value")
+        with suppress(ValueError):
+            return cache.make("k", build)
 
-    def want():
-        try:
-            found.append(cache.make("k", build))
-        except ValueError:
-            found.append(None)
-
-    threads = [threading.Thread(target=want) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    *found, other = at_once(want, range(5))
     assert max(most) == 1 and not cache.building and cache.get("k") is None
     values = [value for value in found if value is not None]
-    assert len(found) == 4 and all(value is values[0] for value in values)
+    assert other == "value" and all(value is values[0] for value in values)
     assert (len(built), len(values)) == ((4, 1) if fails else (1, 4))
 
 
 def test_cache_builds_within_a_build():
     cache = Cache()
     assert cache.make("a", lambda: cache.make("a", lambda: 1) + cache.make("b", lambda: 2)) == 3
+    assert cache.get("b") == 2
     for key in range(5):
         with pytest.raises(ZeroDivisionError):
             cache.make(key, lambda: 1 / 0)
     assert not cache.building
 
 
-# the overview
-
-
-def test_overview_says_what_the_shipped_results_hold(bench):
-    assert bench.shipped is not None, bench.notice
-    desk, choice = Desk("x"), read_choice(bench, bar(preset="W4A4"))
-    result = bench.shipped.presets["W4A4"].result
-    assert samples(bench, choice).count("<img") == 18
-    for label in result.labels[:6]:
-        assert f'alt="{label}, DiTAS"' in samples(bench, choice)
-    mean = sum(result.metrics[DITAS]["latent SQNR, dB"]) / len(result.labels)
-    assert f"{mean:.1f} dB" in numbers(bench, choice) + samples(bench, choice)
-    worst = worst_layer(bench, desk, choice)
+def test_overview_says_what_the_shipped_results_hold(backend):
+    """What tests/browser does not look at."""
+    session, choice = Session("x"), read_choice(backend, bar(preset="W4A4"))
+    for label in backend.shipped.presets["W4A4"].result.labels[:6]:
+        assert f'alt="{label}, DiTAS"' in samples(backend, choice)
+    worst = worst_layer(backend, session, choice)
     assert worst.count("<img") == 2 and worst.count("before smoothing") == 2
-    atlas = bench.atlas(choice.model)
-    rank = max(atlas.ranking(bench.alphas(desk, choice)[0]), key=lambda r: r.strength - r.smoothed)
+    atlas = backend.atlas(choice.model)
+    rank = max(
+        atlas.ranking(backend.alphas(session, choice)[0]), key=lambda r: r.strength - r.smoothed
+    )
     assert f"{rank.strength:.1f}×" in worst and f"{rank.smoothed:.1f}×" in worst
-    custom = read_choice(bench, bar(preset="custom", weight=3))
-    assert "<img" not in samples(bench, custom) and numbers(bench, custom) == ""
+    custom = read_choice(backend, bar(preset="custom", weight=3))
+    assert "<img" not in samples(backend, custom) and numbers(backend, custom) == ""
 
 
-def test_cost_is_said_before_anything_starts(bench):
-    demo, hub = read_choice(bench, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
-    small, large = cost_of(bench, demo), cost_of(bench, hub)
+def test_cost_is_said_before_anything_starts(backend):
+    demo, hub = read_choice(backend, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
+    small, large = cost_of(backend, demo), cost_of(backend, hub)
     assert small is not None and large is not None
     assert large.calibrate_s > 50 * small.calibrate_s and large.memory_bytes > 4e9
-    assert cost_table(bench, demo).count("<dd>") == 4
-    assert not bench.line.locked()
+    assert cost_table(backend, demo).count("<dd>") == 4
+    assert not backend.queue.locked()
 
 
-# endpoints and checks
-
-HOSTILE = [
-    bar(checkpoint="../../etc/passwd"),
-    bar(checkpoint="/etc"),
-    bar(checkpoint=None),
-    bar(preset="W99A1"),
-    bar(preset="custom", weight=9),
-    bar(preset="custom", weight=2.5),
-    bar(preset="custom", weight=True),
-    bar(preset="custom", activation=1e9),
-    bar(convention="<script>alert(1)</script>"),
-    bar(recipe=""),
-    bar(recipe=None),
-    bar(recipe="r" * 400),
-    bar(inject=True, strength=1e9),
-    bar(inject=True, strength=None),
-    bar(inject="yes"),
-    bar(dark=3),
-]
-
-
-@pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:80])
-@pytest.mark.parametrize("api_name", ["/describe", "/draw_overview", "/load"])
-def test_hostile_settings_get_a_controlled_error(client, bench, values, api_name):
-    with pytest.raises((AppError, ValueError)) as caught:
-        client.predict(*values, api_name=api_name)
-    assert "Traceback" not in str(caught.value) and len(str(caught.value)) < 1000
-    assert not bench.line.locked()
-
-
-def test_describe_answers(client):
-    recipe, notice = client.predict(*bar(), api_name="/describe")
-    assert [name for name, _ in recipe["choices"]] == list(BUILT_IN)
-    assert "W4A8 · integer · recipe: DiTAS" in notice
-    assert "injected outliers" in client.predict(*bar(inject=True), api_name="/describe")[1]
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("checkpoint", ["../../etc/passwd", None]),
+        ("preset", ["W99A1"]),
+        ("weight", [9, 2.5, True]),
+        ("activation", [1e9]),
+        ("convention", ["<script>alert(1)</script>"]),
+        ("recipe", ["", None, "r" * 400, "<b>"]),
+        ("inject", ["yes"]),
+        ("strength", [1e9, None]),
+        ("dark", [3]),
+    ],
+)
+def test_the_bar_is_checked_here(backend, name, wrong):
+    good = {"preset": "custom", "inject": True}
+    for told, taken in ((60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)):
+        assert read_choice(backend, bar(**good, strength=told)).model.strength == taken
+    for value in wrong:
+        with pytest.raises(gr.Error) as caught:
+            read_choice(backend, bar(**good | {name: value}))
+        assert len(str(caught.value)) < 400 and "<script>" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, None, "4", [4], 1e9, 2.5])
@@ -403,9 +298,6 @@ def test_clicks_are_checked_here():
             read_pick(bad)
 
 
-# words and the tour
-
-
 def test_terms_reach_keyboard_and_screen_reader():
     text = term("SQNR", "<b>closeness</b>")
     assert 'tabindex="0"' in text and 'role="tooltip"' in text and "&lt;b&gt;" in text
@@ -415,57 +307,20 @@ def test_terms_reach_keyboard_and_screen_reader():
     assert all(len(meaning) < 200 for meaning in TERMS.values())
 
 
-def test_every_step_of_the_tour_has_a_tab_and_a_deed_that_the_page_knows(bench):
-    keys = {tab.key for tab in TABS}
-    assert len(STEPS) == 8 and all(step.tab in keys for step in STEPS)
-    demo = build_app(bench)
-    fields = [b for b in demo.blocks.values() if getattr(b, "elem_id", "") == "tour-deed"]
-    told = [fn.js for fn in demo.fns.values() if fields[0] in fn.outputs and fn.js]
-    for step in STEPS:
-        assert any(repr(step.deed) in str(js) for js in told), step.deed
-
-
-# jobs
-
-
-def test_a_job_waits_reports_finishes_and_frees_the_line(bench):
-    seen: list[float] = []
-
-    def work(desk: Desk, number: int) -> Iterator[Progress | Finished]:
-        for done in range(1, 6):
-            seen.append(done)
-            time.sleep(0.05)
-            yield Progress(f"part {done}", done / 5)
-        yield Finished(f"done with {number}", (f"result {number}",))
-
-    with gr.Blocks() as page:
-        number = gr.Number(3)
-        controls = build_controls("probe", "Start")
-        out = gr.Textbox()
-        wire_job(bench, controls, work, [number], [out], api_name="probe")
-    page.queue()
-    _, url, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    try:
-        held = bench.line.join()
-        job = Client(url, verbose=False).submit(3, api_name="/probe")
-        until(lambda: job.outputs())
-        assert "number 2 in the line" in job.outputs()[0][0] and seen == []
-        bench.line.leave(held)
-        line, result = job.result(timeout=20)
-        assert "done with 3" in line and result == "result 3"
-        assert not bench.line.locked()
-    finally:
-        page.close()
+def test_a_question_told_twice_is_answered_once(backend, monkeypatch):
+    ask = running.answer(backend, lambda session, value: value, once=True)
+    request = gr.Request(session_hash="twice")
+    monkeypatch.setattr(running, "ONCE_S", 60.0)
+    assert [ask(request, value) for value in (1, 1, 2)] == [1, gr.skip(), 2]
+    monkeypatch.setattr(running, "ONCE_S", -1.0)
+    assert ask(request, 2) == 2
 
 
 def test_progress_says_elapsed_and_what_is_left():
     now = time.monotonic()
-    text = progress_text(Progress("searching", 0.5, (2, 2)), now - 20, now - 10)
+    text = running.progress_text(running.Progress("searching", 0.5, (2, 2)), now - 20, now - 10)
     assert text == "2 of 2 · searching · 20 s elapsed, 10 s to go"
-    assert "to go" not in progress_text(Progress("starting"), now, now)
-
-
-# shipped results
+    assert "to go" not in running.progress_text(running.Progress("starting"), now, now)
 
 
 def test_shipped_results_round_trip_and_are_checked(random_checkpoint, tmp_path):
@@ -494,12 +349,13 @@ def test_shipped_results_round_trip_and_are_checked(random_checkpoint, tmp_path)
         load_shipped(tmp_path / "nowhere", checkpoint.fingerprint)
 
 
-def test_the_queue_is_bounded(bench):
-    demo = build_app(bench)
+def test_the_queue_is_bounded(backend, demo):
     assert demo._queue.max_size == 64
     jobs = [f for f in demo.fns.values() if f.concurrency_id == "jobs"]
     # more may start than wait in the line: those are told that it is full
-    assert jobs and {f.concurrency_limit for f in jobs} == {bench.line.places + REFUSED_AT_ONCE}
+    assert jobs and {f.concurrency_limit for f in jobs} == {
+        backend.queue.places + running.REFUSED_AT_ONCE
+    }
 
 
 def test_a_drawing_leaves_alone_what_it_does_not_change():
@@ -507,16 +363,8 @@ def test_a_drawing_leaves_alone_what_it_does_not_change():
         layer, alpha = gr.Dropdown(["a", "b"]), gr.Slider(0, 1)
         text, more = gr.Textbox(), gr.Dropdown(["x"])
     view = View(lambda: (), [layer, alpha, more], [layer, alpha, more, text])
-    found = only_changes(
-        view,
-        ("a", 0.5, "x"),
-        (
-            gr.update(choices=["a", "c"], value="a"),
-            0.5,
-            gr.update(choices=["y"], value="y"),
-            "said",
-        ),
-    )
+    same, new = gr.update(choices=["a", "c"], value="a"), gr.update(choices=["y"], value="y")
+    found = only_changes(view, ("a", 0.5, "x"), (same, 0.5, new, "said"))
     assert found[0] == gr.update(choices=["a", "c"]) and "value" not in found[0]
     assert found[1] == gr.skip()
     assert found[2]["value"] == "y" and found[3] == "said"

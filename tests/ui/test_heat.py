@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ditas_core.figures.encoding import shared_range
 from ditas_core.figures.stills import colour_table, map_cells
-from ditas_core.ui.views.heat import heat, marks
+from ditas_core.ui.page.heat import heat, marks
 
-
-def pictures(text: str) -> list[np.ndarray]:
-    found = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
+from .conftest import pictures
 
 
 def test_each_cell_is_a_pixel_of_one_shared_scale():

@@ -1,70 +1,47 @@
-"""The injector: the proof, rungs and ladders, the live job, and what a browser may send."""
+"""The injector: the proof, rungs and ladders, the live job."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gradio_client import Client
-from gradio_client.exceptions import AppError
-
-pytest.importorskip("gradio")
 
 from ditas_core.comparison import Trajectory, preserved
 from ditas_core.figures import injection_curves
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
-from ditas_core.ui import build_app, launch_options
-from ditas_core.ui.bench import Bench, Model
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE, Entry
-from ditas_core.ui.jobs.injecting import PARTS, Live, Setting, Stage, inject_live, ladder
-from ditas_core.ui.ladder import Ladder, load_ladder, save_ladder
-from ditas_core.ui.results import DITAS, PLAIN, REFERENCE, SEARCHED
-from ditas_core.ui.views.injector import proof, rung_line, sheet, small
+from ditas_core.ui.stored.ladder import Ladder, load_ladder, save_ladder
+from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
+from ditas_core.ui.tabs.injector.draw import proof, rung_line, sheet, small
+from ditas_core.ui.tabs.injector.job import PARTS, Live, Setting, Stage, inject_live, ladder
+from ditas_core.ui.visitors.backend import Backend, Model
 
-DEMO = Path(__file__).resolve().parents[2] / "assets" / "fluent-emoji-dit"
+from .conftest import DEMO, bar, bench_of, closed_when, hooked
+
 SHORT = CalibrationSpec(SamplingSpec(steps=6), samples=2)
 QUICK = Setting(BitWidths(8, 8), "paper", sampling=SamplingSpec(steps=6))
 
 
 @pytest.fixture(scope="module")
-def rungs(tmp_path_factory) -> Iterator[tuple[Bench, Ladder, Path]]:
-    """A bench whose only shipped results are a short ladder."""
-    path = DEMO if DEMO.is_dir() else Path(os.environ.get("DITAS_TEST_CHECKPOINT", ""))
-    if not (path / "model_index.json").is_file():
-        pytest.fail(f"expected the demo checkpoint in assets/{DEMO.name}, found none")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("precomputed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PRECOMPUTED_VARIABLE, str(folder))
-        bench = Bench({path.name: Entry(path.name, path.name, str(path), True)}, SHORT)
-        *_, calibration = bench.calibrated(bench.default, SHORT)
-        checkpoint = bench.checkpoint(bench.default)
-        made = ladder(checkpoint, calibration, lambda _: None, QUICK, (1.0, 60.0), 2)
-        save_ladder(made, folder)
-        yield bench, made, folder
-    torch.set_num_threads(threads)
+def backend(nothing_shipped) -> Backend:
+    return bench_of(DEMO, SHORT)
 
 
 @pytest.fixture(scope="module")
-def client(rungs) -> Iterator[Client]:
-    demo = build_app(rungs[0])
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
-    yield Client(url, verbose=False)
-    demo.close()
+def made(backend, nothing_shipped) -> Ladder:
+    """A short ladder, which is all that is shipped then."""
+    *_, calibration = backend.calibrated(backend.default, SHORT)
+    checkpoint = backend.checkpoint(backend.default)
+    found = ladder(checkpoint, calibration, lambda _: None, QUICK, (1.0, 60.0), 2)
+    save_ladder(found, nothing_shipped)
+    return found
 
 
-def bar(bench: Bench, strength: object = 60, inject: object = False) -> tuple[object, ...]:
-    return (bench.default.key, "W8A8", 4, 8, "paper", DITAS, inject, strength, False)
+def settings(strength: object = 60, inject: object = False) -> list[object]:
+    return bar(preset="W8A8", convention="paper", strength=strength, inject=inject)
 
 
 def run_of(latent: float, pixel: float) -> Trajectory:
@@ -86,8 +63,7 @@ def test_preserved_measures_the_largest_difference_of_all_steps():
         preserved(run_of(0.0, 0.0), longer)
 
 
-def test_a_rung_keeps_full_precision_breaks_plain_rounding_and_ditas_repairs_it(rungs):
-    _, made, _ = rungs
+def test_a_rung_keeps_full_precision_breaks_plain_rounding_and_ditas_repairs_it(made):
     calm, loud = made.rungs
     for rung in made.rungs:
         assert rung.same.pixels < 1e-4 and rung.same.latents < 1e-3
@@ -98,23 +74,23 @@ def test_a_rung_keeps_full_precision_breaks_plain_rounding_and_ditas_repairs_it(
     assert grey is not None and np.abs(grey.astype(int) - 128).max() <= 255 * 1000 * 1e-4
 
 
-def test_a_ladder_survives_its_files(rungs):
-    bench, made, folder = rungs
-    found = load_ladder(folder, made.fingerprint)
+def test_a_ladder_survives_its_files(backend, made, nothing_shipped):
+    found = load_ladder(nothing_shipped, made.fingerprint)
     assert found.labels == made.labels and found.settings == made.settings
     assert np.array_equal(found.natural, made.natural)
     for old, new in zip(made.rungs, found.rungs, strict=True):
         assert (new.strength, new.same, new.sqnr) == (old.strength, old.same, old.sqnr)
         assert list(new.images) == [REFERENCE, PLAIN, DITAS]
         assert all(np.array_equal(new.images[name], old.images[name]) for name in new.images)
-    assert bench.ladder is not None and bench.ladder.labels == made.labels
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
+    assert backend.ladder is not None and backend.ladder.labels == made.labels
+    assert sum(file.stat().st_size for file in nothing_shipped.iterdir()) < 500_000
 
 
-def test_a_ladder_of_another_checkpoint_or_a_damaged_one_is_refused(rungs, tmp_path):
-    _, made, folder = rungs
+def test_a_ladder_of_another_checkpoint_or_a_damaged_one_is_refused(
+    made, nothing_shipped, tmp_path
+):
     with pytest.raises(ValueError, match="made for checkpoint"):
-        load_ladder(folder, "0" * 64)
+        load_ladder(nothing_shipped, "0" * 64)
     with pytest.raises(ValueError, match="no ladder"):
         load_ladder(tmp_path, made.fingerprint)
     save_ladder(made, tmp_path)
@@ -126,8 +102,7 @@ def test_a_ladder_of_another_checkpoint_or_a_damaged_one_is_refused(rungs, tmp_p
             load_ladder(tmp_path, made.fingerprint)
 
 
-def test_the_nearest_rung_is_that_of_the_smallest_ratio(rungs):
-    _, made, _ = rungs
+def test_the_nearest_rung_is_that_of_the_smallest_ratio(made):
     assert made.nearest(7.0).strength == 1.0 and made.nearest(8.0).strength == 60.0
     assert rung_line(made, 60.0)[1] == "done"
     text, kind = rung_line(made, 73.0)
@@ -135,8 +110,7 @@ def test_the_nearest_rung_is_that_of_the_smallest_ratio(rungs):
     assert rung_line(None, 3.0)[1] == "warn"
 
 
-def test_the_views_say_the_numbers(rungs):
-    _, made, _ = rungs
+def test_the_views_say_the_numbers(made):
     rung = made.rungs[1]
     text = proof(rung.same, 60.0, made.labels)
     assert small(rung.same.pixels) in text and str(rung.same.visible) in text
@@ -165,11 +139,10 @@ def test_the_curve_has_every_recipe_the_strength_and_own_results():
     assert dark.layout.font.color != figure.layout.font.color
 
 
-def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(rungs):
-    bench, _, _ = rungs
-    model = Model(bench.default.key, 40.0)
+def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(backend):
+    model = Model(backend.default.key, 40.0)
     setting = replace(QUICK, repair=SEARCHED, bits=BitWidths(8, 6))
-    events = list(inject_live(bench, model, SHORT, setting, 1))
+    events = list(inject_live(backend, model, SHORT, setting, 1))
     stages = [event for event in events if isinstance(event, Stage)]
     assert [s.part for s in stages] == sorted(s.part for s in stages)
     assert {s.part for s in stages} <= set(range(1, PARTS + 1)) and stages[-1].part == PARTS
@@ -180,74 +153,35 @@ def test_the_live_job_shows_each_part_and_its_recipe_fits_the_whole_page(rungs):
     assert [list(rung.sqnr) for rung in lives] == [[], [PLAIN], [PLAIN, SEARCHED]]
     assert lives[0].same.pixels < 1e-4
     recipe = lives[-1].recipe
-    assert recipe is not None and recipe.checkpoint == bench.checkpoint(model).fingerprint
-    assert recipe.calibration == list(bench.calibrated(model, SHORT))[-1].sha256
+    assert recipe is not None and recipe.checkpoint == backend.checkpoint(model).fingerprint
+    assert recipe.calibration == list(backend.calibrated(model, SHORT))[-1].sha256
 
 
-def test_more_channels_are_another_model_and_stopping_leaves_nothing(rungs):
-    bench, _, _ = rungs
-    model = Model(bench.default.key, 40.0)
-    events = inject_live(bench, model, SHORT, replace(QUICK, channels=8), 1)
-    for event in events:
-        if isinstance(event, Live):
-            break
-    assert event.rung.same.pixels < 1e-4
-    events.close()
-    assert next(events, None) is None
-    transformer = bench.checkpoint(bench.default).transformer
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in transformer.modules())
+def test_more_channels_are_another_model_and_stopping_leaves_nothing(backend):
+    model = Model(backend.default.key, 40.0)
+    events = inject_live(backend, model, SHORT, replace(QUICK, channels=8), 1)
+    seen = closed_when(events, lambda event: isinstance(event, Live))
+    assert seen[-1].rung.same.pixels < 1e-4
+    assert not hooked(backend.checkpoint(backend.default).transformer)
 
 
-def test_the_tab_draws_the_rung_of_the_strength(client, rungs):
-    bench, made, _ = rungs
-    layer = next(iter(bench.factors(bench.default)))
+def test_the_tab_draws_the_rung_of_the_strength(made, backend, client):
+    layer = next(iter(backend.factors(backend.default)))
     line, proved, rows, curve, about, _, inside = client.predict(
-        layer, *bar(bench, 60), api_name="/draw_injector"
+        layer, *settings(), api_name="/draw_injector"
     )[:7]
     assert "×60 is on view" in line and small(made.rungs[1].same.latents) in proved
     assert rows.count("<img") == 4 * len(made.labels)
     assert "yours" not in json.dumps(curve) and "3 channels" in about
     assert len(json.dumps(inside)) < 300_000
-    line = client.predict(layer, *bar(bench, 150), api_name="/draw_injector")[0]
+    line = client.predict(layer, *settings(150), api_name="/draw_injector")[0]
     assert "×150 is between" in line
 
 
-def test_the_job_answers_with_the_result_and_offers_its_recipe(client, rungs):
-    bench, _, _ = rungs
-    found = client.predict(
-        3, DITAS, 1, 4, 5, *bar(bench, 50, True), api_name="/inject_outliers"
-    )  # fmt: skip
+def test_the_job_answers_with_the_result_and_offers_its_recipe(made, client):
+    found = client.predict(3, DITAS, 1, 4, 5, *settings(50, True), api_name="/inject_outliers")
     line, page, recipe = found[0], found[-3], found[-1]
     assert "injected ×50 in 3 channels" in line and f"{DITAS} " in line and "seed 5" in line
     assert page.count("<img") == 5 and "amplified 1000 times" in page
     assert recipe["value"] == "DiTAS W8A8 injected ×50"
     assert recipe["value"] in [name for name, _ in recipe["choices"]]
-
-
-HOSTILE = [
-    (0, DITAS, 1, 4, 0),
-    (9, DITAS, 1, 4, 0),
-    (2.5, DITAS, 1, 4, 0),
-    (True, DITAS, 1, 4, 0),
-    (3, "x" * 9999, 1, 4, 0),
-    (3, None, 1, 4, 0),
-    (3, DITAS, 1e9, 4, 0),
-    (3, DITAS, 1, 51, 0),
-    (3, DITAS, 1, None, 0),
-    (3, DITAS, 1, 4, -1),
-    (3, DITAS, 1, 4, 2**40),
-    (3, DITAS, 1, 4, "<b>"),
-]
-
-
-@pytest.mark.parametrize("values", HOSTILE, ids=lambda v: repr(v)[:24])
-def test_hostile_values_are_refused(client, rungs, values):
-    with pytest.raises(AppError) as refused:
-        client.predict(*values, *bar(rungs[0]), api_name="/inject_outliers")
-    assert "Traceback" not in str(refused.value)
-
-
-@pytest.mark.parametrize("strength", [0, 201, "60", None, True])
-def test_a_hostile_strength_is_refused_even_where_nothing_is_injected(client, rungs, strength):
-    with pytest.raises(AppError):
-        client.predict("0.qkv", *bar(rungs[0], strength), api_name="/draw_injector")

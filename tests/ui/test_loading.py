@@ -2,72 +2,60 @@
 
 from __future__ import annotations
 
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import huggingface_hub.constants as constants
 import pytest
 import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from hub_server import REVISION, Hub, point_to, serve_hub
+from test_original_sizes import random_state, tiny
 
-gr = pytest.importorskip("gradio")
-
-from gradio_client import Client  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from hub_server import REVISION, Hub, point_to, serve_hub  # noqa: E402
-from test_original_sizes import random_state, tiny  # noqa: E402
-
-from ditas_core.bench.pages import until  # noqa: E402
-from ditas_core.calibration import Calibration  # noqa: E402
-from ditas_core.checkpoints import (  # noqa: E402
+from ditas_core.bench.pages import until
+from ditas_core.calibration import Calibration
+from ditas_core.checkpoints import (
     Checkpoint,
     CheckpointError,
     Machine,
     fingerprint,
     from_original,
-    load_checkpoint,
     transfer,
     weigh,
     write_state,
 )
-from ditas_core.checkpoints.pickled_folder import convert_folder  # noqa: E402
-from ditas_core.checkpoints.preflight import WORKING  # noqa: E402
-from ditas_core.conversion import quantize_transformer  # noqa: E402
-from ditas_core.search import SearchSpec, plain_recipe, search  # noqa: E402
-from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec  # noqa: E402
-from ditas_core.ui import bench as bench_module  # noqa: E402
-from ditas_core.ui import build_app, copies, launch_options, read_options  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.cache import size_of  # noqa: E402
-from ditas_core.ui.catalogue import find_checkpoints  # noqa: E402
-from ditas_core.ui.copies import INJECTED, QUANTIZED  # noqa: E402
-from ditas_core.ui.desk import Desk  # noqa: E402
-from ditas_core.ui.jobs.breaking import quantizing  # noqa: E402
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
-from ditas_core.ui.jobs.injecting import Setting, inject_live  # noqa: E402
-from ditas_core.ui.jobs.loading import load  # noqa: E402
-from ditas_core.ui.parts.running import Progress  # noqa: E402
-from ditas_core.ui.parts.setup import setup_notice  # noqa: E402
-from ditas_core.ui.results import DITAS, PLAIN  # noqa: E402
-from ditas_core.ui.takeaway.gather import gather  # noqa: E402
-from ditas_core.ui.takeaway.snippet import load_code  # noqa: E402
-from ditas_core.ui.views.overview import card  # noqa: E402
+from ditas_core.checkpoints.pickled_folder import convert_folder
+from ditas_core.checkpoints.preflight import WORKING
+from ditas_core.search import plain_recipe
+from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
+from ditas_core.ui import build_app, read_options
+from ditas_core.ui.page.bar import setup_notice
+from ditas_core.ui.stored.catalogue import find_checkpoints
+from ditas_core.ui.stored.results import PLAIN
+from ditas_core.ui.tabs.breaking.job import quantizing
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.tabs.injector.job import Setting, inject_live
+from ditas_core.ui.tabs.overview.draw import card
+from ditas_core.ui.tabs.takeaway.gather import gather
+from ditas_core.ui.tabs.takeaway.snippet import load_code
+from ditas_core.ui.visitors import copies
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.cache import size_of
+from ditas_core.ui.visitors.copies import INJECTED, QUANTIZED
+from ditas_core.ui.visitors.loading import load
+from ditas_core.ui.visitors.running import Progress
+from ditas_core.ui.visitors.session import Session
 
-HUB = "facebook/DiT-XL-2-256"
+from .conftest import HUB, at_once, bar, launched, watch
+
 HEAVY = "transformer/diffusion_pytorch_model.bin"
+LOADING = "ui.visitors.backend.load_checkpoint"
 SHORT = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
-
-
-def bar(key: str) -> tuple[Any, ...]:
-    """The bar's nine values."""
-    return (key, "W4A8", 4, 8, "integer", DITAS, False, 60, False)
 
 
 @pytest.fixture
@@ -88,45 +76,26 @@ def folder(repository: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bench(folder: Path) -> Bench:
+def backend(folder: Path) -> Backend:
     """The tiny local folder, and both hub ids with the operator's leave."""
     names = [str(folder), HUB, "facebook/DiT-XL-2-512"]
-    return Bench(find_checkpoints(folder / "no-assets", names), SHORT)
+    return Backend(find_checkpoints(folder / "no-assets", names), SHORT)
 
 
 @pytest.fixture
-def url(bench: Bench) -> Iterator[str]:
-    demo = build_app(bench)
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
-    yield url
-    demo.close()
+def url(backend: Backend) -> Iterator[str]:
+    with launched(build_app(backend)) as url:
+        yield url
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is really loaded from now on."""
-    seen: list[str] = []
-
-    def count(source: Any, **options: Any) -> Checkpoint:
-        seen.append(str(source))
-        return load_checkpoint(source, **options)
-
-    monkeypatch.setattr(bench_module, "load_checkpoint", count)
-    return seen
-
-
-# the picker
-
-
-def test_the_picker_says_size_licence_and_revision() -> None:
+def test_the_picker_says_size_licence_and_revision():
     for repo, revision in ((HUB, "eab87f7"), ("facebook/DiT-XL-2-512", "101a3d4")):
         entry = find_checkpoints()[repo]
         label = f"{repo} · 3.3 GB to download · CC-BY-NC 4.0 · revision {revision}"
         assert entry.label == label and len(entry.revision) == 40
 
 
-def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_what_the_operator_names_is_offered_and_nothing_else(folder, tmp_path):
     weights = tmp_path / "original.pt"
     state = random_state(tiny())
     write_state(weights, state)
@@ -140,11 +109,11 @@ def test_what_the_operator_names_is_offered_and_nothing_else(folder: Path, tmp_p
         f"{key}{half}" for key in mine[2:] for half in ("", " (bfloat16)")
     }
     assert not entries["facebook/DiT-XL-2-512"].allowed
-    checkpoint = Bench(entries, SHORT).checkpoint(Model("original.pt"))
+    checkpoint = Backend(entries, SHORT).checkpoint(Model("original.pt"))
     assert checkpoint.fingerprint == fingerprint(from_original(state, heads=2))
 
 
-def test_names_that_collide_are_told_apart(repository: Path, tmp_path: Path) -> None:
+def test_names_that_collide_are_told_apart(repository, tmp_path):
     places = [tmp_path / place / "model" for place in ("a", "b", "b/b", "assets")]
     for place in places:
         list(convert_folder(repository, place))
@@ -159,46 +128,27 @@ def test_names_that_collide_are_told_apart(repository: Path, tmp_path: Path) -> 
             assert entries[f"{key} (bfloat16)"].source == source
 
 
-def test_the_folder_one_stands_in_has_a_name(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_one_stands_in_has_a_name(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     assert folder.name in find_checkpoints(tmp_path / "none", ["."])
 
 
-def test_loads_that_start_together_share_the_bound(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loads_that_start_together_share_the_bound(repository, tmp_path, monkeypatch):
     """Room for one and a bit: three visitors ask for three models at once."""
     names = ["one", "two", "three"]
     for name in names:
         list(convert_folder(repository, tmp_path / name))
-    bench = Bench(find_checkpoints(tmp_path / "x", [str(tmp_path / n) for n in names]), SHORT)
-    bench.cache.limit = int(1.2 * need_of(bench, "one").float32)
-    under_way, most = [0], [0]
-
-    def watched(*arguments: Any, **options: Any) -> Checkpoint:
-        under_way[0] += 1
-        most[0] = max(most[0], under_way[0])
-        try:
-            time.sleep(0.1)
-            return load_checkpoint(*arguments, **options)
-        finally:
-            under_way[0] -= 1
-
-    monkeypatch.setattr(bench_module, "load_checkpoint", watched)
-    threads = [threading.Thread(target=bench.checkpoint, args=(Model(n),)) for n in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert most[0] == 1
+    backend = Backend(find_checkpoints(tmp_path / "x", [str(tmp_path / n) for n in names]), SHORT)
+    backend.cache.limit = int(1.2 * need_of(backend, "one").float32)
+    loads = watch(monkeypatch, LOADING, 0.1)
+    at_once(backend.checkpoint, [Model(name) for name in names])
+    assert loads.most == 1 and len(loads.asked) >= 2
 
 
-def test_a_lender_on_the_hub_is_not_fetched_by_a_visitor(hub: Hub, tmp_path: Path) -> None:
+def test_a_lender_on_the_hub_is_not_fetched_by_a_visitor(hub, tmp_path):
     weights = tmp_path / "original.pt"
     write_state(weights, random_state(tiny()))
-    page = Bench(find_checkpoints(tmp_path / "none", [HUB, str(weights)], HUB), SHORT)
+    page = Backend(find_checkpoints(tmp_path / "none", [HUB, str(weights)], HUB), SHORT)
     with pytest.raises(CheckpointError, match="ditas_core info facebook/DiT-XL-2-256"):
         page.checkpoint(Model("original.pt"))
     assert hub.asked == []
@@ -210,7 +160,7 @@ MISTAKES = ["/no/such/folder", "someone/theirs", f"{HUB}@main", "x" * 5_000, "\0
 
 
 @pytest.mark.parametrize("name", MISTAKES, ids=range(len(MISTAKES)))
-def test_the_operators_mistakes_are_said(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_operators_mistakes_are_said(name, capsys):
     with pytest.raises(SystemExit) as caught:
         read_options(["--checkpoint", name])
     assert caught.value.code == 2
@@ -219,49 +169,42 @@ def test_the_operators_mistakes_are_said(name: str, capsys: pytest.CaptureFixtur
     assert "Traceback" not in said
 
 
-def test_without_the_operators_leave_nothing_is_fetched(
-    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = Bench(find_checkpoints(folder.parent / "none", [str(folder)]), SHORT)
+def test_without_the_operators_leave_nothing_is_fetched(hub, folder, monkeypatch):
+    closed = Backend(find_checkpoints(folder.parent / "none", [str(folder)]), SHORT)
     assert HUB in closed.entries
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
-    assert "not offered by this page" in setup_notice(closed, Desk("x"), choice)
+    assert "not offered by this page" in setup_notice(closed, Session("x"), choice)
     for ask in (lambda: list(load(closed, Model(HUB))), lambda: closed.checkpoint(Model(HUB))):
         with pytest.raises(CheckpointError, match=r"python app\.py --checkpoint facebook/DiT-XL-2"):
             ask()
     assert hub.asked == []
 
 
-# the job
-
-
-def test_a_hub_checkpoint_is_loaded_with_progress_and_used(
-    hub: Hub, bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_checkpoint_is_loaded_with_progress_and_used(hub, backend, url, monkeypatch):
     monkeypatch.setattr(transfer, "TIMEOUT", 0.5)
     hub.faults[HEAVY] = ["stall"]  # long enough for a line about it
     choice = Choice(Model(HUB), BitWidths(4, 8), "integer")
-    assert "not loaded yet" in setup_notice(bench, Desk("x"), choice)
-    assert "3.3 GB to download" in card(bench, choice)
+    assert "not loaded yet" in setup_notice(backend, Session("x"), choice)
+    assert "3.3 GB to download" in card(backend, choice)
     job = Client(url, verbose=False).submit(*bar(HUB), api_name="/load")
     job.result(timeout=60)
     lines = [output[0] for output in job.outputs()]
     assert "is loaded" in lines[-1]
     assert any("1 of 3 · Downloading" in line and " MB of " in line for line in lines)
-    assert hub.requests("GET", HEAVY) and not bench.fetching.locked()
-    assert bench.is_loaded(Model(HUB))
-    assert "not measured yet" in setup_notice(bench, Desk("x"), choice)
-    assert "16 px, 5 classes" in card(bench, choice) and "CC-BY-NC 4.0" in card(bench, choice)
-    *_, calibration = bench.calibrated(Model(HUB), SHORT)
-    assert isinstance(calibration, Calibration) and bench.atlas(Model(HUB)) is not None
+    assert hub.requests("GET", HEAVY) and not backend.fetching.locked()
+    assert backend.is_loaded(Model(HUB))
+    assert "not measured yet" in setup_notice(backend, Session("x"), choice)
+    assert "16 px, 5 classes" in card(backend, choice) and "CC-BY-NC 4.0" in card(backend, choice)
+    *_, calibration = backend.calibrated(Model(HUB), SHORT)
+    assert isinstance(calibration, Calibration) and backend.atlas(Model(HUB)) is not None
     # gone from the cache: read from disk again, nothing is asked of the hub
-    bench.cache.entries.clear()
+    backend.cache.entries.clear()
     asked = len(hub.asked)
-    assert bench.checkpoint(Model(HUB)).name == HUB and len(hub.asked) == asked
+    assert backend.checkpoint(Model(HUB)).name == HUB and len(hub.asked) == asked
 
 
-def test_every_stage_has_its_words(hub: Hub, bench: Bench) -> None:
-    events = list(load(bench, Model(HUB)))
+def test_every_stage_has_its_words(hub, backend):
+    events = list(load(backend, Model(HUB)))
     assert isinstance(events.pop(), Checkpoint)
     told = [event for event in events if isinstance(event, Progress)]
     assert len(told) == len(events) and all(0 <= event.fraction <= 1 for event in told)
@@ -271,37 +214,18 @@ def test_every_stage_has_its_words(hub: Hub, bench: Bench) -> None:
     assert any(event.text.startswith("Converting to safetensors: ") for event in told)
 
 
-def test_two_visitors_at_once_load_once(
-    hub: Hub, bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = counted(monkeypatch)
-    jobs = [Client(url, verbose=False).submit(*bar(HUB), api_name="/load") for _ in range(2)]
-    for job in jobs:
-        assert "is loaded" in job.result(timeout=60)[0]
-    assert seen == [HUB] and len(hub.requests("GET", HEAVY)) == 1
-
-
-def test_even_past_the_line_it_is_loaded_once(
-    hub: Hub, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, found = counted(monkeypatch), []
-
-    def work() -> None:
-        *_, checkpoint = load(bench, Model(HUB))
-        found.append(checkpoint)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 4 and all(each is found[0] for each in found)
-    assert seen == [HUB] and len(hub.requests("GET", HEAVY)) == 1
+def test_even_past_the_line_it_is_loaded_once(hub, backend, monkeypatch):
+    loads = watch(monkeypatch, LOADING)
+    found = at_once(lambda _: list(load(backend, Model(HUB)))[-1], range(4))
+    assert all(each is found[0] for each in found)
+    assert [str(source) for source, *_ in loads.asked] == [HUB] and len(
+        hub.requests("GET", HEAVY)
+    ) == 1
 
 
 def test_cancel_stops_a_download_and_load_goes_on_from_there(
-    hub: Hub, bench: Bench, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    hub, backend, url, tmp_path, monkeypatch
+):
     """Even while the hub says nothing: after one silence, which is 4 s in earnest."""
     monkeypatch.setattr(transfer, "TIMEOUT", 2.0)
     hub.faults[HEAVY] = ["stall"] * 9
@@ -309,10 +233,10 @@ def test_cancel_stops_a_download_and_load_goes_on_from_there(
     job = client.submit(*bar(HUB), api_name="/load")
     parts = partial(tmp_path.rglob, "*.bin.*.part")
     until(lambda: any(part.stat().st_size > 100_000 for part in parts()))
-    assert not bench.line.locked(), "a download holds up no computation"
+    assert not backend.queue.locked(), "a download holds up no computation"
     job.cancel()
-    until(lambda: not bench.fetching.locked())
-    assert not bench.is_loaded(Model(HUB))
+    until(lambda: not backend.fetching.locked())
+    assert not backend.is_loaded(Model(HUB))
     (part,) = tmp_path.rglob("*.part")
     arrived = part.stat().st_size
     assert arrived > 100_000
@@ -321,151 +245,121 @@ def test_cancel_stops_a_download_and_load_goes_on_from_there(
     assert hub.requests("GET", HEAVY)[-1]["range"] == f"bytes={arrived}-"
 
 
-def test_what_the_hub_refuses_is_said_and_the_line_is_free(
-    hub: Hub, bench: Bench, url: str
-) -> None:
+def test_what_the_hub_refuses_is_said_and_the_line_is_free(hub, backend, url):
     client = Client(url, verbose=False)
     for status, words in ((401, "gated"), (404, "no such repository"), (418, "got 418")):
         hub.faults[f"HEAD {HEAVY}"] = [status]
         with pytest.raises(AppError, match=words):
             client.predict(*bar(HUB), api_name="/load")
-        assert not bench.fetching.locked()
+        assert not backend.fetching.locked()
 
 
-# room
+def need_of(backend: Backend, key: str) -> Any:
+    return weigh(backend.entries[key].source)
 
 
-def need_of(bench: Bench, key: str) -> Any:
-    return weigh(bench.entries[key].source)
-
-
-def test_what_does_not_fit_is_refused_and_bfloat16_is_offered(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need = need_of(bench, "mine")
+def test_what_does_not_fit_is_refused_and_bfloat16_is_offered(backend, monkeypatch):
+    need = need_of(backend, "mine")
     assert need.bfloat16 < need.float32
-    bench.cache.entries.clear()  # the page opens on it
-    kept = bench.cache.put("kept", torch.zeros(10))
-    bench.cache.limit = (need.bfloat16 + need.float32) // 2
-    seen = counted(monkeypatch)
+    backend.cache.entries.clear()  # the page opens on it
+    kept = backend.cache.put("kept", torch.zeros(10))
+    backend.cache.limit = (need.bfloat16 + need.float32) // 2
+    loads = watch(monkeypatch, LOADING)
     with pytest.raises(CheckpointError, match=r"mine: needs .* choose its bfloat16 entry"):
-        bench.checkpoint(Model("mine"))
-    assert seen == [] and bench.cache.get("kept") is kept, "nobody had to go for it"
-    half = bench.checkpoint(Model("mine (bfloat16)"))
+        backend.checkpoint(Model("mine"))
+    assert not loads.asked and backend.cache.get("kept") is kept, "nobody had to go for it"
+    half = backend.checkpoint(Model("mine (bfloat16)"))
     assert {p.dtype for p in half.transformer.parameters()} == {torch.bfloat16}
-    assert bench.cache.nbytes <= bench.cache.limit
-    bench.cache.limit = need.bfloat16 // 2
+    assert backend.cache.nbytes <= backend.cache.limit
+    backend.cache.limit = need.bfloat16 // 2
     with pytest.raises(CheckpointError, match="a smaller checkpoint or a larger machine"):
-        bench.checkpoint(Model("mine"))
+        backend.checkpoint(Model("mine"))
 
 
-def test_the_hubs_models_are_weighed_before_the_download(hub: Hub, bench: Bench) -> None:
-    bench.cache.limit = 2**20
+def test_the_hubs_models_are_weighed_before_the_download(hub, backend):
+    backend.cache.limit = 2**20
     with pytest.raises(CheckpointError, match="MB are free"):
-        list(load(bench, Model(HUB)))
+        list(load(backend, Model(HUB)))
     assert not [path for method, path, _ in hub.asked if method == "GET"]
 
 
-def test_models_share_one_bound(hub: Hub, bench: Bench) -> None:
+def test_models_share_one_bound(hub, backend):
     """Three models in turn where there is room for two: the oldest goes before the next comes."""
-    size = need_of(bench, "mine").float32
+    size = need_of(backend, "mine").float32
     other = 5_000_000
-    bench.cache.limit = size + other
+    backend.cache.limit = size + other
     keys = [HUB, "facebook/DiT-XL-2-512", "mine"]
     for key in keys:
-        bench.cache.put(("filler", key), torch.zeros(other // 5))
-        with closing(load(bench, Model(key))) as events:  # type: ignore[type-var]
-            for _ in events:
-                assert bench.cache.nbytes <= bench.cache.limit
-        assert bench.is_loaded(Model(key))
-        assert bench.cache.nbytes <= bench.cache.limit
-    assert bench.cache.get(("filler", keys[0])) is None, "the oldest has gone"
+        backend.cache.put(("filler", key), torch.zeros(other // 5))
+        for _ in load(backend, Model(key)):
+            assert backend.cache.nbytes <= backend.cache.limit
+        assert backend.is_loaded(Model(key))
+        assert backend.cache.nbytes <= backend.cache.limit
+    assert backend.cache.get(("filler", keys[0])) is None, "the oldest has gone"
 
 
-def test_copies_are_weighed_before_they_are_made(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copies_are_weighed_before_they_are_made(backend, monkeypatch):
     """Injected and quantized ones are float32: of a model in bfloat16 twice its size."""
     model = Model("mine (bfloat16)")
-    base = bench.checkpoint(model)
-    bench.cache.put("another", torch.zeros(2_500_000))
+    base = backend.checkpoint(model)
+    backend.cache.put("another", torch.zeros(2_500_000))
     numbers = sum(parameter.numel() for parameter in base.transformer.parameters())
     choice = Choice(model, BitWidths(8, 8), "integer")
     recipe = plain_recipe(base, choice.bits, choice.convention)
     job = CompareJob(choice, (PLAIN,), base.class_names[:1], 0, SHORT.sampling, SHORT)
     setting = Setting(choice.bits, choice.convention, sampling=SHORT.sampling)
-    *_, calibration = bench.calibrated(model, SHORT)
-    assert isinstance(calibration, Calibration)
-    asked: list[tuple[int, Callable[[], object]]] = [
-        (INJECTED, lambda: bench.checkpoint(replace(model, strength=8.0))),
-        (QUANTIZED, lambda: list(run_comparison(bench, Desk("x"), job))),
-        (QUANTIZED, lambda: list(quantizing(bench, choice, recipe, calibration, (1, 1)))),
-        (INJECTED + QUANTIZED, lambda: list(inject_live(bench, model, SHORT, setting, 1))),
+    *_, calibration = backend.calibrated(model, SHORT)
+    asked = [
+        (INJECTED, lambda: backend.checkpoint(replace(model, strength=8.0))),
+        (QUANTIZED, lambda: list(run_comparison(backend, Session("x"), job))),
+        (QUANTIZED, lambda: list(quantizing(backend, choice, recipe, calibration, (1, 1)))),
+        (INJECTED + QUANTIZED, lambda: list(inject_live(backend, model, SHORT, setting, 1))),
     ]
+    made = watch(monkeypatch, "ui.visitors.backend.inject_outliers")
     for each, ask in asked:
-        others = bench.cache.nbytes - size_of(base)
+        others = backend.cache.nbytes - size_of(base)
         little = Machine(memory=each * numbers + WORKING - others - 100_000)
         monkeypatch.setattr(copies, "this_machine", lambda _, little=little: little)
         with pytest.raises(CheckpointError, match=r"cop(y|ies) of mine.* needs .* are free"):
             ask()
-        assert bench.cache.get("another") is not None, "nobody had to go for it"
+        assert backend.cache.get("another") is not None, "nobody had to go for it"
+    assert not made.asked
     enough = Machine(memory=4 * numbers + WORKING - 5_000_000)
     monkeypatch.setattr(copies, "this_machine", lambda _: enough)
-    injected = bench.checkpoint(replace(model, strength=8.0))
+    injected = backend.checkpoint(replace(model, strength=8.0))
     assert {p.dtype for p in injected.transformer.parameters()} == {torch.float32}
-    assert bench.cache.get("another") is None and bench.checkpoint(model) is base
+    assert backend.cache.get("another") is None and backend.checkpoint(model) is base
 
 
-def test_a_model_in_bfloat16_goes_through_everything(bench: Bench) -> None:
-    model = Model("mine (bfloat16)")
-    *_, calibration = bench.calibrated(model, SHORT)
-    checkpoint = bench.checkpoint(model)
-    recipe = search(checkpoint, calibration, SearchSpec(BitWidths(4, 8)))
-    quantized = quantize_transformer(checkpoint, recipe, calibration)
-    x = torch.randn(1, *checkpoint.latent_shape, generator=torch.Generator().manual_seed(0))
+@torch.no_grad()
+def test_an_injected_copy_of_a_model_in_bfloat16_is_the_same_function(backend):
+    base = backend.checkpoint(Model("mine (bfloat16)"))
+    x = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(0))
     arguments = {"timestep": torch.tensor([500]), "class_labels": torch.tensor([3])}
-    with torch.no_grad():
-        full = checkpoint.transformer(x.bfloat16(), **arguments).sample.float()
-        found = quantized(x, **arguments).sample
-    assert {p.dtype for p in quantized.parameters()} == {torch.float32}
-    injected = bench.checkpoint(Model("mine (bfloat16)", 8.0)).transformer
-    with torch.no_grad():
-        louder = injected(x, **arguments).sample
-    assert (louder - full).norm() < 0.02 * full.norm(), "the same function"
-    assert (found - full).norm() < 0.5 * full.norm()
+    full = base.transformer(x.bfloat16(), **arguments).sample.float()
+    injected = backend.checkpoint(Model("mine (bfloat16)", 8.0)).transformer
+    assert (injected(x, **arguments).sample - full).norm() < 0.02 * full.norm()
 
 
-def test_the_program_on_view_loads_the_same(bench: Bench, folder: Path, tmp_path: Path) -> None:
+def test_the_program_on_view_loads_the_same(backend, folder, tmp_path):
     """What the Take away tab prints: the precision, and what lends a file its autoencoder."""
     weights = tmp_path / "original.pt"
     write_state(weights, random_state(tiny()))
     named = [str(weights), f"someone/theirs@{REVISION}"]
-    bench.entries |= find_checkpoints(tmp_path / "none", named, str(folder))
+    backend.entries |= find_checkpoints(tmp_path / "none", named, str(folder))
     for key, code in (
         ("mine", 'load_checkpoint("mine")'),
         ("mine (bfloat16)", 'load_checkpoint("mine", dtype=torch.bfloat16)'),
         ("original.pt", 'load_checkpoint("original.pt", like="mine")'),
         (f"someone/theirs@{REVISION}", f'load_checkpoint("someone/theirs@{REVISION}")'),
     ):
-        taken = gather(bench, Desk("x"), Choice(Model(key), BitWidths(4, 8), "integer"))
+        taken = gather(backend, Session("x"), Choice(Model(key), BitWidths(4, 8), "integer"))
         assert code in load_code(taken)[0] and str(tmp_path) not in load_code(taken)[0]
 
 
-# uploads
-
-
-def test_uploads_are_off(bench: Bench, url: str) -> None:
-    body = (
-        b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.pt"\r\n'
-        b"Content-Type: application/octet-stream\r\n\r\nabc\r\n--b--\r\n"
-    )
-    request = urllib.request.Request(
-        f"{url}gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"}
-    )
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)
-    assert caught.value.code in (404, 413)
-    demo = build_app(bench)
+def test_no_component_takes_files(backend):
+    """And the server's gate is closed to them (tests/load)."""
+    demo = build_app(backend)
     takes = (gr.File, gr.UploadButton, gr.FileExplorer, gr.ImageEditor, gr.Video, gr.Audio)
     accepting = [b for b in demo.blocks.values() if isinstance(b, takes) and b.interactive]
     images = [b for b in demo.blocks.values() if isinstance(b, gr.Image | gr.Gallery)]

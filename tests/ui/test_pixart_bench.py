@@ -3,66 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from tiny_pixart import NAMES, save_tiny_pixart
 
-gr = pytest.importorskip("gradio")
+from ditas_core.specs import CalibrationSpec, SamplingSpec
+from ditas_core.ui.stored.catalogue import find_checkpoints
+from ditas_core.ui.stored.results import PLAIN, SMOOTHED
+from ditas_core.ui.tabs.outliers import draw as show
+from ditas_core.ui.tabs.search.draw import MAP
+from ditas_core.ui.visitors.backend import Backend
 
-from gradio_client import Client  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from tiny_pixart import NAMES, save_tiny_pixart  # noqa: E402
-
-from ditas_core.specs import CalibrationSpec, SamplingSpec  # noqa: E402
-from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench  # noqa: E402
-from ditas_core.ui.catalogue import PRECOMPUTED_VARIABLE, find_checkpoints  # noqa: E402
-from ditas_core.ui.results import PLAIN, SMOOTHED  # noqa: E402
-from ditas_core.ui.views import atlas as show  # noqa: E402
-from ditas_core.ui.views.search import MAP  # noqa: E402
+from .conftest import bar
 
 SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=8)
 TEXT_LAYERS = {f"{block}.{kind}" for block in range(2) for kind in ("q2", "kv2", "proj2")}
 
 
+BAR = bar("tiny-sigma", recipe=SMOOTHED)
+
+
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def backend(tmp_path_factory: pytest.TempPathFactory, nothing_shipped: Path) -> Backend:
     """Offered by the operator; nothing is shipped for it."""
     home = tmp_path_factory.mktemp("offered")
     save_tiny_pixart(home / "tiny-sigma", told=False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PRECOMPUTED_VARIABLE, str(tmp_path_factory.mktemp("none")))
-        patch.delenv("DITAS_CHECKPOINTS", raising=False)
-        entries = find_checkpoints(home)
-        assert next(iter(entries)) == "tiny-sigma" and entries["tiny-sigma"].local
-        yield Bench({"tiny-sigma": entries["tiny-sigma"]}, SHORT)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def client(bench: Bench) -> Iterator[Client]:
-    demo = build_app(bench)
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True,
-        **launch_options(),
-    )  # fmt: skip
-    yield Client(url, verbose=False)
-    demo.close()
-
-
-def bar(recipe: str = SMOOTHED) -> list[Any]:
-    return ["tiny-sigma", "W4A8", 4, 8, "integer", recipe, False, 60, False]
+    entries = find_checkpoints(home, [])
+    assert next(iter(entries)) == "tiny-sigma" and entries["tiny-sigma"].local
+    return Backend({"tiny-sigma": entries["tiny-sigma"]}, SHORT)
 
 
 def outliers(layer: str | None, channel: str | None) -> list[Any]:
     """The tab's values and the bar's, in their order."""
     return [
         "loudest ÷ median", "both", show.PANELS[0], layer, show.WHOLE_RUN, show.MAPS, False, True,
-        0.5, channel, *bar(),
+        0.5, channel, *BAR,
     ]  # fmt: skip
 
 
@@ -70,9 +49,9 @@ def as_text(found: Any) -> str:
     return json.dumps(found, default=str, ensure_ascii=False)
 
 
-def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, bench: Bench) -> None:
+def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, backend: Backend) -> None:
     measured = as_text(client.predict(*outliers(None, None), api_name="/measure"))
-    names = bench.group_names(bench.default)
+    names = backend.group_names(backend.default)
     assert len(names) == 14 and set(names) > TEXT_LAYERS
     assert all(name in measured for name in names)
     drawn = as_text(client.predict(*outliers("1.kv2", "7"), api_name="/draw_outliers"))
@@ -81,17 +60,17 @@ def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, bench: B
 
 def test_search_finds_every_layer(client: Client) -> None:
     job = client.submit(
-        "search", 4, 2, True, None, [SMOOTHED, PLAIN], None, *bar(), api_name="/search"
+        "search", 4, 2, True, None, [SMOOTHED, PLAIN], None, *BAR, api_name="/search"
     )
     text = as_text(job.result(timeout=120))
     assert "kept as “my W4A8 grid search”" in text and "14 of 14" in text
-    shown = as_text(client.predict(MAP, "search", 4, 2, *bar(), api_name="/search_layers"))
+    shown = as_text(client.predict(MAP, "search", 4, 2, *BAR, api_name="/search_layers"))
     assert "All 14 layers are found" in shown and all(name in shown for name in TEXT_LAYERS)
 
 
 def test_captions_are_the_classes_to_compare(client: Client) -> None:
     settings = ([NAMES[1], NAMES[2]], 2, 5, 4, 4.5, [SMOOTHED, PLAIN])
-    line, sheet, *_ = client.predict(*settings, *bar(), api_name="/compare")
+    line, sheet, *_ = client.predict(*settings, *BAR, api_name="/compare")
     assert "done" in line and sheet.count("<img") == 6 and NAMES[1] in sheet
     with pytest.raises(AppError, match="classes: expected one of"):
-        client.predict(["a prompt of my own"], *settings[1:], *bar(), api_name="/compare")
+        client.predict(["a prompt of my own"], *settings[1:], *BAR, api_name="/compare")

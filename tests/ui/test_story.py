@@ -8,23 +8,20 @@ import re
 import statistics
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
-
 from ditas_core.evaluation.outliers import OutlierAtlas
-from ditas_core.specs import Recipe
-from ditas_core.ui import story as command
-from ditas_core.ui.bench import Bench
-from ditas_core.ui.catalogue import Entry
-from ditas_core.ui.story import MOST_BYTES, export_story, main, tale_of
-from ditas_core.ui.takeaway.story import story_html
+from ditas_core.specs import CalibrationSpec, Recipe
+from ditas_core.ui.stored import story as command
+from ditas_core.ui.stored.story import MOST_BYTES, export_story, main, tale_of
+from ditas_core.ui.stored.story_page import story_html
+from ditas_core.ui.visitors.backend import Backend
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "fluent-emoji-dit"
+from .conftest import DEMO, ROOT, bench_of, pictures
+
 STORED = ROOT / "assets" / "precomputed"
 STUDENT = 2.3646242510102993
 """Two-sided 95 % point of Student's t with 7 degrees of freedom."""
@@ -61,13 +58,13 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True)})
+def backend() -> Backend:
+    return bench_of(spec=CalibrationSpec())
 
 
 @pytest.fixture(scope="module")
-def page(bench) -> str:
-    return story_html(tale_of(bench))
+def page(backend) -> str:
+    return story_html(tale_of(backend))
 
 
 @pytest.fixture(scope="module")
@@ -131,26 +128,16 @@ def test_every_result_is_told(read, stored):
         assert ("identity" if layer.alpha is None else f"{layer.alpha:.2f}") in read.text
 
 
-def test_the_pictures_are_the_shipped_ones(read, bench):
-    import base64
-    import io
-
-    import numpy as np
-    from PIL import Image
-
+def test_the_pictures_are_the_shipped_ones(read, backend):
     found: dict[str, list[Any]] = {}
     for tag, given in read.elements:
         if tag == "img":
-            data = base64.b64decode(given["src"].partition(",")[2])
-            found.setdefault(given["alt"], []).append(np.asarray(Image.open(io.BytesIO(data))))
-    for preset in bench.shipped.presets.values():
-        result = preset.result
-        for variant, pixels in result.images.items():
-            for label, each in zip(result.labels, pixels, strict=True):
-                assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
-    for rung in bench.ladder.rungs:
-        for variant, pixels in rung.images.items():
-            for label, each in zip(bench.ladder.labels, pixels, strict=True):
+            found.setdefault(given["alt"], []).extend(pictures(given["src"]))
+    results = [(p.result.labels, p.result.images) for p in backend.shipped.presets.values()]
+    results += [(backend.ladder.labels, rung.images) for rung in backend.ladder.rungs]
+    for labels, images in results:
+        for variant, pixels in images.items():
+            for label, each in zip(labels, pixels, strict=True):
                 assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
 
 
@@ -186,8 +173,8 @@ def test_it_can_be_read_without_eyes(read):
     assert tags.count("legend") == tags.count("fieldset") == 2
 
 
-def test_the_folder_is_a_static_space(bench, tmp_path):
-    size = export_story(bench, tmp_path / "story")
+def test_the_folder_is_a_static_space(backend, tmp_path):
+    size = export_story(backend, tmp_path / "story")
     assert sorted(each.name for each in (tmp_path / "story").iterdir()) == [
         "README.md", "index.html",
     ]  # fmt: skip
@@ -198,35 +185,35 @@ def test_the_folder_is_a_static_space(bench, tmp_path):
     assert len(values["short_description"]) <= 60
 
 
-def test_it_is_written_whole_or_not_at_all(bench, tmp_path, monkeypatch, capsys):
+def test_it_is_written_whole_or_not_at_all(backend, tmp_path, monkeypatch, capsys):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("x")
     with pytest.raises(FileExistsError, match="new or empty folder"):
-        export_story(bench, tmp_path / "taken")
+        export_story(backend, tmp_path / "taken")
     monkeypatch.setattr(command, "README", "{no such field}")
     with pytest.raises(KeyError):
-        export_story(bench, tmp_path / "half")
+        export_story(backend, tmp_path / "half")
     monkeypatch.undo()
     monkeypatch.setattr(command, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="at most 1000 bytes"):
-        export_story(bench, tmp_path / "large")
+        export_story(backend, tmp_path / "large")
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
-    monkeypatch.setattr(command, "Bench", lambda: bench)
+    monkeypatch.setattr(command, "Bench", lambda: backend)
     assert main([str(tmp_path / "taken")]) == 2
     assert "new or empty folder" in capsys.readouterr().err
 
 
-def test_names_cannot_become_html(bench):
+def test_names_cannot_become_html(backend):
     hostile = '"><script>alert(1)</script>'
-    tale = tale_of(bench)
+    tale = tale_of(backend)
     labels = (hostile, *tale.ladder.labels[1:])
     tale = replace(tale, name=hostile, ladder=replace(tale.ladder, labels=labels),
                    facts=((hostile, hostile),))  # fmt: skip
     assert "<script>" not in story_html(tale)
 
 
-def test_without_shipped_results_nothing_is_written(bench, tmp_path):
-    empty = Bench({DEMO.name: bench.entries[DEMO.name]})
+def test_without_shipped_results_nothing_is_written(backend, tmp_path):
+    empty = Backend({DEMO.name: backend.entries[DEMO.name]})
     empty.shipped = None
     with pytest.raises(ValueError, match="expected shipped results"):
         export_story(empty, tmp_path / "story")

@@ -17,85 +17,56 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+import gradio as gr
 import pytest
 import torch
+from PIL import Image
 
-gr = pytest.importorskip("gradio")
+from ditas_core.bench.pages import until
+from ditas_core.evaluation import interval
+from ditas_core.evaluation.outliers import Half, Measure
+from ditas_core.search import plain_recipe
+from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SamplingSpec
+from ditas_core.ui import build_app
+from ditas_core.ui.stored.catalogue import Entry
+from ditas_core.ui.stored.results import PLAIN, SEARCHED, SMOOTHED, Result
+from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
+from ditas_core.ui.tabs.search.job import job_of, run_search
+from ditas_core.ui.tabs.takeaway.files import LARGE, SMALL, Files
+from ditas_core.ui.tabs.takeaway.gather import Taken, gather, source_of
+from ditas_core.ui.tabs.takeaway.report import report_html
+from ditas_core.ui.tabs.takeaway.snippet import snippet
+from ditas_core.ui.tabs.takeaway.store import Store, slug
+from ditas_core.ui.tabs.takeaway.tables import curves_csv, layers_csv, metrics_csv
+from ditas_core.ui.visitors.backend import Backend, Choice, Model
+from ditas_core.ui.visitors.session import Session, Sessions
 
-from gradio_client import Client  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from PIL import Image  # noqa: E402
+from .conftest import DEMO, HUB, ROOT, SHORT, bar, bench_of, listener, measured
 
-from ditas_core.bench.pages import until  # noqa: E402
-from ditas_core.evaluation import interval  # noqa: E402
-from ditas_core.evaluation.outliers import Half, Measure  # noqa: E402
-from ditas_core.search import plain_recipe  # noqa: E402
-from ditas_core.specs import (  # noqa: E402
-    BitWidths,
-    CalibrationSpec,
-    LayerRecipe,
-    LowRankSpec,
-    Recipe,
-    SamplingSpec,
-)
-from ditas_core.ui import build_app, launch_options  # noqa: E402
-from ditas_core.ui.bench import Bench, Choice, Model  # noqa: E402
-from ditas_core.ui.catalogue import Entry  # noqa: E402
-from ditas_core.ui.desk import Desk, Desks  # noqa: E402
-from ditas_core.ui.jobs.comparing import CompareJob, run_comparison  # noqa: E402
-from ditas_core.ui.jobs.searching import job_of, run_search  # noqa: E402
-from ditas_core.ui.results import PLAIN, SEARCHED, SMOOTHED, Result  # noqa: E402
-from ditas_core.ui.takeaway import (  # noqa: E402
-    LARGE,
-    SMALL,
-    Files,
-    Store,
-    Taken,
-    curves_csv,
-    gather,
-    layers_csv,
-    metrics_csv,
-    report_html,
-    slug,
-    snippet,
-)
-from ditas_core.ui.takeaway.gather import source_of  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "fluent-emoji-dit"
-HUB = "facebook/DiT-XL-2-256"
-SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=1)
 MIXED = "my mixed one"
 METRICS = {"latent_sqnr_db": "latent SQNR, dB", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
 HOSTILE = '"""\nimport os; os.system("touch pwned")\n#<script>alert(1)</script>'
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def backend() -> Backend:
     """Nothing shipped: everything on view is computed here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    hub = Entry(HUB, HUB, HUB, False)
-    found = Bench({DEMO.name: Entry(DEMO.name, DEMO.name, str(DEMO), True), HUB: hub}, SHORT)
+    found = measured(bench_of(DEMO, SHORT, HUB))
     found.shipped = None
-    for _ in found.calibrated(found.default, SHORT):
-        pass
-    yield found
-    torch.set_num_threads(threads)
+    return found
 
 
-def choice_of(bench: Bench, recipe: str = MIXED, strength: float = 1.0) -> Choice:
-    return Choice(Model(bench.default.key, strength), BitWidths(4, 6), "integer", recipe)
+def choice_of(backend: Backend, recipe: str = MIXED, strength: float = 1.0) -> Choice:
+    return Choice(Model(backend.default.key, strength), BitWidths(4, 6), "integer", recipe)
 
 
-def mixed(bench: Bench, choice: Choice, calibration: str) -> Recipe:
+def mixed(backend: Backend, choice: Choice, calibration: str) -> Recipe:
     """Different alphas, bits and branches, as a visitor may have edited them."""
-    plain = plain_recipe(bench.checkpoint(choice.model), choice.bits, choice.convention)
+    plain = plain_recipe(backend.checkpoint(choice.model), choice.bits, choice.convention)
     layers = {
         name: LayerRecipe(choice.bits, round(0.3 + 0.01 * i, 2))
         for i, name in enumerate(plain.layers)
@@ -105,31 +76,33 @@ def mixed(bench: Bench, choice: Choice, calibration: str) -> Recipe:
     return replace(plain, name="mixed", layers=layers, calibration=calibration)
 
 
-def compared(bench: Bench, desk: Desk, choice: Choice, recipes: tuple[str, ...]) -> Result:
+def compared(
+    backend: Backend, session: Session, choice: Choice, recipes: tuple[str, ...]
+) -> Result:
     """A short comparison, kept as the Compare tab keeps it."""
     sampling = SamplingSpec(steps=5, guidance_scale=2.0)
     job = CompareJob(choice, recipes, ("cat-face", "fruit"), 11, sampling, SHORT)
-    *_, result = run_comparison(bench, desk, job)
+    *_, result = run_comparison(backend, session, job)
     assert isinstance(result, Result)
-    desk.result = f"test {choice.title}"
-    bench.cache.put(("result", desk.result), result)
+    session.result = f"test {choice.title}"
+    backend.cache.put(("result", session.result), result)
     return result
 
 
 @pytest.fixture(scope="module")
-def desk(bench: Bench) -> Desk:
-    found = Desk("visitor")
-    choice = choice_of(bench)
-    calibration = bench.measured(choice.model, SHORT)
+def session(backend: Backend) -> Session:
+    found = Session("visitor")
+    choice = choice_of(backend)
+    calibration = backend.measured(choice.model, SHORT)
     assert calibration is not None
-    found.keep(MIXED, mixed(bench, choice, calibration.sha256))
-    compared(bench, found, choice, (PLAIN, SMOOTHED, MIXED))
+    found.keep(MIXED, mixed(backend, choice, calibration.sha256))
+    compared(backend, found, choice, (PLAIN, SMOOTHED, MIXED))
     return found
 
 
 @pytest.fixture(scope="module")
-def taken(bench: Bench, desk: Desk) -> Taken:
-    return gather(bench, desk, choice_of(bench), "0.fc2", "ratio", "both")
+def taken(backend: Backend, session: Session) -> Taken:
+    return gather(backend, session, choice_of(backend), "0.fc2", "ratio", "both")
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -170,88 +143,67 @@ def expected(result: Result) -> dict[str, dict[str, str]]:
 
 def test_the_program_prints_the_metrics_on_view(taken, tmp_path):
     """Plain, uniform and mixed recipes: the same digits in another process."""
-    assert taken.result is not None
     assert run(snippet(taken), tmp_path) == expected(taken.result)
 
 
-def test_the_program_repeats_injected_outliers(bench, tmp_path):
-    found = Desk("injecting")
-    choice = choice_of(bench, SMOOTHED, 40.0)
-    result = compared(bench, found, choice, (PLAIN, SMOOTHED))
-    values = run(snippet(gather(bench, found, choice)), tmp_path)
+def test_the_program_repeats_injected_outliers(backend, tmp_path):
+    found = Session("injecting")
+    choice = choice_of(backend, SMOOTHED, 40.0)
+    result = compared(backend, found, choice, (PLAIN, SMOOTHED))
+    values = run(snippet(gather(backend, found, choice)), tmp_path)
     assert values == expected(result)
     assert float(values[SMOOTHED]["latent_sqnr_db"]) > float(values[PLAIN]["latent_sqnr_db"])
 
 
-def test_the_program_searches_what_is_not_found_yet(bench, tmp_path):
-    code = snippet(gather(bench, Desk("new"), choice_of(bench, SEARCHED)))
+def test_the_program_searches_what_is_not_found_yet(backend, tmp_path):
+    code = snippet(gather(backend, Session("new"), choice_of(backend, SEARCHED)))
     assert "SearchSpec(" in code and '"search")' in code and "compare(" not in code
     printed = output(code, tmp_path)
     assert printed.startswith(f"{SEARCHED}: W4A6 · search · integer · ") and "rank 0" in printed
 
 
 def test_the_program_uses_the_public_library_only(taken):
-    tree = ast.parse(snippet(taken))
-    rooms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert all(room.startswith("ditas_core.") and ".ui" not in room for room in rooms)
-    for room in rooms:
-        names = [
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == room
-            for alias in node.names
-        ]
-        module = __import__(room, fromlist=names)
-        assert set(names) <= set(module.__all__), room
+    for node in ast.walk(ast.parse(snippet(taken))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module.startswith("ditas_core.") and ".ui" not in node.module
+            public = import_module(node.module).__all__
+            assert {alias.name for alias in node.names} <= set(public), node.module
 
 
-def test_no_path_of_this_machine_goes_out(bench, desk, taken):
+def test_no_path_of_this_machine_goes_out(backend, taken, tmp_path):
     for content in (snippet(taken), report_html(taken, None, ""), layers_csv(taken)):
         assert str(ROOT) not in content and "/tmp/" not in content
-    elsewhere = Entry("mine", "mine", "/srv/secret/mine", True)
-    extended = Bench({DEMO.name: bench.entries[DEMO.name]}, SHORT)
-    extended.entries["mine"] = replace(elsewhere, source=str(DEMO))
-    assert source_of(extended, replace(choice_of(bench), model=Model("mine"))).place == (
-        "assets/fluent-emoji-dit"
+    page = bench_of(Path(shutil.copytree(DEMO, tmp_path / "copied")), SHORT, HUB)
+    page.entries["mine"] = Entry("mine", "mine", str(DEMO), True)
+    choice = choice_of(backend)
+    copied, mine, hub = (
+        source_of(page, replace(choice, model=Model(key))) for key in ("copied", "mine", HUB)
     )
-    hub = source_of(bench, replace(choice_of(bench), model=Model(HUB)))
+    assert copied.place == "copied" and "machine" in copied.note
+    assert mine.place == "assets/fluent-emoji-dit"
     assert hub.place == HUB and hub.fingerprint == ""
 
 
-def test_a_folder_outside_the_project_is_named_without_its_place(bench, tmp_path):
-    copied = tmp_path / "copied"
-    shutil.copytree(DEMO, copied)
-    other = Bench({"copied": Entry("copied", "copied", str(copied), True)}, SHORT)
-    source = source_of(other, replace(choice_of(bench), model=Model("copied")))
-    assert source.place == "copied" and "machine" in source.note
-
-
-def test_hostile_names_stay_names(bench, desk):
+def test_hostile_names_stay_names(backend, session):
     """In code they are texts, in HTML they are escaped, in tables they are no formulas."""
-    own = Desk("hostile")
-    recipe = replace(desk.recipes[MIXED], name=HOSTILE[:60])
+    own = Session("hostile")
+    recipe = replace(session.recipes[MIXED], name=HOSTILE[:60])
     own.keep(HOSTILE, recipe)
     own.keep("=cmd|' /C calc'!A0", recipe)
-    choice = choice_of(bench, HOSTILE)
-    result = compared(bench, own, choice, (PLAIN, HOSTILE, "=cmd|' /C calc'!A0"))
-    found = gather(bench, own, choice)
+    choice = choice_of(backend, HOSTILE)
+    result = compared(backend, own, choice, (PLAIN, HOSTILE, "=cmd|' /C calc'!A0"))
+    found = gather(backend, own, choice)
     assert found.result is result
-    calls = [
-        ast.unparse(node.func)
-        for node in ast.walk(ast.parse(snippet(found)))
-        if isinstance(node, ast.Call)
-    ]
-    assert "os.system" not in calls and "import os" not in {
-        ast.unparse(node) for node in ast.walk(ast.parse(snippet(found)))
-        if isinstance(node, ast.Import)
-    }  # fmt: skip
+    nodes = list(ast.walk(ast.parse(snippet(found))))
+    assert "os.system" not in {ast.unparse(n.func) for n in nodes if isinstance(n, ast.Call)}
+    assert "import os" not in {ast.unparse(n) for n in nodes if isinstance(n, ast.Import)}
     report = report_html(found, None, '"><script>alert(2)</script>')
     assert "<script>alert" not in report and "&lt;script&gt;alert(1)" in report
     assert {row["variant"][:2] for row in rows(metrics_csv(found))} == {"pl", '""', "'="}
     assert re.fullmatch(r"[A-Za-z0-9.-]+", Files(Store(Path("/tmp")), found).names["recipe"])
 
 
-def test_the_layer_table_is_the_atlas(bench, taken):
+def test_the_layer_table_is_the_atlas(backend, taken):
     for measure in Measure:
         found = replace(taken, measure=str(measure), half=str(Half.CONDITIONAL))
         table = rows(layers_csv(found))
@@ -278,13 +230,13 @@ def test_the_metrics_table_has_every_sample(taken):
             assert math.isclose(float(row[metric]), values[metric][at], rel_tol=1e-5)
 
 
-def test_the_curves_are_the_search(bench):
-    own = Desk("searching")
-    choice = choice_of(bench, "mine")
+def test_the_curves_are_the_search(backend):
+    own = Session("searching")
+    choice = choice_of(backend, "mine")
     job = job_of(choice, "search", SHORT)
-    *_, recipe = run_search(bench, own, job)
+    *_, recipe = run_search(backend, own, job)
     own.keep("mine", recipe)
-    found = gather(bench, own, choice)
+    found = gather(backend, own, choice)
     assert len(found.curves) == len(recipe.layers)
     table = rows(curves_csv(found))
     chosen = {row["layer"]: row["alpha"] for row in table if row["chosen"] == "1"}
@@ -300,22 +252,22 @@ def test_the_curves_are_the_search(bench):
     )
     edited = recipe.with_layer("0.qkv", LayerRecipe(choice.bits, 0.123))
     own.keep("mine", edited)
-    assert curves_csv(gather(bench, own, choice)) == "", "not this recipe's search any more"
+    assert curves_csv(gather(backend, own, choice)) == "", "not this recipe's search any more"
 
 
-def test_nothing_measured_gives_little_and_says_so(bench):
-    found = gather(bench, Desk("new"), replace(choice_of(bench), model=Model(HUB)))
+def test_nothing_measured_gives_little_and_says_so(backend):
+    found = gather(backend, Session("new"), replace(choice_of(backend), model=Model(HUB)))
     assert (layers_csv(found), curves_csv(found), metrics_csv(found)) == ("", "", "")
     report = report_html(found, None)
     assert "Not measured." in report and "No comparison was made" in report
     assert f'load_checkpoint("{HUB}")' in snippet(found)
 
 
-def test_unknown_layers_and_measures_become_the_usual_ones(bench, desk):
+def test_unknown_layers_and_measures_become_the_usual_ones(backend, session):
     for layer, measure, half in (
         (None, None, None), (["0.fc2"], "nan", 3), ("../../etc/passwd", float("nan"), {}),
     ):  # fmt: skip
-        found = gather(bench, desk, choice_of(bench), layer, measure, half)
+        found = gather(backend, session, choice_of(backend), layer, measure, half)
         assert (found.measure, found.half) == ("ratio", "both")
         assert found.layer == found.atlas.ranking(found.alphas)[0].layer
 
@@ -435,31 +387,30 @@ def is_served(port: int) -> bool:
 
 
 def test_files_are_gone_with_the_desk_of_their_visitor(tmp_path):
-    desks = Desks(left_s=0.0)
+    sessions = Sessions(left_s=0.0)
     store = Store(tmp_path)
-    desks.watchers.append(store.keep_only)
+    sessions.watchers.append(store.keep_only)
     for name in ("gone", "here"):
-        desks.of(name)
+        sessions.of(name)
     paths = {}
     for name in ("gone", "here", ""):
         paths[name] = store.place("the same content", name, owner=name) / "a.csv"
         store.write(paths[name], "x")
     assert all(path.is_file() for path in paths.values())
-    desks.leave("gone")
+    sessions.leave("gone")
     time.sleep(0.01)
-    assert desks.sweep() == 1
+    assert sessions.sweep() == 1
     assert not paths["gone"].parent.exists() and paths["here"].is_file() and paths[""].is_file()
 
 
-def test_the_files_of_the_page_belong_to_its_visitors(bench, tmp_path, monkeypatch):
+def test_the_files_of_the_page_belong_to_its_visitors(backend, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    demo = build_app(bench)
-    draw = next(fn for fn in demo.fns.values() if fn.api_name == "draw_takeaway")
+    draw = listener(build_app(backend), "draw_takeaway")
     values = [getattr(each, "value", None) for each in draw.inputs]
     draw.fn(gr.Request(session_hash="visitor"), *values)
     assert list(tmp_path.rglob("*-layers.csv"))
-    bench.desks.clear("visitor")
-    bench.desks.sweep()
+    backend.sessions.clear("visitor")
+    backend.sessions.sweep()
     assert not list(tmp_path.rglob("*-layers.csv")), "the page's store was told"
 
 
@@ -479,48 +430,9 @@ def test_file_names_are_safe(text, name):
     assert slug(text) == name
 
 
-@pytest.fixture(scope="module")
-def client(bench) -> Iterator[Client]:
-    demo = build_app(bench)
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
-    )
-    yield Client(url, verbose=False)
-    demo.close()
-
-
-def values_of(client: Client, endpoint: str, **changes: Any) -> list[Any]:
-    """The endpoint's defaults with some changed."""
-    known = client.view_api(return_format="dict")["named_endpoints"][endpoint]["parameters"]
-    return [
-        changes.get(each["label"], each["parameter_default"] if each["parameter_has_default"]
-                    else None)
-        for each in known
-    ]  # fmt: skip
-
-
 def test_the_report_comes_through_the_interface_too(client):
-    values = values_of(client, "/takeaway", Bits="W4A6", Recipe=PLAIN)
-    answer = client.predict(*values, api_name="/takeaway")
-    report, bundle = (
-        Path(each["value"] if isinstance(each, dict) else each) for each in answer[-2:]
-    )
+    view = ["", "0.fc2", "loudest ÷ median", "both", *bar(preset="W4A6", recipe=PLAIN)]
+    answer = client.predict(*view, api_name="/takeaway")[-2:]
+    report, bundle = (Path(each["value"] if isinstance(each, dict) else each) for each in answer)
     assert report.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert zipfile.is_zipfile(bundle)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"Checkpoint": "../../etc/passwd"},
-        {"Bits": "W1A1"},
-        {"Convention": None},
-        {"Recipe": "x" * 5000},
-        {"Strength, times": 1e9, "use the injected model in every tab": True},
-    ],
-    ids=["checkpoint", "bits", "convention", "recipe", "strength"],
-)
-def test_hostile_values_are_refused(client, change):
-    with pytest.raises(AppError) as caught:
-        client.predict(*values_of(client, "/takeaway", **change), api_name="/takeaway")
-    assert "Traceback" not in str(caught.value)

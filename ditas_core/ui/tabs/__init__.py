@@ -1,42 +1,33 @@
-"""One module per tab of the page, in the order of the tab bar."""
+"""A folder per tab of the page: layout (components), job (what Start runs), draw (what is shown).
+
+A new tab is a folder whose ``layout`` has a ``TAB``, and its name below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from importlib import import_module
 
-from ..bench import Bench
-from ..parts.setup import Page, View
-from .about import build_about
-from .blind import build_blind
-from .breaking import build_breaking
-from .compare import build_compare
-from .injector import build_injector
-from .lab import build_lab
-from .outliers import build_outliers
-from .overview import build_overview
-from .search import build_search
-from .takeaway import build_takeaway
+from ..page.tab import Tab
 
-
-@dataclass(frozen=True)
-class Tab:
-    """A tab: ``build`` lays it out inside its container."""
-
-    key: str
-    title: str
-    build: Callable[[Bench, Page], View | None]
-
-
-TABS = (
-    Tab("overview", "Overview", build_overview),
-    Tab("outliers", "Outliers", build_outliers),
-    Tab("lab", "Alpha lab", build_lab),
-    Tab("search", "Search", build_search),
-    Tab("compare", "Compare", build_compare),
-    Tab("blind", "Blind test", build_blind),
-    Tab("breaking", "Where it breaks", build_breaking),
-    Tab("injector", "Injector", build_injector),
-    Tab("takeaway", "Take away", build_takeaway),
-    Tab("about", "About", build_about),
+ORDER = (
+    "overview",
+    "outliers",
+    "lab",
+    "search",
+    "compare",
+    "blind",
+    "breaking",
+    "injector",
+    "takeaway",
+    "about",
 )
+"""As in the tab bar."""
+
+
+def found(names: Sequence[str]) -> tuple[Tab, ...]:
+    """The tabs of these folders."""
+    return tuple(import_module(f".{name}.layout", __name__).TAB for name in names)
+
+
+TABS = found(ORDER)

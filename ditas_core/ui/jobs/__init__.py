@@ -1,1 +1,0 @@
-"""What the tabs start: generators of progress over the library, without the interface."""

@@ -1,0 +1,1 @@
+"""Around the tabs: the bar, the tour, the address, words, style, figures that move in place."""

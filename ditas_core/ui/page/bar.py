@@ -1,0 +1,250 @@
+"""The bar above the tabs: checkpoint, bits, convention, recipe; what all tabs are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
+from ..serving.errors import refuse, status
+from ..serving.validate import flag, is_plain, one_of, real, whole
+from ..stored.results import BUILT_IN, DITAS
+from ..visitors.backend import Backend, Choice, Model
+from ..visitors.running import QUIET, answer
+from ..visitors.session import Session
+from .fetching import LoadRow, build_load_row, wire_load_row
+
+CUSTOM = "custom"
+MAX_STRENGTH = 200
+FIRST_BITS, FIRST_CONVENTION, FIRST_STRENGTH = "W4A8", "integer", 60
+
+
+@dataclass(frozen=True)
+class SetupBar:
+    """The bar's components. ``inject`` and ``strength`` stand in the Injector tab."""
+
+    checkpoint: gr.Dropdown
+    preset: gr.Radio
+    weight_bits: gr.Slider
+    activation_bits: gr.Slider
+    convention: gr.Dropdown
+    recipe: gr.Dropdown
+    inject: gr.Checkbox
+    strength: gr.Slider
+    dark: gr.Checkbox
+    notice: gr.HTML
+    load_row: LoadRow
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What ``read_choice`` reads, in its order."""
+        return [
+            self.checkpoint,
+            self.preset,
+            self.weight_bits,
+            self.activation_bits,
+            self.convention,
+            self.recipe,
+            self.inject,
+            self.strength,
+            self.dark,
+        ]
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events after which the open tab is drawn anew."""
+        return [
+            self.checkpoint.input,
+            self.preset.input,
+            self.weight_bits.release,
+            self.activation_bits.release,
+            self.convention.input,
+            self.recipe.input,
+            self.inject.input,
+            self.strength.release,
+            self.dark.change,
+            self.load_row.loaded.change,
+        ]
+
+
+@dataclass
+class Page:
+    """What the tabs share while they are laid out.
+
+    tabs    the tab bar, for going elsewhere: ``gr.Tabs(selected="compare")``
+    fields  components whose values stand in the page's address, by parameter
+    deeds   what the tour waits for: name -> listeners' events that do it
+    link    shows the page's address
+    """
+
+    bar: SetupBar
+    tabs: gr.Tabs
+    fields: dict[str, Any] = field(default_factory=dict)
+    actions: dict[str, list[Any]] = field(default_factory=dict)
+    link: gr.Textbox | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """How to draw a tab anew: ``refresh(session, *inputs)`` -> one value per output.
+
+    Called when the tab is opened and, while it is open, when the bar changes. The
+    bar's inputs come last among ``inputs``.
+    """
+
+    refresh: Callable[..., tuple[Any, ...]]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def read_choice(backend: Backend, values: tuple[Any, ...] | list[Any]) -> Choice:
+    """Check the bar's nine values."""
+    key, preset, weight, activation, convention, recipe, inject, strength, dark = values
+    one_of(key, "checkpoint", list(backend.entries))
+    one_of(preset, "bits", [*BIT_PRESETS, CUSTOM])
+    one_of(convention, "convention", list(CONVENTIONS))
+    if not is_plain(recipe) or not 0 < len(recipe) <= 80:
+        raise refuse("recipe: expected the name of a recipe")
+    if preset == CUSTOM:
+        bits = BitWidths(
+            whole(weight, "weight bits", 2, 8), whole(activation, "activation bits", 4, 16)
+        )
+    else:
+        bits = BitWidths.parse(preset)
+    factor = 1.0
+    if flag(inject, "injected outliers"):
+        # to the slider's steps: each strength is a copy of the whole model
+        factor = float(round(real(strength, "strength", 1, MAX_STRENGTH)))
+    return Choice(Model(key, factor), bits, convention, recipe, flag(dark, "dark"))
+
+
+def first_choice(backend: Backend) -> Choice:
+    """What the page opens on."""
+    return Choice(Model(backend.default.key), BitWidths.parse(FIRST_BITS), FIRST_CONVENTION)
+
+
+def recipe_names(backend: Backend, session: Session, choice: Choice) -> list[str]:
+    """The four built-in ones, then the visitor's own for this checkpoint."""
+    if not backend.entries[choice.model.key].local and not backend.is_measured(choice.model):
+        return list(BUILT_IN)
+    found = backend.recipe_names(session, choice)
+    return [*BUILT_IN, *(name for name in found if name not in BUILT_IN)]
+
+
+def setup_notice(backend: Backend, session: Session, choice: Choice) -> str:
+    """What is looked at, in one line."""
+    entry = backend.entries[choice.model.key]
+    notice = backend.notice if choice.model == backend.default else ""
+    measured = backend.is_measured(choice.model)
+    if not backend.is_loaded(choice.model) and not measured:
+        text = f"{entry.label}: not loaded yet. Press “Load”."
+        if not entry.allowed:
+            text = f"{entry.label}: not offered by this page."
+        return status(notice or text, "warn")
+    if not measured:
+        text = f"{entry.key}: not measured yet. Open Outliers and press “Measure”."
+        return status(notice or text, "warn")
+    name = choice.recipe
+    if name not in backend.recipe_names(session, choice):
+        text = f"{choice.title}: no {name[:60]} recipe yet. Open Search and start one."
+        return status(text, "warn")
+    if choice.model.injected:
+        text = (
+            f"injected outliers (function-preserving): 3 channels of every attention and "
+            f"first feed-forward input are ×{choice.model.strength:g}, the next layer's columns "
+            "÷ the same; the full-precision image does not change"
+        )
+        return status(text, "warn")
+    return status(f"{choice.title} · recipe: {name}", "done")
+
+
+def build_setup(backend: Backend) -> SetupBar:
+    """Lay out the bar and wire its own reactions."""
+    choices = [(entry.label, entry.key) for entry in backend.entries.values()]
+    with gr.Group(elem_id="bar"), gr.Row(equal_height=False):
+        checkpoint = gr.Dropdown(
+            choices,
+            value=backend.default.key,
+            label="Checkpoint",
+            info="the model to take apart",
+            elem_id="checkpoint",
+            min_width=220,
+        )
+        preset = gr.Radio(
+            [*BIT_PRESETS, CUSTOM],
+            value=FIRST_BITS,
+            label="Bits",
+            info="W weights, A activations",
+            elem_id="bits",
+            scale=3,
+            min_width=320,
+        )
+        convention = gr.Dropdown(
+            list(CONVENTIONS),
+            value=FIRST_CONVENTION,
+            label="Convention",
+            info="what shares a rounding scale",
+            elem_id="convention",
+            min_width=150,
+        )
+        recipe = gr.Dropdown(
+            list(BUILT_IN),
+            value=DITAS,
+            label="Recipe",
+            info="what “after” means on this page",
+            elem_id="recipe",
+            min_width=170,
+        )
+    with gr.Row(visible=False) as custom_row:
+        weight_bits = gr.Slider(2, 8, 4, step=1, label="Weight bits", elem_id="weight-bits")
+        activation_bits = gr.Slider(
+            4, 16, 8, step=1, label="Activation bits", info="16 leaves activations alone",
+            elem_id="activation-bits",
+        )  # fmt: skip
+    inject = gr.Checkbox(
+        False,
+        label="use the injected model in every tab",
+        elem_id="inject",
+        render=False,
+    )
+    strength = gr.Slider(
+        1, MAX_STRENGTH, FIRST_STRENGTH, step=1, label="Strength, times", elem_id="strength",
+        render=False,
+    )  # fmt: skip
+    dark = gr.Checkbox(False, label="dark", visible="hidden", elem_id="dark")
+    notice = gr.HTML(
+        setup_notice(backend, Session(""), first_choice(backend)), padding=False, elem_id="notice"
+    )
+    bar = SetupBar(
+        checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength,
+        dark, notice, build_load_row(backend, first_choice(backend)),
+    )  # fmt: skip
+
+    def on_preset(value: str) -> Any:
+        return gr.update(visible=value == CUSTOM)
+
+    def on_change(session: Session, *values: Any) -> tuple[Any, str]:
+        return describe(session, read_choice(backend, values))
+
+    def describe(session: Session, choice: Choice) -> tuple[Any, str]:
+        return (
+            gr.update(choices=recipe_names(backend, session, choice)),
+            setup_notice(backend, session, choice),
+        )
+
+    preset.change(on_preset, preset, custom_row, show_progress="hidden", api_visibility="private")
+    gr.on(
+        bar.changes,
+        answer(backend, on_change, once=True),
+        bar.inputs,
+        [recipe, notice],
+        api_name="describe",
+        **QUIET,
+    )
+    wire_load_row(
+        backend, bar.load_row, checkpoint, bar.inputs, [recipe, notice], read_choice, describe
+    )
+    return bar

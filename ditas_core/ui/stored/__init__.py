@@ -1,0 +1,1 @@
+"""Results that are shipped on disk: making, reading and telling them."""

@@ -1,0 +1,1 @@
+"""The method, the words and the licences."""

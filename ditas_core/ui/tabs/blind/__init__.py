@@ -1,0 +1,1 @@
+"""Two pictures from the same noise: which is quantized?"""

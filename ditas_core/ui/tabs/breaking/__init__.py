@@ -1,0 +1,1 @@
+"""Where it breaks: parts of a model, and bits under a budget."""

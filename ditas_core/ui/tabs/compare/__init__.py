@@ -1,0 +1,1 @@
+"""Full precision beside several recipes."""

@@ -1,0 +1,1 @@
+"""One layer and one slider."""

@@ -1,0 +1,380 @@
+"""The outlier atlas: every layer and step, then one layer, then one channel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from ....calibration import Calibration
+from ....evaluation.outliers import AtlasError, Half, Measure, OutlierAtlas
+from ....figures import empty_figure
+from ...page.bar import Page, View, first_choice, read_choice
+from ...page.glossary import lead
+from ...page.moving import MOVE, packed
+from ...page.picking import picker, read_pick
+from ...page.tab import Tab
+from ...serving.errors import refuse, reported, status
+from ...serving.validate import flag, one_of, real
+from ...visitors.backend import Backend
+from ...visitors.measuring import measure as measure_model
+from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.session import Session
+from . import draw as show
+
+LEAD = (
+    "<b>A few [[channel|channels]] shout.</b> Each cell is one layer at one [[denoising step]]: "
+    "its [[outlier strength]]. [[rounding|Rounding]] has to span the loudest channel, so the "
+    "others are left with few levels; [[smoothing]] divides the loud ones and multiplies the "
+    "[[weight|weights]] that read them. <b>Click a cell or select a row</b> to open the layer. "
+    "It is named by its block and part: [[qkv]] and [[proj]] are attention, [[fc1]] and [[fc2]] "
+    "the feed-forward; in a PixArt model [[q2]], [[kv2]] and [[proj2]] attend to the text."
+)
+LAYER = (
+    "<b>One layer.</b> What flows into it before and after smoothing, and what smoothing does "
+    "to the weights behind it. One factor serves all steps ([[temporal aggregation]])."
+)
+CHANNEL = (
+    "<b>One channel.</b> Choose it here, type its number, or click it in the layer's figure: its "
+    "values, the levels that rounding leaves them, and its range over the run."
+)
+IDLE = "“Measure” runs the model once in full precision and records what flows into each layer."
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be drawn; ``note`` says what could not be shown as asked."""
+
+    atlas: OutlierAtlas
+    alphas: dict[str, float | None]
+    look: show.Look
+    change: bool
+    channel: int
+    calibration: Calibration | None
+    note: str
+
+
+def read_scene(
+    backend: Backend, session: Session, values: tuple[Any, ...], keep: bool
+) -> Scene | None:
+    """Check everything; None where nothing has been measured yet.
+
+    Not ``keep``: a layer, timestep or channel that this checkpoint lacks is replaced
+    by its loudest one instead of refused.
+    """
+    measure, half, panels, layer, timestep, view, ordered, follow, by_hand, channel, *bar = values
+    choice = read_choice(backend, bar)
+    measure = show.MEASURES[one_of(measure, "measure", list(show.MEASURES))]
+    half = Half(one_of(half, "guidance half", show.HALVES))
+    one_of(view, "view", show.VIEWS)
+    atlas = backend.atlas(choice.model)
+    if atlas is None:
+        return None
+    note, change = "", one_of(panels, "overview", show.PANELS) == show.PANELS[1]
+    alphas, source = backend.alphas(session, choice)
+    try:
+        ranking = atlas.ranking(alphas, measure, half)
+    except AtlasError as error:
+        half, note = Half.BOTH, f" {error}."
+        ranking = atlas.ranking(alphas, measure, half)
+    if not keep and str(layer) not in atlas.groups:
+        layer = show.calmed(ranking).layer
+    layer = one_of(layer, "layer", list(atlas.groups))
+    steps = [show.WHOLE_RUN, *map(str, atlas.timesteps)]
+    if not keep and str(timestep) not in steps:
+        timestep = show.WHOLE_RUN
+    timestep = one_of(timestep, "timestep", steps)
+    alpha = alphas.get(layer)
+    if not flag(follow, "the recipe's α"):
+        alpha, source = real(by_hand, "α by hand", 0, 1), "by hand"
+    look = show.Look(
+        layer, alpha, source, measure, half,
+        None if timestep == show.WHOLE_RUN else int(timestep),
+        view, flag(ordered, "loudest first"), choice,
+    )  # fmt: skip
+    count = len(atlas.groups[layer].act_absmax)
+    number = read_channel(channel, count)
+    if number is None:
+        if keep:
+            raise refuse(f"channel: expected a number from 0 to {count - 1}")
+        number = next(rank.channel for rank in ranking if rank.layer == layer)
+    calibration = backend.measured(choice.model, session.spec or backend.spec)
+    return Scene(atlas, alphas, look, change, number, calibration, note)
+
+
+def read_channel(value: object, count: int) -> int | None:
+    """A channel's number as the dropdown or a person writes it; None = none of the layer's."""
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 6
+    number = int(str(value)) if digits else -1
+    return number if 0 <= number < count else None
+
+
+def placed(figures: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One figure in the one frame, or two in the pair; the others are hidden."""
+    shown, hidden = gr.update(visible=True), gr.update(visible=False)
+    if len(figures) == 2:
+        return hidden, shown, *figures
+    return gr.update(value=figures[0], visible=True), hidden, gr.skip(), gr.skip()
+
+
+def build_outliers(backend: Backend, page: Page) -> View:
+    """Lay out the tab; figures come when it is opened."""
+    first = backend.atlas(first_choice(backend).model)
+    names = backend.group_names(backend.default)
+    gr.HTML(lead(LEAD), padding=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=8, min_width=320), gr.Group(), gr.Row():
+            measure = gr.Radio(
+                list(show.MEASURES), value=next(iter(show.MEASURES)), label="Outlier strength",
+                elem_id="atlas-measure", min_width=240,
+            )  # fmt: skip
+            half = gr.Radio(
+                show.HALVES, value=show.HALVES[0], label="Guidance half",
+                elem_id="atlas-half", min_width=240,
+            )  # fmt: skip
+            panels = gr.Radio(
+                show.PANELS, value=show.PANELS[0], label="Overview",
+                elem_id="atlas-panels", min_width=240,
+            )  # fmt: skip
+        with gr.Column(scale=3, min_width=280):
+            controls = build_controls("measure", "Measure", IDLE)
+    overview = gr.Plot(label="Layers × timesteps", show_label=False, elem_id="atlas-overview",
+                       elem_classes="picks")  # fmt: skip
+    overview_pick = picker("atlas-overview")
+    frame = gr.Textbox(visible="hidden", elem_id="atlas-frame", label="frame of the overview")
+    overview_line = gr.HTML(padding=False, elem_id="atlas-line")
+    gr.HTML(lead(LAYER), padding=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            table = gr.Dataframe(
+                headers=show.headers(Measure.RATIO),
+                datatype=["str", "number", "number", "number", "number", "str"],
+                interactive=False,
+                label="Layers, strongest first",
+                show_search="search",
+                max_height=340,
+                elem_id="ranking",
+                buttons=[],
+                column_widths=["80px", "92px", "84px", "88px", "60px", "66px"],
+            )
+            layer = gr.Dropdown(names, value=None, label="Layer",
+                                elem_id="atlas-layer-name")  # fmt: skip
+            follow = gr.Checkbox(True, label="use the recipe's α", elem_id="atlas-follow")
+            by_hand = gr.Slider(
+                0, 1, 0.5, step=0.05, label="α by hand, for this layer",
+                info="0 spares the weights, 1 the activations", elem_id="atlas-alpha",
+            )  # fmt: skip
+        with gr.Column(scale=7, min_width=320):
+            with gr.Group():
+                view = gr.Radio(
+                    list(show.VIEWS), value=show.MAPS, label="Show", elem_id="atlas-view"
+                )
+                ordered = gr.Checkbox(
+                    False, label="sort the heatmaps' channels, loudest first", elem_id="atlas-order"
+                )
+            plot = gr.Plot(label="The layer", show_label=False, elem_id="atlas-layer",
+                           elem_classes="picks")  # fmt: skip
+            with gr.Row(visible=False) as pair:
+                left = gr.Plot(label="Before", show_label=False, min_width=400,
+                               elem_id="atlas-before")  # fmt: skip
+                right = gr.Plot(label="After", show_label=False, min_width=400,
+                                elem_id="atlas-after")  # fmt: skip
+            layer_pick = picker("atlas-layer")
+            layer_line = gr.HTML(padding=False, elem_id="atlas-layer-line")
+    gr.HTML(lead(CHANNEL), padding=False)
+    with gr.Row():
+        channel = gr.Dropdown(
+            [], label="Channel", info="the loudest ones, or any number",
+            allow_custom_value=True, elem_id="atlas-channel", min_width=220,
+        )  # fmt: skip
+        steps = [show.WHOLE_RUN, *([] if first is None else map(str, first.timesteps))]
+        timestep = gr.Dropdown(
+            steps, value=show.WHOLE_RUN, label="Timestep", info="of the histogram and the frame",
+            elem_id="atlas-timestep", min_width=220,
+        )  # fmt: skip
+    with gr.Row():
+        histogram = gr.Plot(label="Values and levels", show_label=False, min_width=320,
+                            elem_id="atlas-histogram")  # fmt: skip
+        over_time = gr.Plot(label="Range over time", show_label=False, min_width=320,
+                            elem_id="atlas-range")  # fmt: skip
+    channel_line = gr.HTML(padding=False, elem_id="atlas-channel-line")
+
+    inputs = [
+        measure, half, panels, layer, timestep, view, ordered, follow, by_hand, channel,
+        *page.bar.inputs,
+    ]  # fmt: skip
+    of_overview = [overview, overview_line]
+    of_layer = [plot, pair, left, right, layer_line]
+    of_channel = [channel, histogram, over_time, channel_line]
+    inside = [layer, timestep, follow, by_hand]
+    of_opened = [*inside, frame, overview_line, *of_layer, *of_channel]
+    outputs = [table, *inside, *of_overview, *of_layer, *of_channel]
+
+    def scene_of(session: Session, values: tuple[Any, ...]) -> Scene:
+        scene = read_scene(backend, session, values, keep=True)
+        if scene is None:
+            raise refuse(f"outliers: {show.UNMEASURED}")
+        return scene
+
+    def draw_overview(scene: Scene) -> tuple[Any, ...]:
+        figure = show.overview(scene.atlas, scene.alphas, scene.look, scene.change)
+        return figure, tell(scene)
+
+    def move_frame(scene: Scene) -> tuple[Any, ...]:
+        """The overview as it stands; only its frame goes to the layer on view."""
+        shapes = show.framed(scene.atlas, scene.look, scene.change)
+        move = {"patch": {"shapes": shapes}, "at": time.monotonic_ns()}
+        return packed({"atlas-overview": move}), tell(scene)
+
+    def tell(scene: Scene) -> str:
+        text = show.overview_text(scene.atlas, scene.look) + scene.note
+        return status(text, "warn" if scene.note else "done")
+
+    def draw_layer(scene: Scene) -> tuple[Any, ...]:
+        figures = show.layer_figures(scene.atlas, scene.look, scene.calibration)
+        line = status(show.layer_text(scene.atlas, scene.look), "done")
+        return *placed(figures), line
+
+    def draw_channel(scene: Scene) -> tuple[Any, ...]:
+        found = scene.atlas.groups[scene.look.layer]
+        names = show.channel_names(found, scene.look.half)
+        *figures, text, kind = show.channel_figures(
+            scene.atlas, scene.look, scene.calibration, scene.channel
+        )
+        return gr.update(choices=names, value=str(scene.channel)), *figures, status(text, kind)
+
+    def draw_inside(scene: Scene) -> tuple[Any, ...]:
+        """What the controls say of the layer on view."""
+        known, look = scene.alphas.get(scene.look.layer), scene.look
+        by_recipe = look.source != "by hand"
+        return (
+            gr.update(choices=list(scene.atlas.groups), value=look.layer),
+            gr.update(
+                choices=[show.WHOLE_RUN, *map(str, scene.atlas.timesteps)],
+                value=show.WHOLE_RUN if look.timestep is None else str(look.timestep),
+            ),
+            by_recipe,
+            (0.5 if known is None else known) if by_recipe else gr.skip(),
+        )
+
+    def draw_below(scene: Scene) -> tuple[Any, ...]:
+        return *draw_layer(scene), *draw_channel(scene)
+
+    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+        """Everything, after the bar, the measure or the half changed."""
+        scene = read_scene(backend, session, values, keep=False)
+        if scene is None:
+            blank = empty_figure(show.UNMEASURED, dark=read_choice(backend, values[10:]).dark)
+            line = status(show.UNMEASURED, "warn")
+            nothing = gr.update(choices=[], value=None)
+            return (
+                [], nothing, gr.update(choices=[show.WHOLE_RUN], value=show.WHOLE_RUN), True,
+                gr.skip(), blank, line, *placed((blank,)),
+                line, nothing, blank, blank, line,
+            )  # fmt: skip
+        rows = show.ranking_rows(scene.atlas, scene.alphas, scene.look.measure, scene.look.half)
+        labels = show.headers(scene.look.measure)
+        return (
+            gr.update(value={"headers": labels, "data": rows}),
+            *draw_inside(scene),
+            *draw_overview(scene),
+            *draw_below(scene),
+        )
+
+    def open_layer(
+        session: Session, name: Any, when: Any, values: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """A fresh look at a layer: its own loudest channel, the recipe's α."""
+        atlas = backend.atlas(read_choice(backend, values[10:]).model)
+        one_of(name, "layer", [] if atlas is None else list(atlas.groups))
+        fresh = (*values[:3], name, when, *values[5:7], True, values[8], "", *values[10:])
+        scene = read_scene(backend, session, fresh, keep=False)
+        assert scene is not None
+        return *draw_inside(scene), *move_frame(scene), *draw_below(scene)
+
+    def on_layer(session: Session, *values: Any) -> tuple[Any, ...]:
+        return open_layer(session, values[3], values[4], values)
+
+    def on_row(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        row = getattr(event, "row_value", None)
+        if not isinstance(row, list) or not row:
+            raise refuse("layer: expected a row of the table, got none")
+        with reported():
+            return open_layer(backend.session(request), row[0], values[4], values)
+
+    def on_cell(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+        pick = read_pick(text)
+        return open_layer(session, pick.x, str(pick.y), values)
+
+    def on_change(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_overview(scene_of(session, values))
+
+    def on_timestep(session: Session, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
+        return *move_frame(scene), *draw_below(scene)
+
+    def on_view(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_layer(scene_of(session, values))
+
+    def on_alpha(session: Session, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
+        return draw_below(scene)
+
+    def on_hand(session: Session, *values: Any) -> tuple[Any, ...]:
+        return False, *on_alpha(session, *values[:7], False, *values[8:])
+
+    def on_channel(session: Session, *values: Any) -> tuple[Any, ...]:
+        return draw_channel(scene_of(session, values))
+
+    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+        scene = scene_of(session, values)
+        number = show.picked_channel(scene.atlas, scene.look, read_pick(text))
+        return draw_channel(replace(scene, channel=number))
+
+    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
+        choice = read_choice(backend, values[10:])
+        spec = session.spec or backend.spec
+        for event in measure_model(backend, choice.model, spec):
+            if isinstance(event, Progress):
+                yield event
+        text = (
+            f"Measured: {spec.sampling.steps} steps of {spec.samples} samples, "
+            f"{spec.tokens} tokens kept per layer and step."
+        )
+        yield Finished(text, refresh(session, *values))
+
+    private: dict[str, Any] = {"api_visibility": "private", **QUIET}
+    gr.on([measure.input, half.input], answer(backend, refresh), inputs, outputs, **private)
+    panels.input(answer(backend, on_change), inputs, of_overview, **private)
+    layer.input(
+        answer(backend, on_layer, once=True), inputs, of_opened, api_name="outlier_layer", **QUIET
+    )
+    table.select(on_row, inputs, of_opened, **private)
+    overview_pick.input(answer(backend, on_cell), [overview_pick, *inputs], of_opened, **private)
+    drawn = [frame, overview_line, *of_layer, *of_channel]
+    timestep.input(answer(backend, on_timestep, once=True), inputs, drawn, **private)
+    gr.on([view.input, ordered.input], answer(backend, on_view), inputs, of_layer, **private)
+    follow.input(answer(backend, on_alpha), inputs, [*of_layer, *of_channel], **private)
+    by_hand.input(answer(backend, on_hand), inputs, [follow, *of_layer, *of_channel], **private)
+    channel.input(
+        answer(backend, on_channel, once=True), inputs, of_channel, api_name="outlier_channel",
+        **QUIET,
+    )  # fmt: skip
+    frame.change(None, frame, None, js=MOVE, api_visibility="private")
+    layer_pick.input(answer(backend, on_pick), [layer_pick, *inputs], of_channel, **private)
+    wire_job(backend, controls, work, inputs, outputs, api_name="measure")
+    page.fields |= {"measure": measure, "half": half, "layer": layer, "channel": channel}
+    page.actions |= {
+        "measure": [measure.input],
+        "half": [half.input],
+        "layer": [layer.input, table.select, overview_pick.input],
+        "view": [view.input],
+        "channel": [channel.input, layer_pick.input],
+    }
+    return View(refresh, inputs, outputs)
+
+
+TAB = Tab("outliers", "Outliers", build_outliers)

@@ -1,0 +1,1 @@
+"""The story of a checkpoint in one screen."""

@@ -1,0 +1,1 @@
+"""The search of alpha, and recipes changed by hand."""

@@ -1,0 +1,126 @@
+"""One search: calibrate where needed, then layer after layer; what is found is kept at once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from ....calibration import Calibration
+from ....search import Fitting, LayerDone, SearchSpec, iterate_search, partial_recipe
+from ....specs import CalibrationSpec, Recipe
+from ...visitors.backend import Backend, Choice, Model
+from ...visitors.session import Session
+from .predicting import predictions
+
+PARTIAL = "my partial search"
+NAMES = {
+    "ditas": "ditas search",
+    "search": "grid search",
+    "smoothing": "smoothing",
+    "plain": "plain rounding",
+}
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """What is searched; everything has been checked."""
+
+    model: Model
+    spec: SearchSpec
+    calibration: CalibrationSpec
+
+    @property
+    def key(self) -> Hashable:
+        """Under which the session keeps the layers found so far."""
+        return (self.model, self.spec, self.calibration)
+
+    @property
+    def name(self) -> str:
+        """What the finished recipe is called."""
+        name = f"my {self.spec.bits} {NAMES[self.spec.method]}"
+        if self.spec.convention != "integer":
+            name += f", {self.spec.convention}"
+        return name + (f", outliers ×{self.model.strength:g}" if self.model.injected else "")
+
+
+@dataclass(frozen=True)
+class Searching:
+    """Where the search is. ``fraction`` is that of the part's work, kept layers not counted.
+
+    fresh   whether a layer has just been finished
+    """
+
+    text: str
+    fraction: float
+    part: tuple[int, int]
+    fresh: bool = False
+
+
+def job_of(choice: Choice, method: str, calibration: CalibrationSpec) -> SearchJob:
+    return SearchJob(choice.model, SearchSpec(choice.bits, choice.convention, method), calibration)
+
+
+def kept_layers(session: Session, job: SearchJob) -> list[LayerDone]:
+    """The layers found so far, in execution order."""
+    found = list(session.searches.get(job.key, {}).values())
+    return sorted(found, key=lambda layer: layer.index)
+
+
+def run_search(
+    backend: Backend, session: Session, job: SearchJob, afresh: bool = False
+) -> Iterator[Searching | Recipe]:
+    """Goes on from the layers that the session holds; the last event is the recipe.
+
+    Closing it at any moment leaves every finished layer on the session.
+    """
+    parts = 1
+    if backend.measured(job.model, job.calibration) is None:
+        parts = 2
+    calibration: Calibration | None = None
+    with closing(backend.calibrated(job.model, job.calibration)) as events:  # type: ignore[type-var]
+        for event in events:
+            if isinstance(event, Calibration):
+                calibration = event
+            else:
+                text = f"calibrating: denoising step {event.step} of {event.total}"
+                yield Searching(text, event.step / event.total, (1, parts))
+    assert calibration is not None
+    checkpoint = backend.checkpoint(job.model)
+    found = session.found(job.key)
+    if afresh:
+        found.clear()
+    known = dict(found)
+    total, fresh, tried = len(checkpoint.groups), 0, 0.0
+    with closing(iterate_search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
+        for step in steps:
+            if isinstance(step, Recipe):
+                predictions(backend, job.model, job.calibration).learn(step, found.values())
+                yield step
+                return
+            is_new = False
+            if isinstance(step, LayerDone):
+                is_new = step.group not in known
+                fresh, tried = fresh + is_new, 0.0
+                found[step.group] = step
+            elif isinstance(step, Fitting):
+                tried = max(tried, step.done / step.of / 2)
+            else:
+                tried = min(0.95, tried + 1 / (len(job.spec.grid) + 2))
+            share = (fresh + tried) / max(1, total - len(known))
+            text = f"{len(found)} of {total} layers found"
+            yield Searching(text, share, (parts, parts), is_new)
+
+
+def keep_partial(backend: Backend, session: Session, job: SearchJob) -> Recipe | None:
+    """What a cancelled search has found, as a recipe on the session; None if nothing."""
+    layers = kept_layers(session, job)
+    calibration = backend.measured(job.model, job.calibration)
+    if not layers or calibration is None:
+        return None
+    recipe = partial_recipe(
+        backend.checkpoint(job.model), calibration, job.spec, layers, f"{job.spec.method}, partial"
+    )
+    predictions(backend, job.model, job.calibration).learn(recipe, layers)
+    session.keep(PARTIAL, recipe)
+    return recipe

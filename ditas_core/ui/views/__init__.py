@@ -1,1 +1,0 @@
-"""What tabs show: results and settings in, HTML, rows and images out."""
