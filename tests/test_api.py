@@ -32,9 +32,8 @@ from tiny_pixart import SCHEDULE, save_tiny_pixart, tiny_captions
 import ditas_core as ditas
 from ditas_core.api.progress import fetching
 from ditas_core.checkpoints import CheckpointError, Progress
-from ditas_core.conversion import RecipeError
 from ditas_core.layers import QuantizedLinear
-from ditas_core.specs import SpecError
+from ditas_core.specs import RecipeError, SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK: dict[str, Any] = {"samples": 2, "steps": 2, "progress": False}

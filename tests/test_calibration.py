@@ -21,6 +21,7 @@ from ditas_core.calibration import (
     GroupStatistics,
     TokenDraw,
     calibrate,
+    iterate_calibration,
     record_inputs,
 )
 from ditas_core.calibration.recorder import reduce_call
@@ -115,10 +116,10 @@ def test_calibration_is_repeatable(
     assert random_calibration.timesteps == (750, 500, 250, 0)
     assert random_calibration.spec == SPEC
     assert random_calibration.checkpoint == random_checkpoint.fingerprint
-    *progress, again = calibrate(random_checkpoint, SPEC)
+    *progress, again = iterate_calibration(random_checkpoint, SPEC)
     assert again.sha256 == random_calibration.sha256
     assert progress == [CalibrationProgress(i + 1, 4, i + 1, 4) for i in range(4)]
-    *_, other = calibrate(random_checkpoint, replace(SPEC, seed=6))
+    other = calibrate(random_checkpoint, replace(SPEC, seed=6))
     assert other.sha256 != random_calibration.sha256
 
 
@@ -136,9 +137,9 @@ def test_recording_changes_no_output(random_checkpoint: Checkpoint) -> None:
 def test_no_hook_is_left_after_the_end_a_close_or_an_error(random_checkpoint: Checkpoint) -> None:
     transformer = random_checkpoint.transformer
     before, weights = hooks(transformer), fingerprint(transformer)
-    list(calibrate(random_checkpoint, SPEC))
+    list(iterate_calibration(random_checkpoint, SPEC))
     assert hooks(transformer) == before
-    running = calibrate(random_checkpoint, SPEC)
+    running = iterate_calibration(random_checkpoint, SPEC)
     next(running)
     assert hooks(transformer) > before
     running.close()

@@ -123,7 +123,6 @@ def test_the_large_models_real_seconds_and_bytes_come_out() -> None:
     alone = estimate(tied, 190e9, replace(plan, variants=1))
     assert 4.82e9 <= alone.memory_bytes < 5.5e9
     assert cost.compare_s == 0
-    assert cost.total_s == cost.calibrate_s + cost.search_s + cost.quantize_s
 
 
 def numbers(cost: Cost) -> tuple[float, ...]:

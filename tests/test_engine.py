@@ -16,7 +16,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.lowrank import fit_weight, input_moment, joined
 from ditas_core.models import get_linear
 from ditas_core.sampling import spread_labels
-from ditas_core.search import GroupLoss, SearchSpec, search, search_group
+from ditas_core.search import SearchSpec, iterate_search, search_group
 from ditas_core.specs import (
     RELEASED_BRANCH,
     BitWidths,
@@ -45,8 +45,7 @@ def all_tokens(checkpoint: Checkpoint, sampling: SamplingSpec, samples: int) -> 
         batch=samples,
         token_dtype="float32",
     )
-    *_, calibration = calibrate(checkpoint, spec)
-    return calibration
+    return calibrate(checkpoint, spec)
 
 
 def reference(
@@ -89,7 +88,7 @@ def check_against_reference(
         fit = fit_weight(fused, RELEASED.quantizers(bits)[0], RELEASED_BRANCH, input_moment("none"))
         assert torch.equal(fit.rounded, layer.Q)
         assert torch.equal(fit.up @ fit.down, layer.L @ layer.R)
-        *_, done = search_group(checkpoint, group, calibration, SearchSpec(bits, "released"))
+        done = search_group(checkpoint, group, calibration, SearchSpec(bits, "released"))
         assert done.losses == pytest.approx(layer.losses, rel=1e-4)
         assert done.identity == pytest.approx(layer.identity, rel=1e-4)
         assert done.best_on_grid == layer.alpha
@@ -121,7 +120,7 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
     for found in slow.layers:
         layers[found.name] = LayerRecipe(bits, found.alpha, RELEASED_BRANCH)
     recipe = Recipe("ditas", "released", demo_checkpoint.fingerprint, layers, calibration.sha256)
-    *_, model = quantize_transformer(demo_checkpoint, recipe, calibration)
+    model = quantize_transformer(demo_checkpoint, recipe, calibration)
 
     def factor(layer: object, alpha: float | None) -> Tensor:
         if alpha is None:
@@ -143,53 +142,18 @@ def test_released_layers_run_on_the_references_weights(demo_checkpoint: Checkpoi
         assert torch.allclose(layer.up @ layer.down, up @ (qkv.R * s), rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def many_tokens(random_checkpoint: Checkpoint) -> Calibration:
-    """More tokens than channels, so that Gram matrices pay."""
-    spec = CalibrationSpec(SamplingSpec(steps=8), samples=4, tokens=128, token_dtype="float32")
-    *_, calibration = calibrate(random_checkpoint, spec)
-    return calibration
-
-
-@pytest.mark.parametrize("convention", ["integer", "paper", "released"])
-@pytest.mark.parametrize("bits", ["W8A8", "W4A8", "W4A16"])
-@pytest.mark.parametrize("rank", [0, 4])
-def test_gram_matrices_give_the_same_loss(
-    random_checkpoint: Checkpoint, many_tokens: Calibration, convention: str, bits: str, rank: int
-) -> None:
-    group = next(g for g in random_checkpoint.groups if g.name == "0.fc1")
-    weights = [get_linear(random_checkpoint.transformer, path).weight for path in group.layers]
-    statistics = many_tokens.groups[group.name]
-    loss = GroupLoss(
-        weights,
-        statistics,
-        BitWidths.parse(bits),
-        get_convention(convention),
-        LowRankSpec(rank),
-    )
-    assert loss.uses_gram
-    few = replace(statistics, tokens=statistics.tokens[:1, :100])
-    assert not GroupLoss(
-        weights, few, BitWidths(4, 8), get_convention(convention), LowRankSpec()
-    ).uses_gram
-    with_gram = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
-    loss.gram = None
-    direct = [loss(alpha) for alpha in (None, 0.0, 0.5, 1.0)]
-    assert with_gram == pytest.approx(direct, rel=1e-4)
-
-
 @pytest.mark.parametrize(("convention", "weight"), [("integer", 8), ("released", 4)])
 def test_bfloat16_products_choose_as_well(
     demo_checkpoint: Checkpoint, convention: str, weight: int
 ) -> None:
     """The alpha found with bfloat16 loses at most 1 % of the loss in single precision."""
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=24)
-    *_, calibration = calibrate(demo_checkpoint, spec)
+    calibration = calibrate(demo_checkpoint, spec)
     settings = SearchSpec(BitWidths(weight, 8), convention, "search")
     for group in demo_checkpoint.groups[4:8]:
-        *_, exact = search_group(demo_checkpoint, group, calibration, settings)
+        exact = search_group(demo_checkpoint, group, calibration, settings)
         fast = replace(settings, products="bfloat16")
-        *_, rough = search_group(demo_checkpoint, group, calibration, fast)
+        rough = search_group(demo_checkpoint, group, calibration, fast)
         assert rough.losses == pytest.approx(exact.losses, rel=2e-2)
         losses = {None: exact.identity, **dict(zip(exact.grid, exact.losses, strict=True))}
         assert losses[rough.alpha] <= exact.best * 1.01
@@ -208,7 +172,7 @@ def test_searching_again_never_samples(
                     spec = SearchSpec(
                         BitWidths.parse(bits), convention, low_rank=LowRankSpec(rank), grid=(0.5,)
                     )
-                    list(search(random_checkpoint, random_calibration, spec))
+                    list(iterate_search(random_checkpoint, random_calibration, spec))
     finally:
         handle.remove()
     assert calls == []

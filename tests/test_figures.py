@@ -66,7 +66,7 @@ def test_injection_is_exact_in_the_atlas(random_checkpoint, random_calibration, 
         random_checkpoint, transformer=inject_outliers(random_checkpoint.transformer, 50.0)
     )
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
-    *_, measured = calibrate(changed, spec)
+    measured = calibrate(changed, spec)
     derived = rescaled_calibration(random_calibration, factors, changed.fingerprint)
     rescaled = atlas.rescaled(factors, changed)
     reference = outlier_atlas(changed, measured)

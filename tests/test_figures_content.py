@@ -40,11 +40,8 @@ def every_figure(dark=False):
     steps = np.full(20, 0.1)
     estimate = {"plain": (1.0, 0.5, 1.5), "DiTAS": (2.0, 2.0, 2.0)}
     return [
-        F.overview_map(LOUD[:, :12], LAYERS, STEPS, selected=("1.fc1", 500), dark=dark),
-        F.overview_maps(LOUD[:, :12], LOUD[:, :12], LAYERS, STEPS, dark=dark),
         F.channel_maps(LOUD, LOUD / 2, STEPS, difference=True, dark=dark),
         F.channel_histogram(values, values / 3, grid, grid / 3, 7, dark=dark),
-        F.alpha_histograms(values, grid, values, grid, 0.35, dark=dark),
         F.channel_range(
             LOUD.min(1), LOUD.max(1), steps, STEPS, 7, (-steps, steps, steps), dark=dark
         ),
@@ -56,7 +53,6 @@ def every_figure(dark=False):
         F.search_map(["0.qkv"], GRID, losses, np.ones(1), dark=dark),
         F.divergence_curves(STEPS, {"plain": LOUD[0, :20]}, dark=dark),
         F.metric_bars({"PSNR, dB": estimate}, {"PSNR, dB": "higher"}, dark=dark),
-        F.ablation_bars(list(estimate.items()), "PSNR, dB", 3.0, dark=dark),
         F.sensitivity_map(LOUD[:12, :3], LAYERS, (3, 4, 8), [4] * 12, dark=dark),
         F.size_error_curve([1, 2], [-3, -9], ["a", "b"], 1, [("W4", 1.5, -5)], dark=dark),
         F.empty_figure("nothing", dark=dark),

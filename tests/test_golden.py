@@ -24,8 +24,7 @@ BRANCH = LowRankSpec(rank=32, iterations=2)
 
 def run(checkpoint: Checkpoint, transformer: nn.Module) -> Trajectory:
     labels = spread_labels(SAMPLES, len(checkpoint.class_names))
-    *_, trajectory = run_trajectory(checkpoint, transformer, labels, SAMPLING, SEED)
-    return trajectory
+    return run_trajectory(checkpoint, transformer, labels, SAMPLING, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def reference(demo_checkpoint: Checkpoint) -> Trajectory:
 @pytest.fixture(scope="module")
 def calibration(demo_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SAMPLING, samples=SAMPLES)
-    *_, result = calibrate(demo_checkpoint, spec)
-    return result
+    return calibrate(demo_checkpoint, spec)
 
 
 def sqnr(
@@ -49,8 +47,8 @@ def sqnr(
 ) -> float:
     """Mean latent SQNR in dB against full precision."""
     spec = SearchSpec(BitWidths.parse(bits), method=method, grid=GRID, low_rank=BRANCH)
-    *_, recipe = search(checkpoint, calibration, spec)
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    recipe = search(checkpoint, calibration, spec)
+    model = quantize_transformer(checkpoint, recipe, calibration)
     return compare(reference, run(checkpoint, model)).summary()["latent_sqnr_db"].mean
 
 

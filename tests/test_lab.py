@@ -51,7 +51,7 @@ def test_the_output_error_is_the_searchs_own(
     low_rank = None if convention == "released" else RANK
     spec = SearchSpec(W4A6, convention, method, low_rank, GRID)
     group = group_of(random_checkpoint, name)
-    *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+    done = search_group(random_checkpoint, group, random_calibration, spec)
     lab = AlphaLab(random_checkpoint, group, random_calibration, spec)
     curve = ((None, done.identity), *zip(done.grid, done.losses, strict=True))
     for alpha, loss in reversed(curve):

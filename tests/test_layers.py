@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,16 @@ from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ditas_core.layers import QuantizedLinear
+from ditas_core.layers import QuantizedLinear, build_layers
 from ditas_core.quantizer import fake_quantize
-from ditas_core.specs import CONVENTIONS, BitWidths, Granularity, QuantizerSpec, get_convention
+from ditas_core.specs import (
+    CONVENTIONS,
+    BitWidths,
+    Convention,
+    Granularity,
+    QuantizerSpec,
+    get_convention,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -34,16 +42,32 @@ def build(
     seed: int = 0,
     unit: float = 1.0,
 ) -> QuantizedLinear:
-    return QuantizedLinear.from_float(
-        random(seed, *SHAPE) * unit,
+    up, down = random(seed + 2, SHAPE[0], RANK), random(seed + 3, RANK, SHAPE[1])
+    up, down = up.half().float(), down.half().float()  # as the branch is stored
+    if not branch:
+        up, down = up[:, :0], down[:0]
+    return one_layer(
+        random(seed, *SHAPE) * unit - up @ down,
+        (up, down),
         random(seed + 1, SHAPE[0]),
-        *get_convention(convention).quantizers(bits),
-        branch=(random(seed + 2, SHAPE[0], RANK), random(seed + 3, RANK, SHAPE[1]))
-        if branch
-        else None,
-        smoothing=random(seed + 4, SHAPE[1]).abs() + 0.1 if smoothing else None,
-        branch_on_full=get_convention(convention).branch_input == "full",
+        get_convention(convention),
+        bits,
+        random(seed + 4, SHAPE[1]).abs() + 0.1 if smoothing else None,
     )
+
+
+def one_layer(
+    target: Tensor,
+    branch: tuple[Tensor, Tensor],
+    bias: Tensor,
+    convention: Convention,
+    bits: BitWidths,
+    smoothing: Tensor | None = None,
+) -> QuantizedLinear:
+    """``smoothing`` is on the fly and nowhere else: the target is what is rounded."""
+    (layer,) = build_layers([(target, *branch)], [bias], bits, convention)
+    layer.smoothing = None if smoothing is None else smoothing.clone()
+    return layer
 
 
 FORWARD = [
@@ -105,12 +129,8 @@ def test_nothing_is_shared_with_the_arguments() -> None:
     arguments = (weight, bias, s, *branch)
     kept = [t.clone() for t in arguments]
     for bits in (BitWidths(4, 8), BitWidths(16, 8)):
-        layer = QuantizedLinear.from_float(
-            weight,
-            bias,
-            *get_convention("integer").quantizers(bits),
-            branch=branch,
-            smoothing=s,
+        layer, _ = build_layers(
+            [(weight, *branch)] * 2, [bias] * 2, bits, get_convention("integer"), s, True
         )
         for buffer in layer.buffers():
             buffer.add_(1)
@@ -129,11 +149,15 @@ def test_stored_size_counts_codes_scales_and_branch() -> None:
     assert alone.bits_stored == c_out * c_in * 32
     alone.codes = alone.codes.half().float()
     assert alone.bits_stored == c_out * c_in * 16
-    symmetric = QuantizedLinear.from_float(
+    convention = replace(
+        get_convention("integer"), weight=QuantizerSpec(8, True, Granularity.PER_CHANNEL)
+    )
+    symmetric = one_layer(
         random(0, *SHAPE) / 3,
+        (torch.zeros(c_out, 0), torch.zeros(0, c_in)),
         random(1, c_out),
-        QuantizerSpec(4, True, Granularity.PER_CHANNEL),
-        QuantizerSpec(8, False, Granularity.PER_TOKEN),
+        convention,
+        BitWidths(4, 8),
     )
     assert symmetric.bits_stored == c_out * c_in * 4 + c_out * 32  # no zero point
     released = thirds("released", BitWidths(4, 8), False, False).bits_stored

@@ -94,7 +94,7 @@ def test_loudest_channels_come_first():
 def test_round_trip_keeps_both_halves(atlas, tmp_path):
     atlas.save(tmp_path / "a.safetensors")
     back = OutlierAtlas.load(tmp_path / "a.safetensors")
-    assert back.has_halves and back.checkpoint == atlas.checkpoint
+    assert back.checkpoint == atlas.checkpoint
     for name, group in atlas.groups.items():
         torch.testing.assert_close(back.groups[name].halves, group.halves, rtol=0.03, atol=1e-4)
 
@@ -139,38 +139,29 @@ def test_the_demos_atlas_stays_below_a_megabyte(tmp_path):
     assert path.stat().st_size < 1_000_000
 
 
-def write_first_format(path, steps: int, channels: int, times: int) -> None:
-    codes = torch.arange(steps * channels).reshape(steps, channels).to(torch.uint8)
+def write_small(path, steps: int, channels: int, times: int) -> None:
+    """Eight channels whatever the file says."""
+    halves = torch.arange(steps * 2 * 8).reshape(steps, 2, 8).to(torch.uint8)
     save_file(
-        {"0.fc1.absmax": codes, "0.fc1.act": torch.ones(8), "0.fc1.weight": torch.ones(8)},
+        {
+            "0.fc1.halves": deflate(halves),
+            "0.fc1.act": torch.ones(8),
+            "0.fc1.weight": torch.ones(8),
+        },
         path,
         metadata={
-            "format": "ditas-atlas-1",
+            "format": "ditas-atlas-2",
             "checkpoint": "0" * 64,
             "timesteps": json.dumps(list(range(times))),
-            "groups": json.dumps({"0.fc1": ["layer", -1.0, 2.0]}),
+            "groups": json.dumps({"0.fc1": ["layer", -1.0, 2.0, [steps, 2, channels]]}),
         },
     )
-
-
-def test_files_of_the_first_format_load_without_halves(tmp_path):
-    path = tmp_path / "old.safetensors"
-    write_first_format(path, 3, 8, 3)
-    atlas = OutlierAtlas.load(path)
-    group = atlas.groups["0.fc1"]
-    assert group.absmax.shape == (3, 8) and not atlas.has_halves
-    torch.testing.assert_close(group.absmax[0, 0], torch.tensor(-1.0).exp())
-    assert atlas.overview(measure="kurtosis").shape == (3, 1)
-    with pytest.raises(AtlasError, match="measure the outliers again"):
-        atlas.overview(half="conditional")
-    atlas.save(tmp_path / "again.safetensors")  # a conversion that invents nothing
-    assert not OutlierAtlas.load(tmp_path / "again.safetensors").has_halves
 
 
 @pytest.mark.parametrize(("steps", "channels", "times"), [(3, 8, 2), (3, 7, 3)])
 def test_parts_that_do_not_fit_are_refused(tmp_path, steps, channels, times):
     path = tmp_path / "bad.safetensors"
-    write_first_format(path, steps, channels, times)
+    write_small(path, steps, channels, times)
     with pytest.raises(AtlasError, match=r"bad\.safetensors: expected an atlas"):
         OutlierAtlas.load(path)
 
@@ -185,17 +176,17 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, steps, channels, times):
         ("groups", "[]"),
         ("groups", '{"0.fc1": 3}'),
         ("groups", '{"0.fc1": ["x", 0, 1, [3, 9, 8]]}'),
-        ("groups", '{"0.fc1": ["layer", -1.0, 1e999]}'),
-        ("groups", '{"0.fc1": ["layer", %s, 2.0]}' % ("9" * 400)),
-        ("groups", '{"0.fc1": ["layer", 99.0, 2.0]}'),
-        ("groups", '{"0.fc1": ["layer", -1.0, -2.0]}'),
+        ("groups", '{"0.fc1": ["layer", -1.0, 1e999, [3, 2, 8]]}'),
+        ("groups", '{"0.fc1": ["layer", %s, 2.0, [3, 2, 8]]}' % ("9" * 400)),
+        ("groups", '{"0.fc1": ["layer", 99.0, 2.0, [3, 2, 8]]}'),
+        ("groups", '{"0.fc1": ["layer", -1.0, -2.0, [3, 2, 8]]}'),
         ("act", "nan"),
     ],
     ids=range(12),
 )
 def test_numbers_out_of_range_are_refused(tmp_path, key, value):
     good, path = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
-    write_first_format(good, 3, 8, 3)
+    write_small(good, 3, 8, 3)
     tensors = load_file(good)
     with safe_open(good, framework="pt") as file:
         metadata = file.metadata()

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
-from ditas_core.comparison import Trajectory, TrajectoryProgress, run_trajectory, switching
+from ditas_core.comparison import (
+    Trajectory,
+    TrajectoryProgress,
+    iterate_trajectory,
+    switching,
+)
 from ditas_core.conversion import quantize_transformer
 from ditas_core.layers import QuantizedLinear
 from ditas_core.models import get_linear
@@ -41,9 +46,7 @@ def recipe_of(
 
 
 def quantized(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    assert isinstance(model, nn.Module)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 def output(model: nn.Module) -> Tensor:
@@ -134,10 +137,9 @@ def test_a_quantized_projection_beside_a_qkv_left_alone(
 
 @pytest.fixture(scope="module")
 def other(random_checkpoint: Checkpoint) -> nn.Module:
-    *_, model = quantize_transformer(
+    model = quantize_transformer(
         random_checkpoint, plain_recipe(random_checkpoint, W3A6, "integer")
     )
-    assert isinstance(model, nn.Module)
     return model
 
 
@@ -150,7 +152,7 @@ def test_quantized_from_a_step_on(
     source = random_checkpoint.transformer
 
     def run(transformer: object) -> tuple[list[TrajectoryProgress], Trajectory]:
-        *progress, last = run_trajectory(
+        *progress, last = iterate_trajectory(
             random_checkpoint, transformer, LABELS, spec, seed=3, batch=batch
         )
         assert isinstance(last, Trajectory)

@@ -18,10 +18,10 @@ from ditas_core.search import (
     PredictedError,
     SearchJournal,
     SearchSpec,
+    iterate_search,
     partial_recipe,
     predicted_error,
     predicted_errors,
-    search,
     search_group,
     sensitivity,
 )
@@ -52,7 +52,7 @@ def spec_of(convention: str, method: str, bits: BitWidths = W4A6) -> SearchSpec:
 def searched(
     checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec
 ) -> tuple[list[LayerDone], Recipe]:
-    *events, recipe = search(checkpoint, calibration, spec)
+    *events, recipe = iterate_search(checkpoint, calibration, spec)
     return [event for event in events if isinstance(event, LayerDone)], recipe
 
 
@@ -78,8 +78,8 @@ def test_sensitivity_to_a_recipes_alphas_is_what_it_predicts(
     """Both with the recipe's alphas and with those that each method finds itself."""
     spec, other = spec_of(convention, method), BitWidths(3, 8)
     _, recipe = searched(random_checkpoint, random_calibration, spec)
-    *_, kept = sensitivity(random_checkpoint, random_calibration, (W4A6, other), spec, recipe)
-    *_, free = sensitivity(random_checkpoint, random_calibration, (W4A6, other), spec)
+    kept = sensitivity(random_checkpoint, random_calibration, (W4A6, other), spec, recipe)
+    free = sensitivity(random_checkpoint, random_calibration, (W4A6, other), spec)
     for made in (kept, free):
         for column, bits in enumerate((W4A6, other)):
             of_map = made.recipe(made.uniform(bits))
@@ -160,20 +160,22 @@ def test_known_layers_get_their_place_in_this_search(
     layers, recipe = searched(random_checkpoint, random_calibration, spec)
     known: dict[str, LayerDone] = {}
     for group in random_checkpoint.groups[::3]:
-        *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+        done = search_group(random_checkpoint, group, random_calibration, spec)
         known[group.name] = done
         SearchJournal(tmp_path / "j", random_calibration, random_checkpoint, spec).add(done)
     journal = SearchJournal(tmp_path / "j", random_calibration, random_checkpoint, spec)
     assert journal.finished == known
-    *events, again = search(random_checkpoint, random_calibration, spec, finished=known)
+    *events, again = iterate_search(random_checkpoint, random_calibration, spec, finished=known)
     assert again == recipe
     assert [e for e in events if isinstance(e, LayerDone)] == layers
     first = events[0]
     assert first == layers[0], "at once, without a candidate"
     alpha = sys.modules["ditas_core.search.alpha"]
-    monkeypatch.setattr(alpha, "search_group", None)  # would raise if called
+    monkeypatch.setattr(alpha, "iterate_group_search", None)  # would raise if called
     everything = {layer.group: layer for layer in layers}
-    assert list(search(random_checkpoint, random_calibration, spec, finished=everything)) == [
+    assert list(
+        iterate_search(random_checkpoint, random_calibration, spec, finished=everything)
+    ) == [
         *layers,
         recipe,
     ]
@@ -197,7 +199,7 @@ def test_the_recipe_of_an_interrupted_search(
     for name, layer in half.layers.items():
         full = recipe.layers[name]
         assert layer == (full if name in found else replace(full, alpha=None))
-    *_, model = quantize_transformer(random_checkpoint, half, random_calibration)
+    model = quantize_transformer(random_checkpoint, half, random_calibration)
     assert model is not None
     nothing = partial_recipe(random_checkpoint, random_calibration, spec, [])
     assert {layer.alpha for layer in nothing.layers.values()} == {None}

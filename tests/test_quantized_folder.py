@@ -42,7 +42,7 @@ def save(
     layers["1.fc1"] = LayerRecipe(BitWidths(2, 8), None, branch)
     layers["1.fc2"] = LEFT_ALONE
     recipe = Recipe("test", convention, checkpoint.fingerprint, layers, calibration.sha256)
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
+    model = quantize_transformer(checkpoint, recipe, calibration)
     assert not isinstance(model, tuple)
     save_quantized(target, checkpoint, model, recipe)  # type: ignore[arg-type]
     return target, model  # type: ignore[return-value]

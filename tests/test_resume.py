@@ -24,12 +24,13 @@ from ditas_core.calibration import (
     CalibrationJournal,
     CalibrationProgress,
     calibrate,
+    iterate_calibration,
     remove_journals,
 )
 from ditas_core.calibration.journal import checksum
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.cli.progress import Lines
-from ditas_core.search import LayerDone, SearchJournal, SearchSpec, search
+from ditas_core.search import LayerDone, SearchJournal, SearchSpec, iterate_search
 from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, Recipe, SamplingSpec
 
 STEPS, SAMPLES, BATCH = 6, 3, 2
@@ -172,13 +173,12 @@ def interrupted(
 ) -> tuple[Path, str]:
     """A journal with four steps, and the hash that the whole calibration has."""
     home = tmp_path_factory.mktemp("interrupted") / "journal"
-    running = calibrate(random_checkpoint, SPEC, journal_in(home, random_checkpoint))
+    running = iterate_calibration(random_checkpoint, SPEC, journal_in(home, random_checkpoint))
     for event in running:
         if isinstance(event, CalibrationProgress) and event.step == 4:
             break
     running.close()
-    *_, calibration = calibrate(random_checkpoint, SPEC)
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(random_checkpoint, SPEC)
     return home, calibration.sha256
 
 
@@ -198,7 +198,9 @@ def resumed(
     home: Path, checkpoint: Checkpoint, spec: CalibrationSpec = SPEC
 ) -> tuple[int, Calibration]:
     """Forward passes that were still needed, and the result."""
-    *progress, calibration = calibrate(checkpoint, spec, journal_in(home, checkpoint, spec))
+    *progress, calibration = iterate_calibration(
+        checkpoint, spec, journal_in(home, checkpoint, spec)
+    )
     assert isinstance(calibration, Calibration)
     return len(progress), calibration
 
@@ -250,7 +252,7 @@ def test_another_calibrations_steps_are_not_reused(
 ) -> None:
     passes, calibration = resumed(home, random_checkpoint, other)
     assert passes == STEPS * -(-other.samples // other.batch)
-    *_, expected = calibrate(random_checkpoint, other)
+    expected = calibrate(random_checkpoint, other)
     assert isinstance(expected, Calibration) and calibration.sha256 == expected.sha256
 
 
@@ -269,11 +271,11 @@ def test_a_step_that_no_journal_wrote_is_run_again(
 ) -> None:
     """Whole by its checksum all the same."""
     journal = journal_in(home, random_checkpoint)
-    with safe_open(journal.path(2), framework="pt") as file:
+    with safe_open(journal.step_path(2), framework="pt") as file:
         metadata = {**file.metadata(), "rows": rows}
-    tensors = load_file(journal.path(2))
+    tensors = load_file(journal.step_path(2))
     metadata["sha256"] = checksum(tensors, {k: v for k, v in metadata.items() if k != "sha256"})
-    save_file(tensors, journal.path(2), metadata=metadata)
+    save_file(tensors, journal.step_path(2), metadata=metadata)
     assert len(list(journal.steps())) == 2
 
 
@@ -355,7 +357,7 @@ def searched(
     """A journal of three groups, and the recipe of a whole search."""
     path = tmp_path_factory.mktemp("searched") / "journal"
     journal = SearchJournal(path, random_calibration, random_checkpoint, SEARCH)
-    for event in search(random_checkpoint, random_calibration, SEARCH):
+    for event in iterate_search(random_checkpoint, random_calibration, SEARCH):
         if isinstance(event, LayerDone) and len(journal.finished) < 3:
             journal.add(event)
     assert isinstance(event, Recipe)
@@ -395,7 +397,7 @@ def test_damaged_search_journals_recover(
     path.write_bytes(damage(searched[0]))
     journal = SearchJournal(path, random_calibration, random_checkpoint, SEARCH)
     assert len(journal.finished) == left
-    for event in search(
+    for event in iterate_search(
         random_checkpoint, random_calibration, SEARCH, finished=dict(journal.finished)
     ):
         if isinstance(event, LayerDone):

@@ -16,17 +16,18 @@ from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, fingerprint
 from ditas_core.conversion import (
     ConversionProgress,
-    RecipeError,
-    group_factor,
+    iterate_conversion,
     quantize_transformer,
 )
-from ditas_core.conversion.quantized import POWER_ITERATIONS
+from ditas_core.conversion.quantized import prepare
 from ditas_core.layers import QuantizedLinear
+from ditas_core.lowrank.fit import POWER_ITERATIONS
 from ditas_core.models import SmoothingGroup, get_linear
 from ditas_core.search import (
     CandidateDone,
     GroupLoss,
     SearchSpec,
+    iterate_search,
     plain_recipe,
     search,
     search_group,
@@ -39,6 +40,7 @@ from ditas_core.specs import (
     LayerRecipe,
     LowRankSpec,
     Recipe,
+    RecipeError,
     SamplingSpec,
     SpecError,
     get_convention,
@@ -56,15 +58,13 @@ def group_named(checkpoint: Checkpoint, name: str) -> SmoothingGroup:
 
 
 def find_recipe(checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec) -> Recipe:
-    *_, recipe = search(checkpoint, calibration, spec)
-    return recipe
+    return search(checkpoint, calibration, spec)
 
 
 def quantized(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> nn.Module:
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,7 @@ def ditas_recipe(random_checkpoint: Checkpoint, random_calibration: Calibration)
 def few_tokens(random_checkpoint: Checkpoint) -> Calibration:
     """Small enough for plain loops."""
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, seed=1, tokens=3)
-    *_, calibration = calibrate(random_checkpoint, spec)
-    return calibration
+    return calibrate(random_checkpoint, spec)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -121,7 +120,7 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
     linear = get_linear(random_checkpoint.transformer, group.layers[0])
     layer = model.get_submodule(group.layers[0])
     convention = get_convention("integer")
-    s = group_factor(random_checkpoint.transformer, group, recipe.layers[name], convention, stats)
+    s = prepare(random_checkpoint.transformer, group, recipe.layers[name], convention, stats).s
     assert alpha is None or s is not None
     tokens = stats.tokens.float()
     folded = s is not None and layer.smoothing is None
@@ -136,7 +135,9 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
 def test_events_come_in_order_and_the_identity_is_always_a_candidate(
     random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
 ) -> None:
-    events = list(search(random_checkpoint, random_calibration, replace(DITAS, method=method)))
+    events = list(
+        iterate_search(random_checkpoint, random_calibration, replace(DITAS, method=method))
+    )
     names = [group.name for group in random_checkpoint.groups]
     assert isinstance(events[-1], Recipe)
     assert [name for name, _ in itertools.groupby(e.group for e in events[:-1])] == names
@@ -166,7 +167,7 @@ def test_the_choice_is_made_on_the_loss_of_the_layer_that_runs(
     """The refined losses equal the errors of the layers that conversion builds."""
     spec = replace(DITAS, low_rank=LowRankSpec(rank=4, weighting=weighting))
     group, stats = group_named(random_checkpoint, name), random_calibration.groups[name]
-    *_, done = search_group(random_checkpoint, group, random_calibration, spec)
+    done = search_group(random_checkpoint, group, random_calibration, spec)
     assert done.refined
     recipe = find_recipe(random_checkpoint, random_calibration, replace(spec, grid=(0.5,)))
     tokens = stats.tokens.float()
@@ -178,7 +179,7 @@ def test_the_choice_is_made_on_the_loss_of_the_layer_that_runs(
         changed = recipe.with_layer(other, plain).with_layer(name, layer_recipe)
         model = quantized(random_checkpoint, changed, random_calibration)
         convention = get_convention("integer")
-        s = group_factor(random_checkpoint.transformer, group, layer_recipe, convention, stats)
+        s = prepare(random_checkpoint.transformer, group, layer_recipe, convention, stats).s
         total = 0.0
         for path in group.layers:
             layer, linear = (
@@ -236,12 +237,12 @@ def test_the_search_can_be_left_at_any_event(
 ) -> None:
     before = fingerprint(random_checkpoint.transformer)
     for stop in (1, 4, 9):
-        running = search(random_checkpoint, random_calibration, DITAS)
+        running = iterate_search(random_checkpoint, random_calibration, DITAS)
         for _ in range(stop):
             next(running)
         running.close()
         assert torch.is_grad_enabled()
-    converting = quantize_transformer(
+    converting = iterate_conversion(
         random_checkpoint, plain_recipe(random_checkpoint, W4A8, "integer")
     )
     assert next(converting) == ConversionProgress("0.qkv", 1, 8)
@@ -301,7 +302,7 @@ def test_another_checkpoints_calibration_is_refused(
 ) -> None:
     foreign = replace(random_calibration, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="calibration"):
-        next(search(random_checkpoint, foreign, DITAS))
+        next(iterate_search(random_checkpoint, foreign, DITAS))
 
 
 @pytest.mark.parametrize(
@@ -318,9 +319,9 @@ def test_a_recipe_that_does_not_fit_is_refused(
     random_checkpoint: Checkpoint, random_calibration: Calibration, ditas_recipe: Recipe, damage
 ) -> None:
     with pytest.raises(RecipeError):
-        next(quantize_transformer(random_checkpoint, damage(ditas_recipe), random_calibration))
+        next(iterate_conversion(random_checkpoint, damage(ditas_recipe), random_calibration))
     with pytest.raises(RecipeError, match="calibration"):
-        next(quantize_transformer(random_checkpoint, ditas_recipe))
+        next(iterate_conversion(random_checkpoint, ditas_recipe))
 
 
 @pytest.mark.parametrize(

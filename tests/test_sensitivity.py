@@ -17,7 +17,7 @@ from torch import nn
 
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint
-from ditas_core.comparison import measured_sensitivity
+from ditas_core.comparison import iterate_measured_sensitivity
 from ditas_core.conversion import quantize_transformer
 from ditas_core.layers import QuantizedLinear, effective_bits, group_bits_stored
 from ditas_core.sampling import sample_latents
@@ -28,8 +28,8 @@ from ditas_core.search import (
     SensitivityMap,
     SensitivityProgress,
     allocate,
-    mixed_recipe,
-    search,
+    iterate_search,
+    iterate_sensitivity,
     sensitivity,
 )
 from ditas_core.search.allocation import choose
@@ -60,13 +60,11 @@ def map_of(
     bits: tuple[BitWidths, ...] = BITS,
     recipe: Recipe | None = None,
 ) -> SensitivityMap:
-    *_, result = sensitivity(checkpoint, calibration, bits, spec, recipe)
-    return result
+    return sensitivity(checkpoint, calibration, bits, spec, recipe)
 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    return model
+    return quantize_transformer(checkpoint, recipe, calibration)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +79,7 @@ def half_checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def half_calibration(half_checkpoint: Checkpoint) -> Calibration:
     spec = CalibrationSpec(SamplingSpec(steps=4), samples=3, seed=5, tokens=6)
-    *_, calibration = calibrate(half_checkpoint, spec)
-    return calibration
+    return calibrate(half_checkpoint, spec)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +92,7 @@ def test_cells_are_the_best_of_the_search(
     random_checkpoint: Checkpoint, random_calibration: Calibration, method: str
 ) -> None:
     spec = replace(SPEC, method=method)
-    events = list(sensitivity(random_checkpoint, random_calibration, BITS, spec))
+    events = list(iterate_sensitivity(random_checkpoint, random_calibration, BITS, spec))
     *cells, last = events
     names = [group.name for group in random_checkpoint.groups]
     assert [(c.group, c.bits) for c in cells if isinstance(c, SensitivityProgress)] == [
@@ -106,7 +103,7 @@ def test_cells_are_the_best_of_the_search(
     assert [c.error for c in cells] == last.error.flatten().tolist()
     assert [c.alpha for c in cells] == [alpha for row in last.alphas for alpha in row]
     for column, bits in enumerate(BITS[:3]):
-        found = search(random_checkpoint, random_calibration, replace(spec, bits=bits))
+        found = iterate_search(random_checkpoint, random_calibration, replace(spec, bits=bits))
         for row, done in enumerate(e for e in found if isinstance(e, LayerDone)):
             assert float(last.error[row, column]) == done.best / done.energy
             assert last.alphas[row][column] == done.alpha
@@ -132,10 +129,10 @@ def test_hostile_inputs(
 ) -> None:
     for bits in ((), (BITS[0], BITS[0])):
         with pytest.raises(SpecError, match="bits"):
-            next(sensitivity(half_checkpoint, half_calibration, bits, SPEC))
+            next(iterate_sensitivity(half_checkpoint, half_calibration, bits, SPEC))
     foreign = replace(half_calibration, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="calibration"):
-        next(sensitivity(half_checkpoint, foreign, BITS, SPEC))
+        next(iterate_sensitivity(half_checkpoint, foreign, BITS, SPEC))
     for damage in (
         {"error": tiny_map.error[:3]},
         {"error": tiny_map.error * math.nan},
@@ -296,7 +293,7 @@ def test_importance_moves_bits_to_where_they_count(tiny_map: SensitivityMap) -> 
 
 
 def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint) -> None:
-    *_, demo_calibration = calibrate(
+    demo_calibration = calibrate(
         demo_checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)
     )
     spec = SearchSpec(BitWidths(4, 8), method="search", grid=(0.25, 0.5))
@@ -308,7 +305,7 @@ def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint)
     assert demo_map.total_error(same) <= demo_map.total_error(uniform)
     assert demo_map.total_error(allocate(demo_map, 5.0)) < 0.9 * demo_map.total_error(uniform)
     for budget in (equal, 5.0):
-        recipe = mixed_recipe(demo_map, budget)
+        recipe = demo_map.recipe(allocate(demo_map, budget))
         model = converted(demo_checkpoint, recipe, demo_calibration)
         widths = {name: layer.bits for name, layer in recipe.layers.items()}
         assert widths == allocate(demo_map, budget)
@@ -323,7 +320,7 @@ def test_measured_cells_are_those_of_separate_runs(
     half_checkpoint: Checkpoint, half_calibration: Calibration, tiny_map: SensitivityMap
 ) -> None:
     labels, spec = torch.tensor([0, 3]), SamplingSpec(steps=2)
-    *cells, last = measured_sensitivity(
+    *cells, last = iterate_measured_sensitivity(
         half_checkpoint, half_calibration, tiny_map, labels, spec, seed=4
     )
     assert last.measured and not tiny_map.measured
@@ -344,5 +341,9 @@ def test_measured_cells_are_those_of_separate_runs(
     assert float(last.error[row, 0]) == pytest.approx(expected, rel=1e-4)
     foreign = replace(tiny_map, checkpoint="0" * 64)
     with pytest.raises(SpecError, match="sensitivity"):
-        next(measured_sensitivity(half_checkpoint, half_calibration, foreign, labels, spec, 4))
+        next(
+            iterate_measured_sensitivity(
+                half_checkpoint, half_calibration, foreign, labels, spec, 4
+            )
+        )
     assert allocate(last, 9.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from test_frontier import build_map
 from test_search import DITAS, group_named
 
 from ditas_core.artifact.checks import check_count
-from ditas_core.calibration import Calibration, GroupStatistics, TokenDraw, calibrate
+from ditas_core.calibration import Calibration, GroupStatistics, TokenDraw, iterate_calibration
 from ditas_core.calibration.memory import (
     CALL_COPIES,
     channels_of,
@@ -32,11 +33,18 @@ from ditas_core.lowrank import (
     quick_fit,
     released_fits,
 )
-from ditas_core.search import CandidateDone, LayerDone, SearchSpec, plain_recipe, search_group
+from ditas_core.search import (
+    CandidateDone,
+    LayerDone,
+    SearchSpec,
+    iterate_group_search,
+    plain_recipe,
+    search_group,
+)
 from ditas_core.search.allocation import filled
 from ditas_core.search.alpha import Fitting
 from ditas_core.search.frontier import frontier, largest_uniform
-from ditas_core.search.journal import MARK, SearchJournal, is_foreign
+from ditas_core.search.journal import MARK, SearchJournal
 from ditas_core.search.lab import FLOOR_DB, Grid, decibels, energy, histogram, median_grid
 from ditas_core.search.loss import group_loss
 from ditas_core.search.totals import bits_per_weight
@@ -63,7 +71,7 @@ def test_one_group_alone_is_the_first_of_one_and_counts_its_fits(
         SearchSpec(BitWidths(4, 8), "released", grid=(0.5,), low_rank=None),
         SearchSpec(BitWidths(4, 8), grid=(0.5,), low_rank=LowRankSpec(rank=2, iterations=1)),
     ):
-        *events, done = search_group(random_checkpoint, group, random_calibration, spec)
+        *events, done = iterate_group_search(random_checkpoint, group, random_calibration, spec)
         assert isinstance(done, LayerDone) and (done.index, done.total) == (0, 1)
         fits = [event for event in events if isinstance(event, Fitting)]
         assert [fit.done for fit in fits] == list(range(1, fits[-1].of + 1))
@@ -161,21 +169,25 @@ def test_as_many_names_as_classes_are_not_too_many() -> None:
     ],
 )
 def test_whose_file_lies_where_a_journal_would(
-    tmp_path: Path, content: bytes | None, foreign: bool
+    random_checkpoint: Checkpoint,
+    random_calibration: Calibration,
+    tmp_path: Path,
+    content: bytes | None,
+    foreign: bool,
 ) -> None:
     path = tmp_path / "journal"
     if content is not None:
         path.write_bytes(content)
-    lines = (content or b"").decode().split("\n")[:-1]
-    assert is_foreign(path, lines) is foreign
-    assert is_foreign(tmp_path, []) is True  # a folder
+    for place, told in ((path, foreign), (tmp_path, True)):  # a folder is no journal
+        with pytest.raises(FileExistsError) if told else contextlib.nullcontext():
+            SearchJournal(place, random_calibration, random_checkpoint, DITAS)
 
 
 def test_progress_counts_every_batch_of_every_step(random_checkpoint: Checkpoint) -> None:
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=3, tokens=2, batch=2)
     begun = Begun()
     assert begun.nbytes == 0
-    *events, whole = calibrate(random_checkpoint, spec, begun=begun)
+    *events, whole = iterate_calibration(random_checkpoint, spec, begun=begun)
     assert isinstance(whole, Calibration)
     assert [(e.step, e.total, e.done, e.of) for e in events] == [
         (0, 2, 1, 4),
@@ -313,8 +325,7 @@ def test_the_best_alpha_is_chosen_where_it_alone_beats_the_identity(
     whole = SearchSpec(BitWidths(4, 8), "paper", "search", grid=(0.0, 0.25, 0.5, 0.75, 1.0))
     tried = 0
     for group in random_checkpoint.groups:
-        *_, done = search_group(random_checkpoint, group, random_calibration, whole)
-        assert isinstance(done, LayerDone)
+        done = search_group(random_checkpoint, group, random_calibration, whole)
         by_loss = sorted(zip(done.losses, done.grid, strict=True))
         (best, alpha), (worst, other) = by_loss[0], by_loss[-1]
         assert done.alpha == (alpha if best < done.identity else None)
@@ -322,7 +333,7 @@ def test_the_best_alpha_is_chosen_where_it_alone_beats_the_identity(
         if best < done.identity < worst:
             tried += 1
             two = replace(whole, grid=(other, alpha))
-            *_, done = search_group(random_checkpoint, group, random_calibration, two)
+            done = search_group(random_checkpoint, group, random_calibration, two)
             assert isinstance(done, LayerDone) and done.alpha == alpha
     assert tried
 
@@ -361,7 +372,7 @@ def test_no_minimum_is_minus_zero() -> None:
 def test_each_shard_draws_the_noise_of_its_samples(random_checkpoint: Checkpoint) -> None:
     spec = CalibrationSpec(SamplingSpec(steps=1), samples=2, tokens=1, batch=1)
     whole, first, second = (
-        list(calibrate(random_checkpoint, spec, shard=shard))[-1]
+        list(iterate_calibration(random_checkpoint, spec, shard=shard))[-1]
         for shard in (None, Shard(0, 1), Shard(1, 2))
     )
     assert isinstance(whole, Calibration) and isinstance(second, Calibration)

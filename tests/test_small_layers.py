@@ -6,8 +6,6 @@ import stat
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,14 +13,13 @@ from conftest import build_random_checkpoint
 from torch import nn
 from torch.nn import functional as F
 
-from ditas_core.artifact import check_new_file, check_new_folder, stored_bytes, whole_folder
+from ditas_core.artifact import stored_bytes
 from ditas_core.artifact.checks import (
     Stored,
     check_numbers,
     check_tensor,
     need_of_quantized,
     rank_of,
-    scale_shape,
 )
 from ditas_core.artifact.folder import WEIGHTS, save_quantized
 from ditas_core.checkpoints import CheckpointError
@@ -32,13 +29,13 @@ from ditas_core.conversion import (
     ConversionProgress,
     get_affine,
     injected_factors,
+    iterate_conversion,
     quantize_transformer,
     set_affine_,
 )
-from ditas_core.layers import QuantizedLinear
+from ditas_core.layers import QuantizedLinear, build_layers, empty_layers, encode
 from ditas_core.layers.build import divide, rows_of
-from ditas_core.layers.encoding import encode
-from ditas_core.layers.size import group_bits_stored, scales
+from ditas_core.layers.size import group_bits_stored
 from ditas_core.quantizer import QParams, fake_quantize, params_from_range
 from ditas_core.quantizer.grouping import group_view
 from ditas_core.search import plain_recipe
@@ -49,9 +46,9 @@ from ditas_core.specs import (
     LayerRecipe,
     LowRankSpec,
     QuantizerSpec,
-    Recipe,
     get_convention,
 )
+from ditas_core.writing import check_new_file, check_new_folder, whole_folder
 
 INTEGER, RELEASED = get_convention("integer"), get_convention("released")
 FOUR = INTEGER.quantizers(BitWidths(4, 8))[0]
@@ -139,33 +136,47 @@ def test_what_a_group_takes_by_hand() -> None:
     ):
         found = group_bits_stored(two, 16, INTEGER, branch, smoothed, divided=divided, in_half=[0])
         assert found == bits
-    assert [scales(64, 6, get_convention(name)) for name in ("integer", "integer-g4", "paper")] == [
-        64, 128, 6,
-    ]  # fmt: skip
-    assert scales(64, 6, RELEASED) == 12
 
 
-def test_shapes_of_scales_by_granularity() -> None:
-    def shape(granularity: Granularity, group: int = 0) -> tuple[int, ...]:
-        sized = {"group_size": group} if group else {}
-        spec = QuantizerSpec(4, False, granularity, **sized)
-        return scale_shape(spec, (64, 10), 192)
-
-    assert shape(Granularity.PER_CHANNEL) == (64, 1)
-    assert shape(Granularity.PER_INPUT_CHANNEL) == (1, 10)
-    assert shape(Granularity.PER_GROUP, 4) == (64, 3, 1)
-    assert shape(Granularity.PER_STRIDED_GROUP, 32) == (6, 10)
-    with pytest.raises(CheckpointError, match="192 rows"):
-        shape(Granularity.PER_STRIDED_GROUP, 36)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("integer", (64, 1)),
+        ("integer-g4", (64, 3, 1)),
+        ("paper", (1, 10)),
+        ("released", (6, 10)),
+    ],
+)
+def test_an_empty_layer_has_the_shapes_of_a_built_one(name: str, scale: tuple[int, ...]) -> None:
+    convention = get_convention(name)
+    for bits in (4, 16):
+        layer = LayerRecipe(BitWidths(bits, 8), 0.5, LowRankSpec(4 if bits < 16 else 0))
+        fused = convention.fused_qkv
+        rank = layer.low_rank.rank
+        fits = [
+            (torch.rand(rows, 10), torch.rand(rows, rank), torch.rand(rank, 10))
+            for rows in ([192] if fused else [64] * 3)
+        ]
+        divisors = [None, None, torch.rand(64) + 1]
+        biases = [torch.zeros(64)] * 3
+        built = build_layers(fits, biases, layer.bits, convention, torch.ones(10), True, divisors)
+        empty = empty_layers([(64, 10)] * 3, layer, convention, True, [2])
+        for one, other in zip(built, empty, strict=True):
+            states = one.state_dict(), other.state_dict()
+            assert {k: (v.shape, v.dtype) for k, v in states[0].items()} == {
+                k: (v.shape, v.dtype) for k, v in states[1].items()
+            }
+            assert other.scale.shape == (scale if bits == 4 else (1,)) and other.scale.is_meta
+            assert (one.row_start, one.shared) == (other.row_start, other.shared)
+            assert one.weight.shape == other.weight.shape
+    with pytest.raises(ValueError, match="multiples of 32"):
+        empty_layers([(48, 10)], LayerRecipe(BitWidths(4, 8)), RELEASED)
 
 
 def test_ranks_are_those_of_the_file_up_to_the_recipes() -> None:
-    group: Any = SimpleNamespace(name="g")
-
     def rank(stored: tuple[int, ...] | None, bits: int = 4, rows: int = 9) -> int:
         layer = LayerRecipe(BitWidths(bits, 8), None, LowRankSpec(rank=4))
-        recipe = Recipe("r", "integer", "c", {"g": layer})
-        return rank_of(headers_of({"p.up": stored} if stored else {}), "p", recipe, group, rows)
+        return rank_of(headers_of({"p.up": stored} if stored else {}), "p", layer, rows)
 
     assert [rank((8, 2)), rank((8, 4)), rank((8, 9)), rank(None), rank((8,))] == [2, 4, 4, 4, 4]
     assert rank((8, 4), bits=16) == 0 and rank(None, rows=3) == 3
@@ -240,13 +251,13 @@ def test_a_layer_without_a_bias_stays_without_one() -> None:
 def test_conversion_counts_its_groups_and_the_folder_takes_what_it_says(tmp_path: Path) -> None:
     checkpoint = build_random_checkpoint()
     recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
-    *events, transformer = quantize_transformer(checkpoint, recipe)
+    *events, transformer = iterate_conversion(checkpoint, recipe)
     names = [group.name for group in checkpoint.groups]
     assert events == [ConversionProgress(n, i, len(names)) for i, n in enumerate(names, 1)]
     assert isinstance(transformer, nn.Module) and not transformer.training
     half = replace(checkpoint, transformer=deepcopy(checkpoint.transformer).bfloat16())
     again = replace(recipe, checkpoint=half.fingerprint)
-    *_, wide = quantize_transformer(half, again)
+    wide = quantize_transformer(half, again)
     floats = [x for x in wide.state_dict().values() if x.is_floating_point()]
     assert {x.dtype for x in floats} == {torch.float32}, "of a model in half precision, too"
     save_quantized(tmp_path / "out", checkpoint, transformer, recipe)
@@ -289,7 +300,7 @@ def test_a_branch_of_rank_one_counts() -> None:
     recipe = plain_recipe(checkpoint, BitWidths(2, 16), "integer")
     branch = LowRankSpec(rank=1, iterations=1, weighting="none")
     layers = {name: replace(layer, low_rank=branch) for name, layer in recipe.layers.items()}
-    *_, model = quantize_transformer(checkpoint, replace(recipe, layers=layers), None)
+    model = quantize_transformer(checkpoint, replace(recipe, layers=layers), None)
     layer = next(each for each in model.modules() if isinstance(each, QuantizedLinear))
     x = torch.randn(3, layer.weight.shape[1], generator=torch.Generator().manual_seed(0))
     branch_alone = F.linear(F.linear(x, layer.down), layer.up)

@@ -10,8 +10,8 @@ from slow_reference import slow_smoothing_factor
 from torch import Tensor, nn
 
 from ditas_core.calibration import (
+    StepTable,
     TokenDraw,
-    assemble,
     calibrate,
     record_inputs,
 )
@@ -210,10 +210,10 @@ def test_smoothing_a_whole_transformer_at_sixteen_bits_changes_nothing(
     """Factors folded, multiplied and divided on the fly as conversion does it, no rounding."""
     source: Checkpoint = request.getfixturevalue(checkpoint)
     spec = CalibrationSpec(SamplingSpec(steps=2), samples=2, tokens=2)
-    *_, calibration = calibrate(source, spec)
+    calibration = calibrate(source, spec)
     layers = {g.name: LayerRecipe(BitWidths(16, 16), alpha=0.5) for g in source.groups}
     recipe = Recipe("smoothing", convention, source.fingerprint, layers, calibration.sha256)
-    *_, smoothed = quantize_transformer(source, recipe, calibration)
+    smoothed = quantize_transformer(source, recipe, calibration)
     expected = output(source, source.transformer)
     got = output(source, smoothed)
     assert 0 < relative_error(got, expected) <= TOLERANCE
@@ -222,8 +222,9 @@ def test_smoothing_a_whole_transformer_at_sixteen_bits_changes_nothing(
 def channel_absmax(checkpoint: Checkpoint, transformer: nn.Module) -> dict[str, Tensor]:
     with record_inputs(transformer, checkpoint.groups, TokenDraw(0, 1, 1)) as recorder:
         output(checkpoint, transformer)
-    found = assemble([recorder.finish()], [group.name for group in checkpoint.groups])
-    return {name: statistics.aggregated_absmax() for name, statistics in found.items()}
+    table = StepTable(1, 1)
+    table.add(recorder.finish())
+    return {name: table.statistics(name).aggregated_absmax() for name in table.groups}
 
 
 @pytest.mark.parametrize("checkpoint", ["random_checkpoint", "demo_checkpoint"])

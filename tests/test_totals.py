@@ -16,11 +16,11 @@ from ditas_core.search import (
     SearchSpec,
     bits_per_weight,
     change_db,
+    iterate_search,
     mean_error,
     plain_recipe,
     predicted_errors,
     relative_error,
-    search,
     search_totals,
 )
 from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SpecError
@@ -33,7 +33,7 @@ GRID = (0.25, 0.5, 0.75)
 def searched(
     checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec
 ) -> tuple[list[LayerDone], Recipe]:
-    *events, recipe = search(checkpoint, calibration, spec)
+    *events, recipe = iterate_search(checkpoint, calibration, spec)
     assert isinstance(recipe, Recipe)
     return [event for event in events if isinstance(event, LayerDone)], recipe
 
@@ -88,7 +88,7 @@ def test_the_size_is_that_of_the_converted_model(
     recipe = recipe.with_layer("1.proj", LayerRecipe(BitWidths(16, 8), 0.5))
     recipe = recipe.with_layer("1.fc2", LayerRecipe(BitWidths(6, 8), 0.25, branch))
     recipe = replace(recipe, calibration=random_calibration.sha256)
-    *_, model = quantize_transformer(random_checkpoint, recipe, random_calibration)
+    model = quantize_transformer(random_checkpoint, recipe, random_calibration)
     assert bits_per_weight(random_checkpoint, recipe) == pytest.approx(effective_bits(model))
 
 

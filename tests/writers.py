@@ -52,15 +52,14 @@ class Things:
         self.calibrations: list[Calibration] = []
         for seed in range(2):
             spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, seed=seed, tokens=4)
-            *_, found = calibrate(self.checkpoint, spec)
-            assert isinstance(found, Calibration)
+            found = calibrate(self.checkpoint, spec)
             self.calibrations.append(found)
         self.recipes = [
             plain_recipe(self.checkpoint, BitWidths(bits, 8), "integer") for bits in (4, 8)
         ]
         self.models: list[Any] = []
         for recipe in self.recipes:
-            *_, model = quantize_transformer(self.checkpoint, recipe, None)
+            model = quantize_transformer(self.checkpoint, recipe, None)
             self.models.append(model)
         self.atlases = [outlier_atlas(self.checkpoint, each) for each in self.calibrations]
         self.states = [{"w": torch.full((40_000,), float(i)), "b": torch.ones(9)} for i in (1, 2)]
@@ -94,8 +93,8 @@ def atlas_writer(things: Things) -> Writer:
 
 
 def recipe_writer(things: Things) -> Writer:
-    from ditas_core.artifact import write_text
     from ditas_core.specs import Recipe
+    from ditas_core.writing import write_text
 
     return Writer(
         lambda version, folder: write_text(folder / "r.json", things.recipes[version].to_json()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,14 +17,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, CheckpointError
-from ..comparison import Comparison, Trajectory, TrajectoryProgress, run_trajectory
+from ..comparison import Comparison, Trajectory, run_trajectory
 from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
-from ..specs import SamplingSpec, check_whole
+from ..specs import LARGEST_SEED, SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
 from .origin import origin_of
-from .progress import Progress, check_progress, ended, told
+from .progress import Progress, check_progress, told
 from .settings import guidance_of
 
 BATCH = 8
@@ -119,7 +120,7 @@ def compare(
     # checked before a model is loaded
     SamplingSpec(steps, SamplingSpec.guidance_scale if guidance_scale is None else guidance_scale)
     check_whole("samples", samples, 1, 256)
-    check_whole("seed", seed, 0, 2**31 - 1)
+    check_whole("seed", seed, 0, LARGEST_SEED)
     origin = origin_of(quantized)
     captions = None if isinstance(model, Checkpoint) else origin.captions
     checkpoint = full_checkpoint(model, captions, progress)
@@ -160,14 +161,14 @@ def run(
 ) -> Trajectory:
     """Where and with what the checkpoint lies."""
     total = spec.steps * -(-len(labels) // BATCH)
-    with (
-        told(progress, f"sampling, {what}", total) as tell,
-        ended(
-            run_trajectory(checkpoint, checkpoint.transformer, labels, spec, seed, BATCH)
-        ) as events,
-    ):
-        for done, event in enumerate(events, 1):
-            if not isinstance(event, TrajectoryProgress):
-                return event
-            tell(done)
-    raise RuntimeError("sampling ended without a result")
+    done = itertools.count(1)
+    with told(progress, f"sampling, {what}", total) as tell:
+        return run_trajectory(
+            checkpoint,
+            checkpoint.transformer,
+            labels,
+            spec,
+            seed,
+            BATCH,
+            lambda _: tell(next(done)),
+        )

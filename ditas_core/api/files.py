@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..artifact import check_new_folder, save_quantized
+from ..artifact import save_quantized
 from ..checkpoints import Checkpoint, CheckpointError
+from ..writing import check_new_folder
 from .models import NOWHERE
 from .origin import origin_of
 from .views import view_of

@@ -9,7 +9,6 @@ from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..search import SearchSpec
 from ..specs import (
-    RELEASED_BRANCH,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
@@ -18,6 +17,7 @@ from ..specs import (
     SpecError,
     check_choice,
     check_number,
+    get_convention,
     show,
 )
 
@@ -97,7 +97,7 @@ def branch_of(rank: int | LowRankSpec | None, convention: str) -> LowRankSpec | 
     if rank is None or isinstance(rank, LowRankSpec):
         return rank
     check_choice("rank", type(rank).__name__, ("int", "LowRankSpec"))
-    return replace(RELEASED_BRANCH, rank=rank) if convention == "released" else LowRankSpec(rank)
+    return get_convention(convention).branch(0, rank)
 
 
 def check_calibration(calibration: object) -> None:

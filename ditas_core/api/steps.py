@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..calibration import Calibration, CalibrationProgress
-from ..calibration import calibrate as calibration_events
+from ..calibration import Calibration, check_together
+from ..calibration import calibrate as run_calibration
 from ..checkpoints import Checkpoint
-from ..conversion import ConversionProgress, check_recipe, quantize_transformer
-from ..search import CandidateDone, LayerDone, partial_recipe
+from ..conversion import quantize_transformer
+from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
-from ..search import search as search_events
+from ..search import search as run_search
 from ..specs import BitWidths, LowRankSpec, Recipe
 from .checks import is_pipeline
 from .drawing import pipeline_with
@@ -61,15 +62,10 @@ def calibrated(
 ) -> Calibration:
     spec = wanted.of(checkpoint)
     total = spec.sampling.steps * -(-spec.samples // spec.batch)
-    with (
-        told(progress, "calibrating", total) as tell,
-        ended(calibration_events(placed(model, checkpoint), spec)) as events,
-    ):
-        for event in events:
-            if not isinstance(event, CalibrationProgress):
-                return event
-            tell(event.done)
-    raise RuntimeError("calibration ended without a result")
+    with told(progress, "calibrating", total) as tell:
+        return run_calibration(
+            placed(model, checkpoint), spec, progress=lambda event: tell(event.done)
+        )
 
 
 def search(
@@ -117,21 +113,16 @@ def searched(
     spec, layers = wanted.spec, list[LayerDone]()
     candidates = 2 if spec.method == "smoothing" else len(spec.grid) + 1
     total = 0 if spec.method == "plain" else len(checkpoint.groups) * candidates
-    recipe: Recipe | None = None
-    done = 0
-    with (
-        told(progress, f"searching {spec.bits}", total) as tell,
-        ended(search_events(checkpoint, calibration, spec)) as events,
-    ):
-        for event in events:
+    done = itertools.count(1)
+    with told(progress, f"searching {spec.bits}", total) as tell:
+
+        def listen(event: CandidateDone | Fitting | LayerDone) -> None:
             if isinstance(event, CandidateDone):
-                done += 1
-                tell(done)
+                tell(next(done))
             elif isinstance(event, LayerDone):
                 layers.append(event)
-            elif isinstance(event, Recipe):
-                recipe = event
-    assert recipe is not None, "the last event of a search"
+
+        recipe = run_search(checkpoint, calibration, spec, progress=listen)
     if wanted.fixed is not None:  # whatever the identity would have been
         layers = [replace(layer, alpha=wanted.fixed) for layer in layers]
         recipe = partial_recipe(checkpoint, calibration, spec, layers, recipe.name)
@@ -194,13 +185,9 @@ def converted(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, progress: Progress
 ) -> Any:
     """The quantized transformer, which remembers its origin."""
-    check_recipe(recipe, checkpoint, calibration)
-    with (
-        told(progress, "quantizing", len(checkpoint.groups)) as tell,
-        ended(quantize_transformer(checkpoint, recipe, calibration)) as events,
-    ):
-        for event in events:
-            if not isinstance(event, ConversionProgress):
-                return remember_(event, checkpoint, recipe)
-            tell(event.index)
-    raise RuntimeError("conversion ended without a transformer")
+    check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
+    with told(progress, "quantizing", len(checkpoint.groups)) as tell:
+        quantized = quantize_transformer(
+            checkpoint, recipe, calibration, lambda event: tell(event.index)
+        )
+    return remember_(quantized, checkpoint, recipe)

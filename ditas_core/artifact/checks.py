@@ -12,7 +12,7 @@ Of each layer of a smoothing group, C_out x C_in with a branch of rank r:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from ..checkpoints import CheckpointError, Need
 from ..checkpoints.files.folders import check_inside
 from ..checkpoints.files.headers import Headers
 from ..checkpoints.preflight import need_of
-from ..layers.build import ROW_SCALED
-from ..models import Absorber, SmoothingGroup, Transformer, get_linear, null_class, smoothing_groups
+from ..layers import QuantizedLinear, empty_layers
+from ..models import Absorber, Transformer, get_linear, null_class, smoothing_groups
 from ..specs import (
     FULL_PRECISION_BITS,
-    Granularity,
-    QuantizerSpec,
+    LayerRecipe,
     Recipe,
     check_text,
     get_convention,
@@ -101,10 +100,9 @@ def check_count(names: tuple[str, ...], transformer: Transformer) -> None:
         )
 
 
-def expected_tensors(
-    transformer: Transformer, recipe: Recipe, headers: Headers
-) -> dict[str, Stored]:
-    """All tensors of the file; ``headers`` only say the rank of each branch.
+def install_empty_layers_(transformer: Transformer, recipe: Recipe, headers: Headers) -> None:
+    """Put quantized layers on the meta device where the recipe has them; ``headers`` only say the
+    rank of each branch.
 
     Raises:
         CheckpointError: the recipe is for other groups, or its groups of weights do not
@@ -117,75 +115,58 @@ def expected_tensors(
             f"recipe.json: expected the {len(groups)} groups of the transformer, got "
             f"{len(recipe.layers)}; {show(min(unlike))} is only in one of them"
         )
-    found = {key: Stored(tuple(value.shape)) for key, value in transformer.state_dict().items()}
+    convention = get_convention(recipe.convention)
     divided = {
         group.absorber_path
         for group in groups
         if group.absorber is Absorber.VALUE_ROWS and recipe.layers[group.name].alpha is not None
     }
     for group in groups:
-        rows = sum(get_linear(transformer, path).out_features for path in group.layers)
-        for path in group.layers:
-            linear = get_linear(transformer, path)
-            size = (linear.out_features, linear.in_features)
-            parts = layer_tensors(recipe, group, size, rows, path in divided)
-            rank = rank_of(headers, path, recipe, group, rows)
-            parts["up"], parts["down"] = Stored((size[0], rank)), Stored((rank, size[1]))
-            del found[f"{path}.weight"]
-            found |= {f"{path}.{part}": stored for part, stored in parts.items()}
-    return found
-
-
-def layer_tensors(
-    recipe: Recipe, group: SmoothingGroup, size: tuple[int, int], rows: int, divided: bool
-) -> dict[str, Stored]:
-    """Of one layer, without its branch; ``rows`` are those of all the group's layers."""
-    layer, convention = recipe.layers[group.name], get_convention(recipe.convention)
-    spec, _ = convention.quantizers(layer.bits)
-    c_out, c_in = size
-    full = spec.bits >= FULL_PRECISION_BITS
-    scale = (1,) if full else scale_shape(spec, size, rows if convention.fused_qkv else c_out)
-    columns = (c_in + 1) // 2 if spec.bits <= PACKED_BITS else c_in
-    codes = Stored(size) if full else Stored((c_out, columns), spec.bits, weight=c_out * c_in)
-    found = {
-        "codes": codes,
-        "scale": Stored(scale, positive=True),
-        "zero_point": Stored(scale),
-        "bias": Stored((c_out,)),
-    }
-    if group.absorber is Absorber.ON_THE_FLY and layer.alpha is not None:
-        found["smoothing"] = Stored((c_in,), positive=True)
-    if divided and not full and spec.granularity not in ROW_SCALED:
-        found["row_scale"] = Stored((c_out, 1), positive=True)
-    return found
-
-
-def scale_shape(spec: QuantizerSpec, size: tuple[int, int], rows: int) -> tuple[int, ...]:
-    """Of a weight's scales; ``rows`` is the height of what was quantized as one.
-
-    Raises:
-        CheckpointError: strided groups that do not divide the rows.
-    """
-    c_out, c_in = size
-    match spec.granularity:
-        case Granularity.PER_CHANNEL:
-            return c_out, 1
-        case Granularity.PER_INPUT_CHANNEL:
-            return 1, c_in
-        case Granularity.PER_GROUP:
-            return c_out, -(-c_in // spec.group_size), 1
-        case Granularity.PER_STRIDED_GROUP if rows % spec.group_size == 0:
-            return rows // spec.group_size, c_in
-        case other:
-            raise CheckpointError(
-                f"recipe.json: expected weights that its convention divides, got {rows} rows in "
-                f"{other} of {spec.group_size}"
+        linears = [get_linear(transformer, path) for path in group.layers]
+        shapes = [(linear.out_features, linear.in_features) for linear in linears]
+        layer = recipe.layers[group.name]
+        rows = [index for index, path in enumerate(group.layers) if path in divided]
+        try:
+            made = empty_layers(
+                shapes, layer, convention, group.absorber is Absorber.ON_THE_FLY, rows
             )
+        except ValueError:
+            raise CheckpointError(
+                "recipe.json: expected weights that its convention divides, got "
+                f"{sum(c_out for c_out, _ in shapes)} rows in {convention.weight.granularity} of "
+                f"{convention.weight.group_size}"
+            ) from None
+        for path, (c_out, c_in), quantized in zip(group.layers, shapes, made, strict=True):
+            rank = rank_of(headers, path, layer, sum(c_out for c_out, _ in shapes))
+            quantized.up = quantized.up.new_empty(c_out, rank)
+            quantized.down = quantized.down.new_empty(rank, c_in)
+            parent, _, child = path.rpartition(".")
+            transformer.get_submodule(parent)._modules[child] = quantized
 
 
-def rank_of(headers: Headers, path: str, recipe: Recipe, group: SmoothingGroup, rows: int) -> int:
+def expected_tensors(transformer: Transformer) -> dict[str, Stored]:
+    """All tensors of the file, of a transformer with (empty) quantized layers."""
+    found = {key: Stored(tuple(value.shape)) for key, value in transformer.state_dict().items()}
+    for path, layer in quantized_layers(transformer):
+        bits, (c_out, c_in) = layer.weight_spec.bits, layer.codes.shape
+        for name in ("scale", "smoothing", "row_scale"):
+            if f"{path}.{name}" in found:
+                found[f"{path}.{name}"] = replace(found[f"{path}.{name}"], positive=True)
+        if bits < FULL_PRECISION_BITS:
+            columns = (c_in + 1) // 2 if bits <= PACKED_BITS else c_in
+            found[f"{path}.codes"] = Stored((c_out, columns), bits, weight=c_out * c_in)
+    return found
+
+
+def quantized_layers(transformer: Transformer) -> Iterator[tuple[str, QuantizedLinear]]:
+    """All of them, by path."""
+    for path, module in transformer.named_modules():
+        if isinstance(module, QuantizedLinear):
+            yield path, module
+
+
+def rank_of(headers: Headers, path: str, layer: LayerRecipe, rows: int) -> int:
     """Of the stored branch, at most what the recipe allows: one that did not pay was dropped."""
-    layer = recipe.layers[group.name]
     most = 0 if layer.bits.weight >= FULL_PRECISION_BITS else min(layer.low_rank.rank, rows)
     up = headers.tensors.get(f"{path}.up")
     return min(up.shape[1], most) if up is not None and len(up.shape) == 2 else most

@@ -11,9 +11,7 @@ captions.safetensors       of a text-conditioned model, what it was loaded with
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +34,10 @@ from ..checkpoints.files.folders import joined_headers, weight_files
 from ..checkpoints.files.weights import iterate_weights
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
-from ..layers import QuantizedLinear
-from ..models import Transformer, family_of_config, get_linear, smoothing_groups
-from ..quantizer import QParams, pack_nibbles, unpack_nibbles
-from ..specs import Recipe, get_convention, show
+from ..models import Transformer, family_of_config
+from ..quantizer import pack_nibbles, unpack_nibbles
+from ..specs import Recipe, show
+from ..writing import whole_folder, write_text
 from .checks import (
     PACKED_BITS,
     check_count,
@@ -49,61 +47,15 @@ from .checks import (
     check_tensor,
     expected_tensors,
     inside,
+    install_empty_layers_,
     need_of_quantized,
+    quantized_layers,
     read_object,
 )
 
 FORMAT = "ditas-quantized-2"
 WEIGHTS = "quantized.safetensors"
 MAX_STORED = 10_000  # tensors: a layer is stored in up to ten
-
-
-def check_new_folder(target: Path) -> None:
-    """Raise FileExistsError where ``whole_folder`` would: before long work, not after it."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"out: expected a new or empty folder, got {target}")
-
-
-def check_new_file(target: Path, source: Path | None = None) -> None:
-    """Raise OSError unless a file can be made at ``target``, outside the folder ``source``."""
-    if not target.name or target.is_dir():
-        raise IsADirectoryError(f"out: expected a file name, got the folder {target}")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise NotADirectoryError(f"out: expected a folder that can be written to, got {above}")
-    if source is not None and source.is_dir() and source.resolve() in target.resolve().parents:
-        raise PermissionError(f"out: expected a place outside the checkpoint {source}")
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``target`` when the block ends without an error.
-
-    Raises:
-        FileExistsError: ``target`` exists and is not an empty folder.
-    """
-    check_new_folder(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield work
-        if target.is_dir():
-            target.rmdir()
-        os.replace(work, target)
-        target.chmod(0o755)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one step; a failed write leaves nothing beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_quantized(
@@ -145,9 +97,9 @@ def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The state dict, small: codes of at most 4 bits two to a byte, floats in half
     precision where that is exact."""
     small = {
-        f"{name}.codes"
-        for name, module in transformer.named_modules()
-        if isinstance(module, QuantizedLinear) and module.weight_spec.bits <= PACKED_BITS
+        f"{path}.codes"
+        for path, layer in quantized_layers(transformer)
+        if layer.weight_spec.bits <= PACKED_BITS
     }
     for key, value in transformer.state_dict().items():
         if key in small:
@@ -194,7 +146,8 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         transformer = build_empty(family.cls, config, "transformer", positions=False)
         weights = inside(path, f"transformer/{WEIGHTS}")
         headers = read_headers(weights, MAX_STORED)
-        expected = expected_tensors(transformer, recipe, headers)
+        install_empty_layers_(transformer, recipe, headers)
+        expected = expected_tensors(transformer)
         check_names(headers.tensors, expected)
         for name, header in headers.tensors.items():
             check_tensor(name, header.shape, header.dtype, expected[name])
@@ -214,7 +167,10 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         for name, value in iterate_weights(weights, torch.float32, MAX_STORED):
             check_tensor(name, tuple(value.shape), value.dtype, expected[name])
             tensors[name] = value
-        install_layers_(transformer, recipe, tensors)
+        for layer, of in quantized_layers(transformer):
+            if of.weight_spec.bits <= PACKED_BITS:
+                codes = tensors[f"{layer}.codes"]
+                tensors[f"{layer}.codes"] = unpack_nibbles(codes, of.codes.shape[1])
         for name, value in tensors.items():
             check_numbers(name, value, expected[name])
         compute_positions_(transformer)
@@ -244,37 +200,3 @@ def wholeness_of(path: Path) -> Iterator[None]:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path.name}: expected a whole quantized folder ({first})") from None
-
-
-def install_layers_(transformer: Transformer, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-    """Put quantized layers, with buffers from ``tensors``, where the recipe has them.
-
-    Packed codes in ``tensors`` are replaced by unpacked ones.
-    """
-    convention = get_convention(recipe.convention)
-    for group in smoothing_groups(transformer):
-        layer = recipe.layers[group.name]
-        weight_spec, activation_spec = convention.quantizers(layer.bits)
-        fused = convention.fused_qkv
-        start = 0
-        for name in group.layers:
-            linear = get_linear(transformer, name)
-            if weight_spec.bits <= PACKED_BITS:
-                columns = linear.in_features
-                tensors[f"{name}.codes"] = unpack_nibbles(tensors[f"{name}.codes"], columns)
-            quantized = QuantizedLinear(
-                weight_spec,
-                activation_spec,
-                tensors[f"{name}.codes"],
-                QParams(tensors[f"{name}.scale"], tensors[f"{name}.zero_point"]),
-                tensors[f"{name}.bias"],
-                (tensors[f"{name}.up"], tensors[f"{name}.down"]),
-                tensors.get(f"{name}.smoothing"),
-                tensors.get(f"{name}.row_scale"),
-                convention.branch_input == "full",
-                start if fused else 0,
-                len(group.layers) if fused else 1,
-            )
-            start += linear.out_features
-            parent, _, child = name.rpartition(".")
-            transformer.get_submodule(parent)._modules[child] = quantized

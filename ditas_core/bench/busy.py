@@ -33,11 +33,11 @@ from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 
 checkpoint = load_checkpoint(sys.argv[1])
 sampling = SamplingSpec(steps=int(sys.argv[2]))
-*_, calibration = calibrate(checkpoint, CalibrationSpec(sampling=sampling, samples=2))
+calibration = calibrate(checkpoint, CalibrationSpec(sampling=sampling, samples=2))
 for bits in ("W8A8", "W4A8"):
-    *_, recipe = search(checkpoint, calibration, SearchSpec(BitWidths.parse(bits), method="plain"))
-    *_, quantized = quantize_transformer(checkpoint, recipe, calibration)
-    *_, run = run_trajectory(checkpoint, quantized, torch.arange(4), sampling, seed=0)
+    recipe = search(checkpoint, calibration, SearchSpec(BitWidths.parse(bits), method="plain"))
+    quantized = quantize_transformer(checkpoint, recipe, calibration)
+    run = run_trajectory(checkpoint, quantized, torch.arange(4), sampling, seed=0)
 """
 
 

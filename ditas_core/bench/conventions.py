@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ditas_core.calibration import Calibration, calibrate
+from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import load_checkpoint
 from ditas_core.cli.commands import converted, finite, searched
 from ditas_core.cli.parsing import number
@@ -36,11 +36,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = load_checkpoint(args.checkpoint)
     spec = SamplingSpec(steps=args.steps)
     labels = spread_labels(args.samples, len(checkpoint.class_names))
-    calibration: Calibration | None = None
-    for event in calibrate(checkpoint, CalibrationSpec(spec, seed=1_000_000)):
-        if isinstance(event, Calibration):
-            calibration = event
-    assert calibration is not None
+    calibration = calibrate(checkpoint, CalibrationSpec(spec, seed=1_000_000))
     reference = trajectory("full precision", checkpoint, checkpoint.transformer, labels, spec, 0)
     rows = []
     for convention in args.conventions.split(","):

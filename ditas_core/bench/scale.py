@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ditas_core.calibration import Calibration, calibrate, memory_need
+from ditas_core.calibration import calibrate, memory_need
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
-from ditas_core.conversion import ConversionProgress, quantize_transformer
+from ditas_core.conversion import quantize_transformer
 from ditas_core.layers import QuantizedLinear
 from ditas_core.search import CandidateDone, SearchSpec, search
 from ditas_core.specs import (
@@ -56,30 +56,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         precision=args.precision,
     )
     need = memory_need(checkpoint, spec)
-    calibration: Calibration | None = None
     with stage("calibrate", seconds), bar("calibrating", args.steps * args.samples) as progress:
-        for event in calibrate(checkpoint, spec):
-            if isinstance(event, Calibration):
-                calibration = event
-            else:
-                progress.update(1)
-    assert calibration is not None
+        calibration = calibrate(checkpoint, spec, progress=lambda _: progress.update(1))
     with stage("hash", seconds):
         _ = calibration.sha256
     peaks["calibrate"] = peak_gb()
-    recipe: Recipe | None = None
     low_rank = LowRankSpec(rank=default_rank(checkpoint.width))
     search_spec = SearchSpec(
         BitWidths.parse(args.bits), "integer", args.method, low_rank, products=args.precision
     )
     candidates = len(checkpoint.groups) * 22
     with stage("search", seconds), bar("searching", candidates) as progress:
-        for found in search(checkpoint, calibration, search_spec):
-            if isinstance(found, Recipe):
-                recipe = found
-            elif isinstance(found, CandidateDone):
-                progress.update(1)
-    assert recipe is not None
+        recipe = search(
+            checkpoint,
+            calibration,
+            search_spec,
+            progress=lambda event: progress.update(isinstance(event, CandidateDone)),
+        )
     if args.method == "search":  # the branch is fitted all the same
         layers = {
             name: type(layer)(layer.bits, layer.alpha, low_rank)
@@ -87,14 +80,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         }
         recipe = Recipe("ditas", recipe.convention, recipe.checkpoint, layers, recipe.calibration)
     peaks["search"] = peak_gb()
-    model = None
     with stage("quantize", seconds), bar("quantizing", len(checkpoint.groups)) as progress:
-        for done in quantize_transformer(checkpoint, recipe, calibration):
-            if isinstance(done, ConversionProgress):
-                progress.update(1)
-            else:
-                model = done
-    assert model is not None
+        model = quantize_transformer(checkpoint, recipe, calibration, lambda _: progress.update(1))
     peaks["quantize"] = peak_gb()
     layers_made = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     pipeline = {k: v for k, v in seconds.items() if k != "build"}

@@ -15,12 +15,12 @@ import statistics
 import time
 from typing import Any
 
-from ditas_core.calibration import Calibration, calibrate
+from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.sampling import spread_labels
-from ditas_core.search import LayerDone, SearchSpec, search
+from ditas_core.search import LayerDone, SearchSpec, iterate_search
 from ditas_core.specs import (
     BitWidths,
     CalibrationSpec,
@@ -67,18 +67,14 @@ def engine(
     counter = checkpoint.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
     started = time.perf_counter()
     try:
-        calibration: Calibration | None = None
-        for event in calibrate(checkpoint, spec):
-            if isinstance(event, Calibration):
-                calibration = event
+        calibration = calibrate(checkpoint, spec)
     finally:
         counter.remove()
-    assert calibration is not None
     branch = LowRankSpec(rank, 10, "none", "last")
     search_spec = SearchSpec(bits, "released", "ditas", branch, products=precision)
     found = {
         event.group: event
-        for event in search(checkpoint, calibration, search_spec)
+        for event in iterate_search(checkpoint, calibration, search_spec)
         if isinstance(event, LayerDone)
     }
     seconds = time.perf_counter() - started

@@ -19,7 +19,6 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from ditas_core.artifact import write_text
 from ditas_core.calibration import Calibration, GroupStatistics, calibrate
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli.parsing import number
@@ -27,6 +26,7 @@ from ditas_core.cli.progress import bar
 from ditas_core.models import SmoothingGroup
 from ditas_core.search import LayerDone, SearchSpec, search_group
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec, SpecError
+from ditas_core.writing import write_text
 
 from .machine import DEMO, describe
 
@@ -63,9 +63,7 @@ def curve(
     spec: SearchSpec,
 ) -> LayerDone:
     only = replace(calibration, groups={group.name: statistics})
-    *_, done = search_group(checkpoint, group, only, spec)
-    assert isinstance(done, LayerDone)
-    return done
+    return search_group(checkpoint, group, only, spec)
 
 
 def losses_of(done: LayerDone) -> list[float]:
@@ -80,14 +78,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = load_checkpoint(args.checkpoint)
     everything = args.samples * 2 * checkpoint.image_tokens
     spec = CalibrationSpec(SamplingSpec(steps=args.steps), samples=args.samples, tokens=everything)
-    calibration: Calibration | None = None
-    with bar("calibrating", args.steps) as progress:
-        for event in calibrate(checkpoint, spec):
-            if isinstance(event, Calibration):
-                calibration = event
-            else:
-                progress.update(event.done / event.of * args.steps - progress_done(progress))
-    assert calibration is not None
+    passes = args.steps * -(-args.samples // spec.batch)
+    with bar("calibrating", passes) as progress:
+        calibration = calibrate(checkpoint, spec, progress=lambda _: progress.update(1))
     groups = checkpoint.groups[:: args.groups or 1]
     sizes = [size for size in SIZES if size < everything]
     excess: dict[str, dict[int, list[float]]] = {}
@@ -129,11 +122,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         write_text(args.out / "study.json", json.dumps(report, indent=1) + "\n")
         draw(report, args.out)
     return report
-
-
-def progress_done(progress: Any) -> float:
-    """How far a bar or its plain-line stand-in has come."""
-    return float(getattr(progress, "n", getattr(progress, "done", 0)))
 
 
 def share(excess: list[float]) -> float:

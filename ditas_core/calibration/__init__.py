@@ -11,8 +11,16 @@ from .draw import TokenDraw
 from .exchange import exchange_steps
 from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
-from .recorder import StepRecorder, StepStatistics, StepTable, assemble, record_inputs
-from .trajectory import Begun, CalibrationProgress, Shard, calibrate, shard_of
+from .recorder import StepRecorder, StepStatistics, StepTable, record_inputs
+from .together import check_channels, check_groups, check_together
+from .trajectory import (
+    Begun,
+    CalibrationProgress,
+    Shard,
+    calibrate,
+    iterate_calibration,
+    shard_of,
+)
 
 __all__ = [
     "CONDITIONAL",
@@ -29,9 +37,12 @@ __all__ = [
     "StepStatistics",
     "StepTable",
     "TokenDraw",
-    "assemble",
     "calibrate",
+    "check_channels",
+    "check_groups",
+    "check_together",
     "exchange_steps",
+    "iterate_calibration",
     "memory_need",
     "memory_of",
     "record_inputs",

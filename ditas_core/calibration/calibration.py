@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..smoothing import temporal_aggregate
 from ..specs import CalibrationSpec, SamplingSpec, parse_json, read_timesteps
+from ..writing import whole_file
 
 FORMAT = "ditas-calibration-2"
 CONDITIONAL, UNCONDITIONAL = 0, 1
@@ -123,14 +123,9 @@ class Calibration:
             "spec": json.dumps(asdict(self.spec)),
             "timesteps": json.dumps(self.timesteps),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
+        with whole_file(path) as part:
             save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=metadata)
             part.chmod(0o644)  # safetensors makes files that only their owner can read
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> Calibration:

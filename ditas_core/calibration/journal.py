@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,50 +21,40 @@ from safetensors.torch import save_file
 
 from ..sampling import Position, Step
 from ..specs import CalibrationSpec, parse_json
+from ..writing import Journal, whole_file, write_text
 from .recorder import StepStatistics
 
 FORMAT = "ditas-calibration-steps-2"
 SETTINGS = "settings.json"
+PARTS = ("low", "high", "squares", "tokens")
 
 
-class CalibrationJournal:
-    """A folder for one calibration; one of other settings is started anew.
+class CalibrationJournal(Journal):
+    """A folder for one calibration, see ``Journal``."""
 
-    Nothing on disk is touched before the first step is added. ``discards`` says that
-    steps of other settings lie there.
-
-    Raises:
-        FileExistsError: the folder is no journal.
-    """
+    run = "calibration"
 
     def __init__(
-        self, folder: Path, checkpoint: str, spec: CalibrationSpec, shard: tuple[int, int]
+        self, path: Path, checkpoint: str, spec: CalibrationSpec, shard: tuple[int, int]
     ) -> None:
-        self.folder = folder
-        self.settings = json.dumps(
-            {"format": FORMAT, "checkpoint": checkpoint, "spec": asdict(spec), "shard": shard},
-            sort_keys=True,
-        )
-        marker = folder / SETTINGS
+        settings = {"format": FORMAT, "checkpoint": checkpoint, "spec": asdict(spec)}
+        super().__init__(path, json.dumps({**settings, "shard": shard}, sort_keys=True))
+
+    def read(self) -> None:
+        marker = self.path / SETTINGS
         self.started = marker.is_file() and marker.read_bytes() == self.settings.encode()
-        self.discards = not self.started and any(folder.glob("step-*.safetensors"))
-        if folder.exists() and not is_journal(folder):
-            raise FileExistsError(
-                f"{folder}: expected nothing or an interrupted calibration, got something else"
-            )
+        self.discards = not self.started and any(self.path.glob("step-*.safetensors"))
+
+    def is_own(self) -> bool:
+        return is_journal(self.path)
 
     def start(self) -> None:
-        """An empty folder with these settings."""
         self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        marker = self.folder / SETTINGS
-        part = marker.with_name(SETTINGS + ".part")
-        part.write_text(self.settings, encoding="utf-8")
-        os.replace(part, marker)
+        write_text(self.path / SETTINGS, self.settings)
         self.started = True
 
-    def path(self, index: int) -> Path:
-        return self.folder / f"step-{index:04d}.safetensors"
+    def step_path(self, index: int) -> Path:
+        return self.path / f"step-{index:04d}.safetensors"
 
     def add(self, statistics: dict[str, StepStatistics], step: Step) -> None:
         """Keep one finished step."""
@@ -73,24 +62,20 @@ class CalibrationJournal:
             self.start()
         tensors = {"latents": step.latents.contiguous(), "streams": step.streams}
         for name, one in statistics.items():
-            tensors[f"{name}.low"] = one.low.contiguous()
-            tensors[f"{name}.high"] = one.high.contiguous()
-            tensors[f"{name}.squares"] = one.squares.contiguous()
-            tensors[f"{name}.tokens"] = one.tokens.contiguous()
+            tensors |= {f"{name}.{part}": getattr(one, part).contiguous() for part in PARTS}
         rows = json.dumps({name: one.rows for name, one in statistics.items()})
         metadata = {"index": str(step.index), "timestep": str(step.timestep), "rows": rows}
         metadata["sha256"] = checksum(tensors, metadata)
-        part = self.path(step.index).with_suffix(".part")
-        save_file(tensors, part, metadata=metadata)
-        os.replace(part, self.path(step.index))
+        with whole_file(self.step_path(step.index)) as part:
+            save_file(tensors, part, metadata=metadata)
 
     def steps(self) -> Iterator[tuple[dict[str, StepStatistics], int, Position]]:
         """Of each step that is there, up to the first gap or damage: its statistics, its
         diffusion time, and where to go on after it."""
         index = 0
-        while self.started and self.path(index).is_file():
+        while self.started and self.step_path(index).is_file():
             try:
-                with safe_open(self.path(index), framework="pt") as file:
+                with safe_open(self.step_path(index), framework="pt") as file:
                     metadata = file.metadata() or {}
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             except (SafetensorError, ValueError):
@@ -109,7 +94,7 @@ class CalibrationJournal:
 
     def remove(self) -> None:
         """After the calibration is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def is_journal(folder: Path) -> bool:
@@ -153,12 +138,6 @@ def statistics_of(
     """Groups of one step file, in their stored names' order."""
     names = [key.removesuffix(".low") for key in tensors if key.endswith(".low")]
     return {
-        name: StepStatistics(
-            low=tensors[f"{name}.low"],
-            high=tensors[f"{name}.high"],
-            squares=tensors[f"{name}.squares"],
-            rows=rows[name],
-            tokens=tensors[f"{name}.tokens"],
-        )
+        name: StepStatistics(rows=rows[name], **{part: tensors[f"{name}.{part}"] for part in PARTS})
         for name in names
     }

@@ -160,13 +160,3 @@ class StepTable:
         low, high, squares, tokens = self.groups[name]
         rows = torch.tensor([r[name] for r in self.rows], dtype=torch.float64)[:, None]  # (T, 1)
         return GroupStatistics(low, high, tokens, energy=(squares / rows).float())
-
-
-def assemble(
-    steps: list[dict[str, StepStatistics]], names: list[str]
-) -> dict[str, GroupStatistics]:
-    """Whole steps' statistics, group by group."""
-    table = StepTable(len(steps), len(steps[0][names[0]].tokens))
-    for step in steps:
-        table.add(step)
-    return {name: table.statistics(name) for name in names}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..checkpoints import Checkpoint, settle_patches_
+from ..events import result_of
 from ..sampling import Position, batches_of, iterate_forwards, spread_labels
 from ..specs import CalibrationSpec, SpecError
 from .calibration import Calibration
@@ -87,6 +88,19 @@ def working_copy(transformer: nn.Module, precision: str) -> nn.Module:
 
 
 def calibrate(
+    checkpoint: Checkpoint,
+    spec: CalibrationSpec,
+    journal: CalibrationJournal | None = None,
+    shard: Shard | None = None,
+    exchange: Exchange | None = None,
+    progress: Callable[[CalibrationProgress], object] | None = None,
+) -> Calibration:
+    """What ``iterate_calibration`` comes to; ``progress`` gets each step and may raise to stop."""
+    events = iterate_calibration(checkpoint, spec, journal, shard, exchange)
+    return result_of(events, Calibration, progress)
+
+
+def iterate_calibration(
     checkpoint: Checkpoint,
     spec: CalibrationSpec,
     journal: CalibrationJournal | None = None,

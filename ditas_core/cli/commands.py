@@ -16,17 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..artifact import (
-    check_new_file,
-    check_new_folder,
-    save_quantized,
-    whole_folder,
-    write_text,
-)
+from ..artifact import save_quantized
 from ..calibration import (
     Calibration,
     CalibrationJournal,
-    CalibrationProgress,
     Shard,
     calibrate,
     exchange_steps,
@@ -40,22 +33,22 @@ from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
-from ..search import CandidateDone, LayerDone, SearchJournal, SearchSpec, search
+from ..search import CandidateDone, Fitting, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
-    RELEASED_BRANCH,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
     Recipe,
     SamplingSpec,
     SpecError,
-    default_rank,
+    get_convention,
     summarize,
 )
+from ..writing import check_new_file, check_new_folder, whole_folder, write_text
 from .images import contact_sheet, to_uint8
 from .loading import load, load_any
 from .parsing import split_names
-from .progress import bar, finish, trajectory
+from .progress import bar, trajectory
 
 Report = dict[str, Any]
 BATCH = 16
@@ -76,15 +69,16 @@ def sampling_spec(args: argparse.Namespace) -> SamplingSpec:
 
 def low_rank_spec(args: argparse.Namespace, checkpoint: Checkpoint) -> LowRankSpec:
     """The branch that was asked for; without --rank the model's or the convention's default."""
-    if args.convention.startswith("released"):
-        if args.weighting not in (None, "none"):
-            raise SpecError(
-                f"weighting: expected none in the released convention, got {args.weighting!r}"
-            )
-        rank = RELEASED_BRANCH.rank if args.rank is None else args.rank
-        return replace(RELEASED_BRANCH, rank=rank)
-    rank = default_rank(checkpoint.width) if args.rank is None else args.rank
-    return LowRankSpec(rank, weighting=args.weighting or "covariance")
+    convention = get_convention(args.convention)
+    branch = convention.branch(checkpoint.width, args.rank)
+    if convention.own_branch is None:
+        return replace(branch, weighting=args.weighting or branch.weighting)
+    if args.weighting not in (None, branch.weighting):
+        raise SpecError(
+            f"weighting: expected {branch.weighting} in the {convention.name} convention, "
+            f"got {args.weighting!r}"
+        )
+    return branch
 
 
 def place_(checkpoint: Checkpoint, device: str) -> None:
@@ -173,13 +167,7 @@ def calibrated(
     per_step = -(-samples // spec.batch)
     before = resumed * per_step
     with bar("calibrating", spec.sampling.steps * per_step, before) as progress:
-        for event in calibrate(checkpoint, spec, journal, shard, exchange):
-            if isinstance(event, CalibrationProgress):
-                progress.update(event.done - before)
-                before = event.done
-            else:
-                return event
-    raise RuntimeError("calibration ended without a result")
+        return calibrate(checkpoint, spec, journal, shard, exchange, lambda _: progress.update(1))
 
 
 def searched(
@@ -195,16 +183,16 @@ def searched(
     label = f"searching {spec.bits} {spec.method}"
     total = len(checkpoint.groups) * per_group
     with bar(label, total, len(finished) * per_group) as progress:
-        for event in search(checkpoint, calibration, spec, file, dict(finished)):
+
+        def tell(event: CandidateDone | Fitting | LayerDone) -> None:
             if isinstance(event, CandidateDone):
                 progress.update(1)
             elif isinstance(event, LayerDone):
                 layers.append(event)
                 if journal is not None:
                     journal.add(event)
-            elif isinstance(event, Recipe):
-                return event, layers
-    raise RuntimeError("search ended without a recipe")
+
+        return search(checkpoint, calibration, spec, file, dict(finished), tell), layers
 
 
 def run_search(args: argparse.Namespace) -> Report:
@@ -266,7 +254,7 @@ def find_calibration(args: argparse.Namespace, recipe: Recipe) -> Calibration | 
 
 def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Any:
     with bar("quantizing", len(checkpoint.groups)) as progress:
-        return finish(quantize_transformer(checkpoint, recipe, calibration), progress)
+        return quantize_transformer(checkpoint, recipe, calibration, lambda _: progress.update(1))
 
 
 def run_quantize(args: argparse.Namespace) -> Report:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from ..artifact import check_new_folder, load_quantized, whole_folder
+from ..artifact import load_quantized
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
@@ -21,6 +21,7 @@ from ..layers import effective_bits
 from ..sampling import spread_labels
 from ..search import SearchSpec
 from ..specs import BitWidths, CalibrationSpec, SpecError, summarize
+from ..writing import check_new_folder, whole_folder
 from .commands import (
     Report,
     calibrated,
@@ -38,7 +39,7 @@ from .progress import trajectory
 
 @dataclass(frozen=True)
 class Contestant:
-    """One quantized model; ``plain_of`` groups an ablation's rows by bits."""
+    """One quantized model; of an ablation's, ``bits`` and ``method``."""
 
     label: str
     recipe: str

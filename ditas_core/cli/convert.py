@@ -66,7 +66,6 @@ def run_convert(args: argparse.Namespace) -> Report:
 
 
 def convert_to_original(args: argparse.Namespace) -> Report:
-    from ..artifact import check_new_file
     from ..checkpoints import (
         CheckpointError,
         compact_state,
@@ -76,6 +75,7 @@ def convert_to_original(args: argparse.Namespace) -> Report:
         write_state,
     )
     from ..models import DIT
+    from ..writing import check_new_file
 
     if args.like or args.heads is not None:
         raise ValueError("convert: expected --like and --heads only with --to diffusers")
@@ -95,7 +95,6 @@ def convert_to_original(args: argparse.Namespace) -> Report:
 
 
 def convert_to_diffusers(args: argparse.Namespace) -> Report:
-    from ..artifact import check_new_folder, whole_folder
     from ..checkpoints import (
         check_machine,
         choose_parts,
@@ -107,6 +106,7 @@ def convert_to_diffusers(args: argparse.Namespace) -> Report:
         recognise_file,
         this_machine,
     )
+    from ..writing import check_new_folder, whole_folder
 
     if not args.like:
         raise ValueError(

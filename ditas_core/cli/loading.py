@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..specs import PRECISIONS
+
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint, Progress
@@ -34,7 +36,7 @@ def add_loading(parser: argparse.ArgumentParser, *names: str) -> None:
         "--weights",
         *names,
         dest="weights",
-        choices=("float32", "bfloat16"),
+        choices=PRECISIONS,
         default="float32",
         help="precision of the transformer's weights in memory; bfloat16 takes half of it, "
         "quantized copies are float32 (%(default)s)",

@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..specs import SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
 from .loading import CHECKPOINT, add_loading
-from .parsing import Parser, number
+from .parsing import Parser, number, setting
 
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
@@ -40,31 +41,31 @@ EXTRA_OF = {
 """Packages that the library does without, and the extra of this one that brings each."""
 
 
-def add_sampling(parser: argparse.ArgumentParser, steps: int = 50) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=number(int, 1, 1000), default=steps, help="denoising steps (%(default)s)"
+        "--steps", **setting(SamplingSpec, "steps"), help="denoising steps (%(default)s)"
     )
     group.add_argument(
         "--guidance",
-        type=number(float, 0, 50),
-        default=1.5,
+        **setting(SamplingSpec, "guidance_scale"),
         help="classifier-free guidance scale; 1 is none (%(default)s)",
     )
     group.add_argument(
         "--guided-channels",
-        type=number(int, 0, 64),
-        default=0,
+        **setting(SamplingSpec, "guided_channels"),
         help="latent channels that guidance acts on; 0 is all, as in diffusers; "
         "the original DiT uses 3 (%(default)s)",
     )
     group.add_argument(
-        "--scheduler", choices=("ddim", "ddpm"), default="ddim", help="(%(default)s)"
+        "--scheduler",
+        choices=SCHEDULERS,
+        default=SamplingSpec.scheduler,
+        help="(%(default)s)",
     )
     group.add_argument(
         "--seed",
-        type=number(int, 0, 2**31 - 1),
-        default=0,
+        **setting(CalibrationSpec, "seed"),
         help="sample i starts from the noise of seed + i (%(default)s)",
     )
 
@@ -88,7 +89,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--rank",
-        type=number(int, 0, 256),
+        **{**setting(LowRankSpec, "rank"), "default": None},
         help="rank of the low-rank branch; default: 32 per 1152 of width, 8 for the demo",
     )
     group.add_argument(
@@ -125,12 +126,11 @@ def build_parser() -> Parser:
     calibrate.add_argument("checkpoint", help=CHECKPOINT)
     add_loading(calibrate)
     calibrate.add_argument(
-        "--samples", type=number(int, 1, 256), default=8, help="samples in it (%(default)s)"
+        "--samples", **setting(CalibrationSpec, "samples"), help="samples in it (%(default)s)"
     )
     calibrate.add_argument(
         "--tokens",
-        type=number(int, 1, 2**20),
-        default=24,
+        **setting(CalibrationSpec, "tokens"),
         help="input tokens kept per layer and step for the search (%(default)s)",
     )
     calibrate.add_argument(
@@ -140,18 +140,17 @@ def build_parser() -> Parser:
     )
     calibrate.add_argument(
         "--token-dtype",
-        default="float16",
+        default=CalibrationSpec.token_dtype,
         help="float16, or float32 for comparisons to the last digit (%(default)s)",
     )
     calibrate.add_argument(
         "--batch",
-        type=number(int, 1, 256),
-        default=4,
+        **setting(CalibrationSpec, "batch"),
         help="samples in one forward pass; batches are what processes share out (%(default)s)",
     )
     calibrate.add_argument(
         "--precision",
-        default="float32",
+        default=CalibrationSpec.precision,
         help="float32, or bfloat16 for large models on processors that have it (%(default)s)",
     )
     calibrate.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
 
@@ -31,6 +32,14 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Any:
         return value
 
     return parse
+
+
+def setting(spec: type, name: str) -> dict[str, Any]:
+    """``type`` and ``default`` of an argument that is a number of a specification."""
+    (found,) = (each for each in fields(spec) if each.name == name)
+    low, high = found.metadata["limits"]
+    default: Any = found.default
+    return {"type": number(type(default), low, high), "default": default}
 
 
 def split_names(text: str, known: Sequence[str]) -> list[str]:

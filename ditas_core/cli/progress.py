@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoints import Checkpoint
-from ..comparison import Trajectory, TrajectoryProgress, run_trajectory
+from ..comparison import Trajectory, run_trajectory
 from ..specs import SamplingSpec
 
 
@@ -55,15 +54,6 @@ def bar(label: str, total: int, initial: int = 0) -> Any:
     return Lines(label, total, initial)
 
 
-def finish(events: Iterator[Any], progress: Any) -> Any:
-    """Run a generator to its end, one tick per event; its last event."""
-    result = None
-    for event in events:
-        result = event
-        progress.update(1)
-    return result
-
-
 def trajectory(
     label: str,
     checkpoint: Checkpoint,
@@ -76,9 +66,6 @@ def trajectory(
     """``run_trajectory`` under a bar."""
     rounds = -(-len(labels) // batch)
     with bar(label, rounds * spec.steps) as progress:
-        for event in run_trajectory(checkpoint, transformer, labels, spec, seed, batch):
-            if isinstance(event, TrajectoryProgress):
-                progress.update(1)
-            else:
-                return event
-    raise RuntimeError("sampling ended without a result")
+        return run_trajectory(
+            checkpoint, transformer, labels, spec, seed, batch, lambda _: progress.update(1)
+        )

@@ -6,11 +6,12 @@ from .paired import (
     Trajectory,
     TrajectoryProgress,
     compare,
+    iterate_trajectory,
     run_trajectory,
     switching,
 )
 from .preserved import Preserved, preserved
-from .sensitivity import measured_sensitivity
+from .sensitivity import iterate_measured_sensitivity, measured_sensitivity
 
 __all__ = [
     "Comparison",
@@ -19,6 +20,8 @@ __all__ = [
     "Trajectory",
     "TrajectoryProgress",
     "compare",
+    "iterate_measured_sensitivity",
+    "iterate_trajectory",
     "measured_sensitivity",
     "preserved",
     "run_trajectory",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..evaluation import Interval, interval, psnr_db, sqnr_db, ssim
+from ..events import result_of
 from ..sampling import TransformerAt, decode_latents, iterate_latents
 from ..specs import SamplingSpec
 
@@ -92,6 +93,20 @@ def run_trajectory(
     spec: SamplingSpec,
     seed: int,
     batch: int = 16,
+    progress: Callable[[TrajectoryProgress], object] | None = None,
+) -> Trajectory:
+    """What ``iterate_trajectory`` comes to; ``progress`` gets each step and may raise to stop."""
+    events = iterate_trajectory(checkpoint, transformer, labels, spec, seed, batch)
+    return result_of(events, Trajectory, progress)
+
+
+def iterate_trajectory(
+    checkpoint: Checkpoint,
+    transformer: nn.Module | TransformerAt,
+    labels: Tensor,
+    spec: SamplingSpec,
+    seed: int,
+    batch: int = 16,
 ) -> Iterator[TrajectoryProgress | Trajectory]:
     """Sample in batches with a given transformer; yields after every step, last the Trajectory.
 
@@ -122,17 +137,22 @@ def run_trajectory(
     yield Trajectory(latents_all, timesteps, images)
 
 
+def check_shapes(reference: Trajectory, other: Trajectory) -> None:
+    """Raise ValueError unless the two runs have the same steps and samples."""
+    if reference.latents.shape != other.latents.shape:
+        raise ValueError(
+            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
+            f"and {tuple(other.latents.shape)}"
+        )
+
+
 def compare(reference: Trajectory, other: Trajectory) -> Comparison:
     """Every metric of two runs over the same noise and classes.
 
     Raises:
         ValueError: the runs differ in shape.
     """
-    if reference.latents.shape != other.latents.shape:
-        raise ValueError(
-            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
-            f"and {tuple(other.latents.shape)}"
-        )
+    check_shapes(reference, other)
     steps = zip(reference.latents, other.latents, strict=True)
     return Comparison(
         latent_sqnr=sqnr_db(reference.final, other.final),

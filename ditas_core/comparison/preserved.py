@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..evaluation import visible_differences
-from .paired import Trajectory
+from .paired import Trajectory, check_shapes
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,7 @@ def preserved(reference: Trajectory, other: Trajectory) -> Preserved:
     Raises:
         ValueError: the runs differ in shape.
     """
-    if reference.latents.shape != other.latents.shape:
-        raise ValueError(
-            f"runs: expected equal shapes, got {tuple(reference.latents.shape)} "
-            f"and {tuple(other.latents.shape)}"
-        )
+    check_shapes(reference, other)
     return Preserved(
         pixels=float((reference.images - other.images).abs().max()),
         latents=float((reference.latents - other.latents).abs().max()),

@@ -8,7 +8,7 @@ which only this group is quantized, from the same noise and classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
+from ..events import result_of
 from ..sampling import sample_latents
 from ..search import SensitivityMap, SensitivityProgress
-from ..specs import LEFT_ALONE, BitWidths, Recipe, SamplingSpec, SpecError, only
+from ..specs import LEFT_ALONE, BitWidths, SamplingSpec, SpecError, only
 
 
-@torch.no_grad()
 def measured_sensitivity(
     checkpoint: Checkpoint,
     calibration: Calibration,
@@ -30,9 +30,25 @@ def measured_sensitivity(
     labels: Tensor,
     spec: SamplingSpec,
     seed: int,
-    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
+    progress: Callable[[SensitivityProgress], object] | None = None,
+) -> SensitivityMap:
+    """What ``iterate_measured_sensitivity`` comes to; ``progress`` gets each step and may raise
+    to stop."""
+    events = iterate_measured_sensitivity(checkpoint, calibration, predicted, labels, spec, seed)
+    return result_of(events, SensitivityMap, progress)
+
+
+@torch.no_grad()
+def iterate_measured_sensitivity(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    predicted: SensitivityMap,
+    labels: Tensor,
+    spec: SamplingSpec,
+    seed: int,
+    finished: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell that is not ``known`` from an earlier run, then the predicted map with
+    """Yields every cell that is not ``finished`` from an earlier run, then the predicted map with
     the measured errors in it.
 
     Alphas, branch and sizes are the predicted map's; all samples run at once.
@@ -63,14 +79,16 @@ def measured_sensitivity(
     reference = final(checkpoint.transformer)
     energy = float(reference.square().sum())
     error = torch.zeros_like(predicted.error)
-    known = dict(known or {})
+    finished = dict(finished or {})
     for row, group in enumerate(predicted.groups):
         for column, bits in enumerate(predicted.bits):
-            if (group, bits) in known:
-                error[row, column] = known[group, bits][0]
+            if (group, bits) in finished:
+                error[row, column] = finished[group, bits][0]
                 continue
             if bits != LEFT_ALONE.bits:
-                model = converted(checkpoint, only(recipes[column], [group]), calibration)
+                model = quantize_transformer(
+                    checkpoint, only(recipes[column], [group]), calibration
+                )
                 error[row, column] = float((final(model) - reference).square().sum()) / energy
             yield SensitivityProgress(
                 group,
@@ -81,10 +99,3 @@ def measured_sensitivity(
                 error.numel(),
             )
     yield replace(predicted, error=error, measured=True)
-
-
-def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> nn.Module:
-    """``quantize_transformer`` run to its end."""
-    *_, model = quantize_transformer(checkpoint, recipe, calibration)
-    assert isinstance(model, nn.Module)
-    return model

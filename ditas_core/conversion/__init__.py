@@ -9,20 +9,16 @@ from .fold import (
 )
 from .quantized import (
     ConversionProgress,
-    RecipeError,
-    check_recipe,
-    group_factor,
+    iterate_conversion,
     quantize_transformer,
 )
 
 __all__ = [
     "ConversionProgress",
-    "RecipeError",
-    "check_recipe",
     "get_affine",
-    "group_factor",
     "inject_outliers",
     "injected_factors",
+    "iterate_conversion",
     "quantize_transformer",
     "rescaled_transformer",
     "set_affine_",

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..calibration import Calibration, GroupStatistics
+from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Checkpoint
+from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
-from ..lowrank import WeightFit, fit_weight, input_moment, joined, rounding_variance
+from ..lowrank import WeightFit, fit_weights, joined
 from ..models import Absorber, SmoothingGroup, Transformer, group_fed_by
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
-
-
-class RecipeError(ValueError):
-    """A recipe that does not fit the checkpoint or the calibration."""
 
 
 @dataclass(frozen=True)
@@ -32,51 +29,12 @@ class ConversionProgress:
     total: int
 
 
-def check_recipe(recipe: Recipe, checkpoint: Checkpoint, calibration: Calibration | None) -> None:
-    """Raise RecipeError unless the three belong together."""
-    names = {group.name for group in checkpoint.groups}
-    if set(recipe.layers) != names:
-        raise RecipeError(
-            f"recipe: expected the {len(names)} groups of {checkpoint.name}, "
-            f"got {len(recipe.layers)} others"
-        )
-    if recipe.checkpoint != checkpoint.fingerprint:
-        raise RecipeError(
-            f"recipe: made for another checkpoint ({recipe.checkpoint[:12]}), "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
-    if not recipe.needs_calibration:
-        return
-    if calibration is None:
-        raise RecipeError("recipe: needs the calibration it was searched with, got none")
-    if recipe.calibration != calibration.sha256:
-        raise RecipeError(
-            f"calibration: the recipe was searched with {recipe.calibration[:12]}, "
-            f"got {calibration.sha256[:12]}"
-        )
-
-
-POWER_ITERATIONS = 2
-"""Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
-
-
 @dataclass(frozen=True)
 class PreparedGroup:
     """A group's smoothing factor, and its fits where they do not depend on it."""
 
     s: Tensor | None
     fits: list[WeightFit] | None
-
-
-def group_factor(
-    transformer: nn.Module,
-    group: SmoothingGroup,
-    layer: LayerRecipe,
-    convention: Convention,
-    statistics: GroupStatistics | None,
-) -> Tensor | None:
-    """The group's smoothing factor, (C,), or None for the identity."""
-    return prepare(transformer, group, layer, convention, statistics).s
 
 
 def prepare(
@@ -90,7 +48,7 @@ def prepare(
     weights = [get_affine(transformer, path).weight for path in group.layers]
     fits = None
     if convention.smoothing_commutes:
-        fits = fit_all(joined(weights, convention), layer, convention, statistics, None)
+        fits = fit_weights(joined(weights, convention), statistics, layer, convention)
     if layer.alpha is None or statistics is None:
         return PreparedGroup(None, fits)
     source = weights
@@ -100,34 +58,18 @@ def prepare(
     return PreparedGroup(s, fits)
 
 
-def fit_all(
-    weights: list[Tensor],
-    layer: LayerRecipe,
-    convention: Convention,
-    statistics: GroupStatistics | None,
-    s: Tensor | None,
-) -> list[WeightFit]:
-    """The fit of each (smoothed) weight; ``s`` is what its input was divided by."""
-    weight_spec, activation_spec = convention.quantizers(layer.bits)
-    low_rank, variance = layer.low_rank, 0.0
-    moment = input_moment("none")
-    if low_rank.rank and statistics is not None and low_rank.weighting != "none":
-        moment = input_moment(
-            low_rank.weighting, statistics.tokens.float(), statistics.energy.mean(0)
-        )
-        if s is not None:
-            moment = moment.divided(s)
-        if convention.branch_input == "full":
-            tokens = statistics.tokens.float() if s is None else statistics.tokens / s
-            variance = rounding_variance(tokens, activation_spec)
-    return [
-        fit_weight(weight, weight_spec, low_rank, moment, variance, POWER_ITERATIONS)
-        for weight in weights
-    ]
+def quantize_transformer(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    progress: Callable[[ConversionProgress], object] | None = None,
+) -> Transformer:
+    """What ``iterate_conversion`` comes to; ``progress`` gets each step and may raise to stop."""
+    return result_of(iterate_conversion(checkpoint, recipe, calibration), nn.Module, progress)
 
 
 @torch.no_grad()
-def quantize_transformer(
+def iterate_conversion(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None = None
 ) -> Iterator[ConversionProgress | Transformer]:
     """Yields progress per group, then the quantized copy, in float32.
@@ -135,9 +77,9 @@ def quantize_transformer(
     The checkpoint is not modified.
 
     Raises:
-        RecipeError: recipe, checkpoint and calibration do not belong together.
+        SpecError: recipe, checkpoint and calibration do not belong together.
     """
-    check_recipe(recipe, checkpoint, calibration)
+    check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
     total = len(checkpoint.groups)
@@ -198,29 +140,17 @@ def quantize_group(
     The branch is fitted before the rows are divided, so that it minimises the
     error of V itself.
     """
-    s = prepared.s
+    s, fits = prepared.s, prepared.fits
     affines = [get_affine(source, path) for path in group.layers]
-    fits, columns = prepared.fits, s
     if fits is None:
         weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
-        fits, columns = fit_all(weights, layer, convention, statistics, s), None
-    rows = [divisors.get(path) for path in group.layers]
-    smoothing = s if group.absorber is Absorber.ON_THE_FLY else None
-    quantizers = convention.quantizers(layer.bits)
-    biases = [a.bias for a in affines]
-    parts = [slice(i, i + 1) for i in range(len(affines))]
-    if convention.fused_qkv:
-        parts = [slice(0, len(affines))]
-    layers: list[QuantizedLinear] = []
-    for fit, part in zip(fits, parts, strict=True):
-        layers += build_layers(
-            fit.target,
-            (fit.up, fit.down),
-            biases[part],
-            quantizers,
-            convention,
-            columns,
-            smoothing,
-            rows[part],
-        )
-    return layers
+        fits = fit_weights(joined(weights, convention), statistics, layer, convention, s)
+    return build_layers(
+        [(fit.target, fit.up, fit.down) for fit in fits],
+        [affine.bias for affine in affines],
+        layer.bits,
+        convention,
+        s,
+        group.absorber is Absorber.ON_THE_FLY,
+        [divisors.get(path) for path in group.layers],
+    )

@@ -2,13 +2,12 @@
 
 The conditional half is stored as it is and the other as its distance from it, both as
 differences from step to step, which is what makes them small: a channel that is loud
-stays loud. A file of the first format holds the larger of the two halves, uncompressed.
+stays loud.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +20,10 @@ from torch import Tensor
 
 from ..smoothing import FLOOR
 from ..specs import check_number, parse_json, read_timesteps
+from ..writing import whole_file
 
-FORMAT, FIRST_FORMAT = "ditas-atlas-2", "ditas-atlas-1"
+FORMAT = "ditas-atlas-2"
+HALVES = 2
 LEVELS = 255
 LOUDEST = 100  # beyond every logarithm of a number in single precision
 
@@ -32,7 +33,7 @@ class AtlasError(ValueError):
 
 
 class StoredGroup(NamedTuple):
-    """What is kept of one group: halves (T, H, C) with H 1 or 2, maxima (C,) each."""
+    """What is kept of one group: halves (T, 2, C), maxima (C,) each."""
 
     title: str
     halves: Tensor
@@ -46,7 +47,7 @@ def steps_apart(codes: Tensor) -> Tensor:
 
 
 def deflate(codes: Tensor) -> Tensor:
-    """(T, H, C) uint8 -> deflated bytes, (n,) uint8."""
+    """(T, 2, C) uint8 -> deflated bytes, (n,) uint8."""
     parts = [codes[:, :1], codes[:, 1:] - codes[:, :1]]  # wraps, as uint8 does
     planes = [steps_apart(part).contiguous().numpy().tobytes() for part in parts]
     return torch.frombuffer(bytearray(zlib.compress(b"".join(planes), 9)), dtype=torch.uint8)
@@ -77,7 +78,7 @@ def write_atlas(
     """Written beside ``path``, then renamed."""
     tensors, ranges = {}, {}
     for name, group in groups.items():
-        logs = group.halves.clamp(min=FLOOR).log()  # (T, H, C)
+        logs = group.halves.clamp(min=FLOOR).log()  # (T, 2, C)
         low, high = float(logs.min()), float(logs.max())
         span = max(high - low, 1e-6)
         tensors[f"{name}.halves"] = deflate(((logs - low) / span * LEVELS).round().to(torch.uint8))
@@ -90,35 +91,25 @@ def write_atlas(
         "timesteps": json.dumps(timesteps),
         "groups": json.dumps(ranges),
     }
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         save_file(tensors, part, metadata=metadata)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_group(file: Any, name: str, entry: list[Any], steps: int) -> StoredGroup:
-    """One group of an open file of either format.
+    """One group of an open file.
 
     Raises:
         ValueError: parts that do not fit together.
     """
-    title, low, span, *rest = entry
+    title, low, span, found = entry
     act = file.get_tensor(f"{name}.act")
     weight = file.get_tensor(f"{name}.weight")
     if act.ndim != 1 or weight.shape != act.shape:
         raise ValueError(f"{name}: maxima of {tuple(act.shape)} and {tuple(weight.shape)}")
-    if rest:
-        halves = int(rest[0][1])
-        shape = (steps, halves, act.numel())
-        if halves not in (1, 2) or tuple(rest[0]) != shape:
-            raise ValueError(f"{name}: expected {shape}, found {rest[0]}")
-        codes = inflate(file.get_tensor(f"{name}.halves"), shape)
-    else:
-        codes = file.get_tensor(f"{name}.absmax")[:, None]
-        if codes.shape != (steps, 1, act.numel()):
-            raise ValueError(f"{name}: {tuple(codes.shape)} values for {steps} steps")
+    shape = (steps, HALVES, act.numel())
+    if tuple(found) != shape:
+        raise ValueError(f"{name}: expected {shape}, found {found}")
+    codes = inflate(file.get_tensor(f"{name}.halves"), shape)
     check_number(f"{name}: low", low, -LOUDEST, LOUDEST)
     check_number(f"{name}: span", span, 0, 2 * LOUDEST)
     values = (codes.float() / LEVELS * span + low).exp()
@@ -139,7 +130,7 @@ def read_atlas(path: Path) -> tuple[str, tuple[int, ...], dict[str, StoredGroup]
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") not in (FORMAT, FIRST_FORMAT):
+            if metadata.get("format") != FORMAT:
                 raise AtlasError(f"{path.name}: expected a file of format {FORMAT}")
             times = read_timesteps(metadata["timesteps"])
             entries = parse_json("groups", metadata["groups"]).items()

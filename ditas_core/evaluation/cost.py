@@ -17,6 +17,7 @@ import torch
 
 from ..calibration import memory_of
 from ..checkpoints import Checkpoint
+from ..lowrank.subspace import OVERSAMPLING
 from ..sampling import forward_arguments
 from ..specs import (
     FULL_PRECISION_BITS,
@@ -38,8 +39,6 @@ DECOMPOSITION = 30.0
 """An exact singular value decomposition in float64, per element and singular value."""
 REFITTED = 3
 """Candidates that a search fits as conversion does, where its fits are quick."""
-OVERSAMPLING = 8
-"""Probe columns of a branch's fit beyond its rank."""
 LONG_S = 2.0
 """A pass this long is timed once."""
 LIBRARIES = 400_000_000
@@ -132,11 +131,6 @@ class Cost:
     quantize_s: float
     compare_s: float
     memory_bytes: int
-
-    @property
-    def total_s(self) -> float:
-        """All four, one after the other."""
-        return self.calibrate_s + self.search_s + self.quantize_s + self.compare_s
 
 
 def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:

@@ -47,7 +47,7 @@ def in_medians(absmax: Tensor, aggregated: Tensor) -> Tensor:
 class GroupOutliers:
     """One smoothing group over T steps, C channels and the two guidance halves.
 
-    halves         largest |X| of each step, (T, 2, C), half 0 conditional; (T, 1, C) of both
+    halves         largest |X| of each step, (T, 2, C), half 0 conditional
                    together where it was read from a file of the first format
     act_absmax     its temporal aggregate, (C,)
     weight_absmax  largest |W| over the outputs, (C,)
@@ -64,19 +64,10 @@ class GroupOutliers:
         return self.halves.amax(1)
 
     def half(self, half: Half | str = Half.BOTH) -> Tensor:
-        """Largest |X| of each step of one half, (T, C).
-
-        Raises:
-            AtlasError: the file it was read from held both halves together only.
-        """
+        """Largest |X| of each step of one half, (T, C)."""
         half = Half(half)
         if half is Half.BOTH:
             return self.absmax
-        if self.halves.shape[1] != 2:
-            raise AtlasError(
-                f"atlas: expected both guidance halves to show the {half} one, got their "
-                "maximum only; measure the outliers again"
-            )
         return self.halves[:, CONDITIONAL if half is Half.CONDITIONAL else UNCONDITIONAL]
 
     def factor(self, alpha: float | None) -> Tensor:
@@ -139,11 +130,6 @@ class OutlierAtlas:
     timesteps: tuple[int, ...]
     groups: dict[str, GroupOutliers] = field(repr=False)
 
-    @property
-    def has_halves(self) -> bool:
-        """Whether the two guidance halves can be told apart."""
-        return all(group.halves.shape[1] == 2 for group in self.groups.values())
-
     def overview(
         self,
         alphas: Mapping[str, float | None] | None = None,
@@ -203,7 +189,7 @@ class OutlierAtlas:
 
     @staticmethod
     def load(path: Path) -> OutlierAtlas:
-        """Inverse of ``save``; also reads files that hold both halves together.
+        """Inverse of ``save``.
 
         Raises:
             AtlasError: no such file, or not an atlas.

@@ -1,11 +1,11 @@
 """Arrays in, plotly figures (and display images) out."""
 
-from .bars import Estimate, ablation_bars, metric_bars
+from .bars import Estimate, metric_bars
 from .channels import channel_range, factor_lines, weight_mirror
 from .counted import Counted, counted_histograms, counted_texts, counted_traces, level_grid
 from .curves import divergence_curves, loss_curves, relative_db
 from .encoding import MAX_COLUMNS, pool_channels
-from .grids import alpha_histograms, channel_histogram
+from .grids import channel_histogram
 from .heatmaps import (
     MAGNITUDE,
     NATURAL,
@@ -13,7 +13,6 @@ from .heatmaps import (
     channel_order,
     column_width,
     empty_figure,
-    overview_maps,
 )
 from .images import contact_strip, difference, enlarge, split_strip, to_uint8
 from .injection import injection_curves
@@ -26,7 +25,7 @@ from .lab import (
     error_traces,
     search_map,
 )
-from .overview import QUANTITIES, overview_map, overview_pair, selection
+from .overview import QUANTITIES, overview_pair, selection
 from .recipes import recipe_alphas, recipe_errors
 from .sensitivity import sensitivity_map, size_error_curve
 from .style import ROLES, role
@@ -40,9 +39,7 @@ __all__ = [
     "ROLES",
     "Counted",
     "Estimate",
-    "ablation_bars",
     "alpha_curve",
-    "alpha_histograms",
     "channel_histogram",
     "channel_maps",
     "channel_order",
@@ -66,8 +63,6 @@ __all__ = [
     "level_grid",
     "loss_curves",
     "metric_bars",
-    "overview_map",
-    "overview_maps",
     "overview_pair",
     "pool_channels",
     "recipe_alphas",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .style import GREY, dress, ink, panel_titles, role, wrapped
+from .style import dress, ink, panel_titles, role
 
 Estimate = tuple[float, float, float]
 """Mean, lower and upper end of its interval."""
@@ -86,49 +86,4 @@ def metric_bars(
     panel_titles(figure)
     top = figure.layout.margin.t + 22
     figure.update_layout(margin={"t": top, "b": 34, "l": 20})
-    return figure
-
-
-def ablation_bars(
-    rows: Sequence[tuple[str, Estimate]],
-    metric: str,
-    reference: float | None = None,
-    *,
-    title: str = "What every ingredient adds",
-    dark: bool = False,
-) -> go.Figure:
-    """One row per variant in the order given, joined by a line that shows the gain of each.
-
-    rows        (variant, (mean, low, high)); each adds one ingredient to the one above
-    metric      axis title with its unit
-    reference   a value to compare with, such as full precision
-    """
-    estimates = {wrapped(name, 22): estimate for name, estimate in rows}
-    colours = {name: role(name, i).colour for i, name in enumerate(estimates)}
-    means = [mean for mean, _, _ in estimates.values()]
-    joined = go.Scatter(
-        x=means,
-        y=list(estimates),
-        mode="lines",
-        line={"color": GREY, "width": 1.5, "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-        name="gain",
-    )
-    figure = go.Figure([joined, *dots(estimates, colours, dark)])
-    dress(figure, 104 + 44 * max(1, len(rows)), dark, title)
-    if reference is not None:
-        figure.add_vline(
-            x=reference,
-            line={"color": GREY, "dash": "dash", "width": 1.5},
-            annotation={"text": "full precision", "font": {"size": 11}},
-        )
-    figure.update_yaxes(
-        type="category", range=[len(rows) - 0.4, -0.8], showgrid=True, ticklabelstandoff=4
-    )
-    figure.update_xaxes(nticks=6)
-    figure.update_layout(
-        margin={"l": 20, "b": 34, "t": 62},
-        title_subtitle={"text": metric, "font": {"size": 12}},
-    )
     return figure

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from .channels import log_axis
-from .encoding import Array, numbers, short
-from .style import AFTER, BEFORE, WEIGHTS, dress, faded, ink, panel_titles
+from .encoding import Array, numbers
+from .style import AFTER, BEFORE, dress, faded, ink, panel_titles
 
 FULL_LINES = 40
 """Up to so many levels are drawn as lines through the panel; more only as marks at its foot."""
@@ -147,27 +147,3 @@ def channel_histogram(
     ]
     title = f"Channel {channel} and the levels it is rounded to"
     return gridded_histograms(panels, ("X", "X / s"), title, height, dark)
-
-
-def alpha_histograms(
-    activations: Array,
-    activation_levels: Array,
-    weights: Array,
-    weight_levels: Array,
-    alpha: float | None,
-    *,
-    height: int = 420,
-    dark: bool = False,
-) -> go.Figure:
-    """Both sides of one layer at one alpha: X / s and W s with their grids.
-
-    activations, weights                (K,) and (M,), as served to the two quantizers
-    activation_levels, weight_levels    what these can represent, (L,) each
-    """
-    panels = [
-        Gridded(activations, activation_levels, "activations", AFTER),
-        Gridded(weights, weight_levels, "weights", WEIGHTS),
-    ]
-    at = "no smoothing" if alpha is None else f"α = {short(alpha)}"
-    title = f"Both sides of the product at {at}"
-    return gridded_histograms(panels, ("X / s", "W · s"), title, height, dark)

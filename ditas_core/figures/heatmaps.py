@@ -130,32 +130,6 @@ def block_ticks(layers: Sequence[str], most: int = 14) -> dict[str, Any]:
     return {"tickvals": [firsts[b] for b in blocks], "ticktext": blocks, "tickangle": 0}
 
 
-def overview_maps(
-    before: Array,
-    after: Array,
-    layers: Sequence[str],
-    timesteps: Sequence[int],
-    title_after: str = "after smoothing",
-    *,
-    dark: bool = False,
-) -> go.Figure:
-    """Outlier strength (max / median over channels) of every layer and step, (T, L) each."""
-    limit = min(MAX_ROWS, MAX_CELLS // (2 * max(1, len(layers))))
-    (before, width), (after, _) = pool_steps(before, limit), pool_steps(after, limit)
-    scale = shared_range(before, after)
-    hover = "layer %{x} · t = %{y}<br>loudest channel %{customdata:.3~g}× the median"
-    hover += "<extra>%{fullData.name}</extra>"
-    panels = [
-        Panel(scale.encode(values), values, title, hover)
-        for values, title in ((before, "before smoothing"), (after, title_after))
-    ]
-    rows = step_labels(timesteps, width)
-    figure = stacked(panels, list(layers), rows, "block, its parts side by side", 520, dark)
-    figure.update_xaxes(**block_ticks(layers))
-    figure.update_layout(coloraxis=loudness_axis(figure, scale, "loudest channel ÷ median channel"))
-    return figure
-
-
 def channel_order(act_absmax: Array, order: str) -> NDArray[np.int_]:
     """Indices that put channels in their natural order or the loudest first, (C,).
 

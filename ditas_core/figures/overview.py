@@ -63,53 +63,6 @@ def selection(
     return [shape for panel in panels for shape in frames(column, row, rows, panel)]
 
 
-def overview_map(
-    strength: Array,
-    layers: Sequence[str],
-    timesteps: Sequence[int],
-    measure: str = "ratio",
-    selected: tuple[str, int] | None = None,
-    *,
-    height: int = 400,
-    dark: bool = False,
-) -> go.Figure:
-    """Strength of every step and layer, (T, L), with the selected (layer, timestep) framed.
-
-    ``measure`` names what ``strength`` holds: ratio (× the median channel), kurtosis (no
-    unit) or absmax (units of the activations). Values of 0.1 and less share the darkest
-    colour of the kurtosis, which may be negative.
-
-    Raises:
-        KeyError: an unknown measure.
-        ValueError: a layer or timestep that is not in the map.
-    """
-    quantity, unit = QUANTITIES[measure]
-    column = row = 0
-    if selected is not None:
-        column, row = list(layers).index(selected[0]), list(timesteps).index(selected[1])
-    pooled, width = pool_steps(strength, MAX_CELLS // max(1, len(layers)))
-    coloured = pooled.clip(0.1) if measure == "kurtosis" else pooled
-    scale = shared_range(coloured)
-    where = divmod(int(pooled.argmax()), pooled.shape[1])
-    peak = f"{layers[where[1]]} at t = {timesteps[where[0] * width]}"
-    hover = f"layer %{{x}} · t = %{{y}}<br>{quantity}: %{{customdata:.3~g}}{unit}<extra></extra>"
-    title = f"Strongest in {peak}: {short(float(pooled.max()))}{unit}"
-    figure = stacked(
-        [Panel(scale.encode(coloured), pooled, "", hover)],
-        list(layers),
-        step_labels(timesteps, width),
-        "block, its parts side by side",
-        height,
-        dark,
-        title,
-    )
-    figure.update_xaxes(**block_ticks(layers))
-    figure.update_layout(coloraxis=loudness_axis(figure, scale, quantity, unit, False))
-    if selected is not None:
-        figure.update_layout(shapes=frames(column, row // width))
-    return figure
-
-
 def overview_pair(
     before: Array,
     after: Array,
@@ -122,8 +75,12 @@ def overview_pair(
     difference: bool = False,
     dark: bool = False,
 ) -> go.Figure:
-    """``overview_map`` before and after smoothing, (T, L) each, on one scale with linked axes.
+    """Strength of every step and layer before and after smoothing, (T, L) each, on one scale with
+    linked axes.
 
+    ``measure`` names what the maps hold: ratio (× the median channel), kurtosis (no unit) or
+    absmax (units of the activations). Values of 0.1 and less share the darkest colour of the
+    kurtosis, which may be negative.
     A selected layer without a timestep is framed over all of them. ``difference`` adds a
     third panel, after over before on a diverging scale around "same".
 

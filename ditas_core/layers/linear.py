@@ -8,6 +8,7 @@ whole layer; the dequantized weight is derived and not stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from ..quantizer import QParams, dequantize, fake_quantize, from_codes
 from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec
-from .encoding import encode
 
 
 class QuantizedLinear(nn.Module):
@@ -74,43 +74,13 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("weight", self.dequantized(), persistent=False)
         self.register_load_state_dict_post_hook(refresh_weight_)
 
-    @classmethod
-    def from_float(
-        cls,
-        weight: Tensor,
-        bias: Tensor,
-        weight_spec: QuantizerSpec,
-        activation_spec: QuantizerSpec,
-        branch: tuple[Tensor, Tensor] | None = None,
-        smoothing: Tensor | None = None,
-        branch_on_full: bool = True,
-    ) -> QuantizedLinear:
-        """One finished layer from a (smoothed) float weight (C_out, C_in) and its branch.
-
-        The branch is rounded to half precision first, as it is stored; the codes
-        then belong to the branch that really runs.
-        """
-        c_out, c_in = weight.shape
-        up, down = branch if branch is not None else (torch.zeros(c_out, 0), torch.zeros(0, c_in))
-        up = up.half().float().contiguous()
-        down = down.half().float().contiguous()
-        codes, params = encode(weight - up @ down, weight_spec)
-        return cls(
-            weight_spec,
-            activation_spec,
-            codes,
-            params,
-            bias.clone(),
-            (up, down),
-            None if smoothing is None else smoothing.clone(),
-            branch_on_full=branch_on_full,
-        )
-
     def dequantized(self) -> Tensor:
         """The float weight that the codes stand for, without the branch, (C_out, C_in)."""
         spec = self.weight_spec
         if spec.bits >= FULL_PRECISION_BITS:
             return self.codes
+        if self.codes.is_meta:
+            return torch.empty_like(self.codes, dtype=self.bias.dtype)
         codes = self.codes.float() + spec.qmin
         if spec.granularity is Granularity.PER_STRIDED_GROUP:
             index = (torch.arange(len(codes)) + self.row_start) % len(self.scale)
@@ -147,13 +117,18 @@ class QuantizedLinear(nn.Module):
     def bits_stored(self) -> float:
         """Honest size: codes at their width, the rest as it is stored (half precision
         where that is exact, single where not)."""
+        return self.bits_at(lambda _, tensor: stored_bits(tensor))
+
+    def bits_at(self, size: Callable[[str, Tensor], int]) -> float:
+        """Size with codes at their width and the other buffers, by name, at ``size`` bits."""
         if self.weight_spec.bits >= FULL_PRECISION_BITS:
-            return float(stored_bits(self.codes))
-        zero_point = 0 if self.weight_spec.symmetric else stored_bits(self.zero_point)
-        table = stored_bits(self.scale) + zero_point + stored_bits(self.down)
-        own = stored_bits(self.up)
-        for vector in (self.smoothing, self.row_scale):
-            own += 0 if vector is None else stored_bits(vector)
+            return float(size("codes", self.codes))
+        zero_point = () if self.weight_spec.symmetric else ("zero_point",)
+        table = sum(size(name, getattr(self, name)) for name in ("scale", *zero_point, "down"))
+        own = size("up", self.up)
+        for name in ("smoothing", "row_scale"):
+            vector = getattr(self, name)
+            own += 0 if vector is None else size(name, vector)
         return self.codes.numel() * self.weight_spec.bits + own + table / self.shared
 
 

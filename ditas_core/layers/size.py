@@ -12,9 +12,12 @@ or smoothed weights that half precision happens to hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
-from ..specs import FULL_PRECISION_BITS, Convention, Granularity, LowRankSpec
-from .build import ROW_SCALED
+from torch import Tensor
+
+from ..specs import BitWidths, Convention, LayerRecipe, LowRankSpec
+from .build import empty_layers
 
 HALF, SINGLE = 16, 32
 
@@ -40,55 +43,33 @@ def group_bits_stored(
                 only read from 16 weight bits on
 
     Raises:
-        ValueError: no layer, or several inputs.
+        ValueError: see ``empty_layers``.
     """
-    inputs = {c for _, c in shapes}
-    if len(inputs) != 1:
-        raise ValueError(f"shapes: expected layers that share one input, got {list(shapes)}")
-    (c,) = inputs
-    if weight_bits >= FULL_PRECISION_BITS:
-        untouched = () if smoothed else set(in_half) - set(divided)
-        return sum(
-            c_out * c * (HALF if index in untouched else SINGLE)
-            for index, (c_out, _) in enumerate(shapes)
-        )
-    weights = sum(c_out for c_out, _ in shapes) * c
-    together = [list(shapes)] if convention.fused_qkv else [[shape] for shape in shapes]
-    halved = low_rank.keep == "best"  # the fit rounds such a branch to half precision
-    smoothed_after = smoothed and convention.smoothing_commutes  # down is multiplied by s
-    down_bits = HALF if halved and not smoothed_after else SINGLE
-    total, index = weights * weight_bits, 0
-    for part in together:
-        outputs = sum(c_out for c_out, _ in part)
-        rank = min(low_rank.rank, outputs, c)
-        total += scales(outputs, c, convention) * scale_bits(convention) + rank * c * down_bits
-        for c_out, _ in part:
-            apart = index in divided
-            total += c_out * rank * (HALF if halved and not apart else SINGLE)
-            if smoothed and on_the_fly:
-                total += c * SINGLE
-            if apart and convention.weight.granularity not in ROW_SCALED:
-                total += c_out * SINGLE
-            index += 1
-    return total
+    layer = LayerRecipe(BitWidths(weight_bits, 8), 0.0 if smoothed else None, low_rank)
+    half = frozenset() if smoothed else frozenset(in_half) - set(divided)
+    return counted(tuple(shapes), layer, convention, on_the_fly, frozenset(divided), half)
 
 
-def scale_bits(convention: Convention) -> int:
-    """Bits of one scale and its zero point."""
-    return SINGLE + (0 if convention.weight.symmetric else HALF)
+@lru_cache(maxsize=1024)
+def counted(
+    shapes: tuple[tuple[int, int], ...],
+    layer: LayerRecipe,
+    convention: Convention,
+    on_the_fly: bool,
+    divided: frozenset[int],
+    in_half: frozenset[int],
+) -> int:
+    rounded = layer.low_rank.keep == "best"  # the fit rounds such a branch to half precision
+    multiplied = layer.alpha is not None and convention.smoothing_commutes  # down, by s
 
+    def size(index: int, name: str, tensor: Tensor) -> int:
+        half = {
+            "codes": index in in_half,
+            "zero_point": True,
+            "up": rounded and index not in divided,
+            "down": rounded and not multiplied,
+        }
+        return tensor.numel() * (HALF if half.get(name) else SINGLE)
 
-def scales(outputs: int, inputs: int, convention: Convention) -> int:
-    """How many scales a weight (outputs, inputs) has."""
-    size = convention.weight.group_size
-    match convention.weight.granularity:
-        case Granularity.PER_CHANNEL:
-            return outputs
-        case Granularity.PER_INPUT_CHANNEL:
-            return inputs
-        case Granularity.PER_GROUP:
-            return outputs * -(-inputs // size)
-        case Granularity.PER_STRIDED_GROUP:
-            return outputs * inputs // size
-        case other:
-            raise ValueError(f"granularity: expected one of a weight, got {other}")
+    layers = empty_layers(shapes, layer, convention, on_the_fly, divided)
+    return round(sum(made.bits_at(partial(size, index)) for index, made in enumerate(layers)))

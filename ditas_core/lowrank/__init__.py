@@ -1,14 +1,15 @@
 """Training-free low-rank decomposition."""
 
-from .alternation import LowRankFit, alternate_released, fit_branch
+from .alternation import LowRankFit, fit_branch, released_iterates
 from .fit import (
     WeightFit,
     fit_weight,
+    fit_weights,
     joined,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
     released_fits,
-    rounding_variance,
 )
 from .moment import InputMoment, input_moment
 from .subspace import leading_subspace
@@ -17,14 +18,15 @@ __all__ = [
     "InputMoment",
     "LowRankFit",
     "WeightFit",
-    "alternate_released",
     "fit_branch",
     "fit_weight",
+    "fit_weights",
     "input_moment",
     "joined",
     "leading_subspace",
+    "passing_variance",
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
-    "rounding_variance",
+    "released_iterates",
 ]

@@ -3,7 +3,7 @@
     Q      <- quant(W - L R)
     L, R   <- argmin of rank r of |(W - Q - L R) G|_F
 
-``G G^T = M`` is the second moment of the layer's input. ``alternate_released`` is
+``G G^T = M`` is the second moment of the layer's input. ``released_iterates`` is
 the authors' own alternation: G = I, and the last iterate is the result. It gains
 little: the residual of rounding is close to white, so r of C directions hold
 hardly more than r/C of it. The *output* error, however, is the residual seen
@@ -131,9 +131,9 @@ def fit_branch(
     return LowRankFit(best_pair[0], best_pair[1], tuple(scores), best)
 
 
-def alternate_released(
+def released_iterates(
     weight: Tensor, quantize: Quantize, rank: int = 32, iterations: int = 10
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The alternation of the authors' released code: Q (C_out, C), L (C_out, r), R (r, C).
 
         L R = 0, then ``iterations`` times
@@ -141,9 +141,9 @@ def alternate_released(
             U, S, V  <- svd(W - Q)
             L, R     <- U_r sqrt(S_r), sqrt(S_r) V_r
 
-    The last iterate is kept, better or not, and Q is the one *before* the last
-    svd: it is not rounded again for the final L R. Rank 0: Q = quant(W), empty
-    factors.
+    Yields every iterate; that code keeps the last, better or not, and Q is the one *before*
+    the last svd: it is not rounded again for the final L R. Rank 0: Q = quant(W), empty
+    factors, once.
 
     The svd is exact, in float64; residual, factors and L R are float32. Any other
     exact float64 svd gives the same up to the last bit of the factors, and up to
@@ -152,14 +152,6 @@ def alternate_released(
     Raises:
         ValueError: rank below 0 or above what the shape allows; iterations below 1.
     """
-    *_, last = released_iterates(weight, quantize, rank, iterations)
-    return last
-
-
-def released_iterates(
-    weight: Tensor, quantize: Quantize, rank: int = 32, iterations: int = 10
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every iterate of ``alternate_released``, in turn; rank 0 has one."""
     limit = min(weight.shape)
     if not 0 <= rank <= limit:
         raise ValueError(f"rank: expected 0 to {limit}, got {rank}")

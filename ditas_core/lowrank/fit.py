@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +21,16 @@ from ..specs import (
     FULL_PRECISION_BITS,
     Convention,
     Granularity,
+    LayerRecipe,
     LowRankSpec,
     QuantizerSpec,
 )
 from .alternation import fit_branch, released_iterates
-from .moment import InputMoment
+from .moment import InputMoment, input_moment
 from .subspace import leading_subspace
+
+POWER_ITERATIONS = 2
+"""Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,55 @@ class WeightFit:
         return self.up @ self.down if self.up.shape[1] else None
 
 
+class RecordedInputs(Protocol):
+    """What a calibration kept of a layer's input: tokens (T, K, C), mean squares energy (T, C)."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def energy(self) -> Tensor: ...
+
+
+def fit_weights(
+    weights: list[Tensor],
+    inputs: RecordedInputs | None,
+    layer: LayerRecipe,
+    convention: Convention,
+    s: Tensor | None = None,
+) -> list[WeightFit]:
+    """The fit of each weight (C_out, C) as conversion stores it and search scores it.
+
+    weights  already multiplied by ``s`` (C,), by which their inputs are then divided
+    inputs   read only by a weighted branch
+    """
+    moment, variance = InputMoment(), 0.0
+    if inputs is not None and layer.low_rank.rank:
+        moment = input_moment(layer.low_rank.weighting, inputs.tokens, inputs.energy.mean(0))
+        tokens = inputs.tokens.float()
+        if s is not None:
+            moment, tokens = moment.divided(s), tokens / s
+        variance = passing_variance(tokens, layer, convention)
+    spec, _ = convention.quantizers(layer.bits)
+    return [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
+
+
+def passing_variance(tokens: Tensor, layer: LayerRecipe, convention: Convention) -> float:
+    """Mean square of the rounding error of (smoothed) tokens (..., C) that a weighted branch
+    does not see: 0 where the branch multiplies the rounded tokens."""
+    if convention.branch_input != "full" or layer.low_rank.weighting == "none":
+        return 0.0
+    _, spec = convention.quantizers(layer.bits)
+    return float((fake_quantize(tokens, spec) - tokens).square().mean())
+
+
 def fit_weight(
     weight: Tensor,
     spec: QuantizerSpec,
     low_rank: LowRankSpec,
     moment: InputMoment,
     rounding_variance: float = 0.0,
-    power_iterations: int = 2,
+    power_iterations: int = POWER_ITERATIONS,
 ) -> WeightFit:
     """Fit the branch of one weight (C_out, C), or none where rank or bits leave none.
 
@@ -162,8 +209,3 @@ def joined(weights: list[Tensor], convention: Convention) -> list[Tensor]:
             f"got {rows}"
         )
     return [torch.cat(weights)] if convention.fused_qkv else weights
-
-
-def rounding_variance(tokens: Tensor, spec: QuantizerSpec) -> float:
-    """Mean square of the activations' own rounding error on (smoothed) tokens (..., C)."""
-    return float((fake_quantize(tokens, spec) - tokens).square().mean())

@@ -38,11 +38,6 @@ class InputMoment:
     factor: Tensor | None = None
     diagonal: Tensor | None = None
 
-    @property
-    def is_identity(self) -> bool:
-        """No weighting: every direction of the input counts the same."""
-        return self.dense is None and self.factor is None and self.diagonal is None
-
     def apply(self, rows: Tensor) -> Tensor:
         """``rows @ M``, float32: (n, C) -> (n, C). The identity gives ``rows`` itself."""
         if self.dense is not None:

@@ -10,6 +10,7 @@ from .affine import (
     params_from_range,
     quantize,
 )
+from .grouping import group_view
 from .packing import pack_nibbles, unpack_nibbles
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "fake_quantize",
     "fake_quantize_in_range",
     "from_codes",
+    "group_view",
     "pack_nibbles",
     "params_from_range",
     "quantize",

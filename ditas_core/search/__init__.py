@@ -1,12 +1,14 @@
 """Grid search of the smoothing strength; what groups suffer at which bits, and which to give."""
 
-from .allocation import BudgetError, allocate, mixed_recipe
+from .allocation import BudgetError, allocate
 from .alpha import (
     CandidateDone,
     Fitting,
     LayerDone,
     SearchEvent,
     SearchSpec,
+    iterate_group_search,
+    iterate_search,
     partial_recipe,
     plain_recipe,
     search,
@@ -16,7 +18,7 @@ from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
 from .predicted import PredictedError, predicted_error, predicted_errors
-from .sensitivity import Cells, SensitivityProgress, sensitivity
+from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
     SearchTotals,
@@ -48,8 +50,10 @@ __all__ = [
     "allocate",
     "bits_per_weight",
     "change_db",
+    "iterate_group_search",
+    "iterate_search",
+    "iterate_sensitivity",
     "mean_error",
-    "mixed_recipe",
     "partial_recipe",
     "plain_recipe",
     "predicted_error",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..specs import BitWidths, Recipe, SpecError
+from ..specs import BitWidths, SpecError
 from .sensitivity_map import NOBODY, SensitivityMap
 
 SLACK = 1e-9
@@ -75,17 +75,6 @@ def allocate(
         for row, column in zip(item.rows, item.columns[option], strict=True):
             result[row] = sensitivities.bits[column]
     return {name: result[row] for row, name in enumerate(sensitivities.groups)}
-
-
-def mixed_recipe(
-    sensitivities: SensitivityMap,
-    budget_bits_per_weight: float,
-    importance: Mapping[str, float] | None = None,
-    name: str = "mixed",
-) -> Recipe:
-    """The recipe of ``allocate``'s bits with the map's alphas and branch."""
-    bits = allocate(sensitivities, budget_bits_per_weight, importance)
-    return sensitivities.recipe(bits, name)
 
 
 def check_importance(sensitivities: SensitivityMap, importance: Mapping[str, float] | None) -> None:

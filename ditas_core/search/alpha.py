@@ -12,26 +12,25 @@ the layer that will really run. Nothing is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint
+from ..events import result_of
 from ..lowrank import WeightFit, joined, released_fits
 from ..models import SmoothingGroup, get_linear
 from ..smoothing import ALPHA_GRID
 from ..specs import (
     METHODS,
-    RELEASED_BRANCH,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
     Recipe,
     SpecError,
     check_choice,
-    default_rank,
     get_convention,
 )
 from .loss import PRODUCTS, group_loss
@@ -48,8 +47,7 @@ class SearchSpec:
 
     method  "plain": round, nothing else; "smoothing": one fixed alpha of 0.5;
             "search": the grid; "ditas": the grid and the low-rank branch
-    low_rank  the branch of "ditas"; None = the released code's own in its convention,
-              otherwise ``default_rank`` of the model's width
+    low_rank  the branch of "ditas"; None = the convention's for the model's width
     products  dtype of the loss's matrix products; bfloat16 is for large models on
               processors that have it
     """
@@ -74,9 +72,7 @@ class SearchSpec:
             return LowRankSpec(rank=0)
         if self.low_rank is not None:
             return self.low_rank
-        if self.convention.startswith("released"):
-            return RELEASED_BRANCH
-        return LowRankSpec(rank=default_rank(width))
+        return get_convention(self.convention).branch(width)
 
 
 @dataclass(frozen=True)
@@ -145,8 +141,15 @@ class Fitting:
 SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
 
 
-@torch.no_grad()
 def search_group(
+    checkpoint: Checkpoint, group: SmoothingGroup, calibration: Calibration, spec: SearchSpec
+) -> LayerDone:
+    """What ``iterate_group_search`` comes to."""
+    return result_of(iterate_group_search(checkpoint, group, calibration, spec), LayerDone)
+
+
+@torch.no_grad()
+def iterate_group_search(
     checkpoint: Checkpoint,
     group: SmoothingGroup,
     calibration: Calibration,
@@ -232,19 +235,20 @@ def partial_recipe(
     return Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
 
 
-def check_fit(checkpoint: Checkpoint, calibration: Calibration) -> None:
-    """Raise SpecError unless every group's inputs were recorded, with its channels."""
-    for group in checkpoint.groups:
-        channels = get_linear(checkpoint.transformer, group.layers[0]).in_features
-        statistics = calibration.groups.get(group.name)
-        found = 0 if statistics is None else statistics.low.shape[-1]
-        if found != channels:
-            raise SpecError(
-                f"calibration: expected {channels} channels of {group.title}, got {found or 'none'}"
-            )
-
-
 def search(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    spec: SearchSpec,
+    calibration_file: str = "",
+    finished: Mapping[str, LayerDone] | None = None,
+    progress: Callable[[CandidateDone | Fitting | LayerDone], object] | None = None,
+) -> Recipe:
+    """What ``iterate_search`` comes to; ``progress`` gets each step and may raise to stop."""
+    events = iterate_search(checkpoint, calibration, spec, calibration_file, finished)
+    return result_of(events, Recipe, progress)
+
+
+def iterate_search(
     checkpoint: Checkpoint,
     calibration: Calibration,
     spec: SearchSpec,
@@ -258,16 +262,11 @@ def search(
     search, see ``SearchJournal``) are repeated as events, at their place in this search,
     and not searched again.
     """
-    if calibration.checkpoint != checkpoint.fingerprint:
-        raise SpecError(
-            f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
-    if spec.method != "plain":
-        check_fit(checkpoint, calibration)
+    check_together(checkpoint, calibration)
     if spec.method == "plain":
         yield plain_recipe(checkpoint, spec.bits, spec.convention)
         return
+    check_channels(checkpoint, calibration)
     layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):
@@ -275,7 +274,7 @@ def search(
         events: Iterator[CandidateDone | Fitting | LayerDone] = (
             iter([replace(known, index=index, total=len(groups))])
             if known is not None
-            else search_group(checkpoint, group, calibration, spec, index, len(groups))
+            else iterate_group_search(checkpoint, group, calibration, spec, index, len(groups))
         )
         for event in events:
             yield event

@@ -15,41 +15,29 @@ from pathlib import Path
 
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
+from ..writing import Journal, write_text
 from .alpha import LayerDone, SearchSpec
 
 FORMAT = "ditas-search-2"
 MARK = b'{"format": "ditas-search'
 
 
-class SearchJournal:
-    """The journal of one search: its file, and what it already holds.
+class SearchJournal(Journal):
+    """A file for one search of these weights with this calibration, see ``Journal``.
 
-    A journal of another search (other settings, weights or calibration) is started anew.
-    Nothing on disk is touched before the first group is added. ``discards`` says that
-    groups of another search lie there.
-
-    Raises:
-        FileExistsError: the file is no journal.
+    finished  what is there, by group
     """
+
+    run = "search"
 
     def __init__(
         self, path: Path, calibration: Calibration, checkpoint: Checkpoint, spec: SearchSpec
     ) -> None:
-        self.path = path
         settings = json.dumps(asdict(spec), sort_keys=True)
         of = f"{checkpoint.fingerprint}{calibration.sha256}{settings}"
         key = hashlib.sha256(of.encode()).hexdigest()
-        self.header = json.dumps({"format": FORMAT, "search": key})
         self.finished: dict[str, LayerDone] = {}
-        lines = self.whole_lines()
-        if lines and lines[0] == self.header:
-            self.finished = {done.group: done for done in map(parse_line, lines[1:]) if done}
-        elif is_foreign(path, lines):
-            raise FileExistsError(
-                f"{path}: expected nothing or an interrupted search, got something else"
-            )
-        self.discards = not self.finished and len(lines) > 1
-        self.started = False
+        super().__init__(path, json.dumps({"format": FORMAT, "search": key}))
 
     def whole_lines(self) -> list[str]:
         """Every line that ends with a newline; the rest was cut off."""
@@ -58,16 +46,23 @@ class SearchJournal:
         text = self.path.read_text(encoding="utf-8", errors="replace")
         return text.split("\n")[:-1]
 
-    def rewrite(self) -> None:
-        """Header and finished groups, without a cut-off line, by rename."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        lines = [self.header, *(json.dumps(asdict(done)) for done in self.finished.values())]
-        try:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            os.replace(part, self.path)
-        finally:
-            part.unlink(missing_ok=True)
+    def read(self) -> None:
+        lines = self.whole_lines()
+        if lines[:1] == [self.settings]:
+            self.finished = {done.group: done for done in map(parse_line, lines[1:]) if done}
+        self.discards = not self.finished and len(lines) > 1
+
+    def is_own(self) -> bool:
+        if not self.path.is_file():
+            return False
+        start = self.path.read_bytes()[: len(MARK)]
+        damaged = not start.strip(b"\0") or MARK.startswith(start)
+        return damaged or any(map(parse_line, self.whole_lines()))
+
+    def start(self) -> None:
+        """Settings and finished groups, without a cut-off line."""
+        lines = [self.settings, *(json.dumps(asdict(done)) for done in self.finished.values())]
+        write_text(self.path, "\n".join(lines) + "\n")
         self.started = True
 
     def add(self, done: LayerDone) -> None:
@@ -75,7 +70,7 @@ class SearchJournal:
         if done.group in self.finished:
             return
         if not self.started:
-            self.rewrite()
+            self.start()
         self.finished[done.group] = done
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(done)) + "\n")
@@ -86,15 +81,6 @@ class SearchJournal:
         """After the recipe is written."""
         if self.started or self.finished:
             self.path.unlink(missing_ok=True)
-
-
-def is_foreign(path: Path, lines: list[str]) -> bool:
-    """Whether something lies there that no search wrote, damaged or not."""
-    if not path.is_file():
-        return path.exists()
-    start = path.read_bytes()[: len(MARK)]
-    damaged = not start.strip(b"\0") or MARK.startswith(start)
-    return not damaged and not any(parse_line(line) for line in lines)
 
 
 def parse_line(line: str) -> LayerDone | None:

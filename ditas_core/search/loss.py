@@ -8,11 +8,7 @@ With X_s = X / s, its rounded X^ and the weight A that stands for W s,
 
 What candidates share is computed once: where rounding commutes with smoothing
 (one input channel per scale) the weight is rounded before the loop and X_s V^T is
-the same for every s; otherwise the reference X W^T is. Where there are far more
-tokens than channels and more outputs than inputs the products run over Gram
-matrices (C x C) instead of outputs:
-
-    |E|^2 = tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')
+the same for every s; otherwise the reference X W^T is.
 """
 
 from __future__ import annotations
@@ -27,11 +23,12 @@ from ..checkpoints import Checkpoint
 from ..lowrank import (
     WeightFit,
     fit_weight,
+    fit_weights,
     input_moment,
     joined,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
-    rounding_variance,
 )
 from ..models import SmoothingGroup, get_linear
 from ..quantizer import fake_quantize, fake_quantize_in_range
@@ -41,6 +38,7 @@ from ..specs import (
     BitWidths,
     Convention,
     Granularity,
+    LayerRecipe,
     LowRankSpec,
 )
 
@@ -50,9 +48,11 @@ PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class StandIn(NamedTuple):
-    """``weight`` A multiplies the activations' rounding error, ``error`` is V = A' - W s.
+    """What stands for W s once it is rounded.
 
-    A' is A with the branch; A itself has it where the branch sees rounded inputs.
+    weight  A, which multiplies the activations' rounding error: the rounded weight, with the
+            branch where that sees rounded inputs
+    error   V: the rounded weight with its branch, less W s
     """
 
     weight: Tensor
@@ -87,32 +87,26 @@ class GroupLoss:
         self.thorough = False
         self.weight_spec, self.activation_spec = convention.quantizers(bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
-        self.low_rank = low_rank
+        self.layer = LayerRecipe(bits, None, low_rank)
         self.weights = joined([w.float() for w in weights], convention)
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
         self.tokens = statistics.tokens.float().reshape(-1, channels)  # (M, C)
         self.moment = input_moment("none")
-        if self.low_rank.rank:
+        if low_rank.rank:
             self.moment = input_moment(
                 low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
         self.act_absmax = statistics.aggregated_absmax()  # (C,)
-        outputs, tokens = len(self.weight), len(self.tokens)
-        self.uses_gram = tokens * (outputs - 2 * channels) > 3 * outputs * channels
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
         self.energy = self.mean_square(reference)
-        self.gram = self.tokens.T @ self.tokens if self.uses_gram else None  # (C, C)
         self.frozen: StandIn | None = None
         self.fits: list[WeightFit] | None = None
         self.known = reference  # (M, C_out)
         source = self.weights
         if convention.smoothing_commutes:
             if fits is None:
-                fits = [
-                    fit_weight(w, self.weight_spec, self.low_rank, self.moment)
-                    for w in self.weights
-                ]
+                fits = fit_weights(self.weights, statistics, self.layer, convention)
             self.fits = fits
             self.frozen = self.stand_in(fits, self.weights)
             self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
@@ -124,7 +118,7 @@ class GroupLoss:
     def approximates(self) -> bool:
         """Whether candidates' branches are fitted quickly, so that the best need a closer look."""
         rounds_weights = self.weight_spec.bits < FULL_PRECISION_BITS
-        return self.frozen is None and self.low_rank.rank > 0 and rounds_weights
+        return self.frozen is None and self.layer.low_rank.rank > 0 and rounds_weights
 
     def __call__(self, alpha: float | None) -> float:
         s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
@@ -136,8 +130,11 @@ class GroupLoss:
             moved = (rounded - smoothed).mul_(s)  # (M, C), in the channels' own units
             return self.of_frozen(moved, self.frozen)
         scaled = [weight * s for weight in self.weights]  # each (C_out, C)
-        fits = (self.full_fits if self.thorough else self.quick_fits)(smoothed, s, scaled)
-        return self.of_smoothed(smoothed, rounded, s, fits, scaled)
+        if self.thorough:
+            fits = fit_weights(scaled, self.statistics, self.layer, self.convention, s)
+        else:
+            fits = self.quick_fits(smoothed, s, scaled)
+        return self.of_smoothed(smoothed, rounded, fits, scaled)
 
     def as_converted(self, alpha: float | None) -> float:
         """The loss with the branch fitted as conversion fits it, not quickly.
@@ -155,12 +152,12 @@ class GroupLoss:
 
         Which of the two starts is better is found out for the first candidate only.
         """
-        spec, rank = self.weight_spec, self.low_rank.rank
+        spec, rank = self.weight_spec, self.layer.low_rank.rank
         if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
         if self.weight_starts is None:
-            variance = self.passing_variance(smoothed)
+            variance = passing_variance(smoothed, self.layer, self.convention)
             self.weight_starts = [
                 prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
             ]
@@ -168,17 +165,6 @@ class GroupLoss:
             quick_fit(w, spec, rank, moment, start, iterations)
             for w, start in zip(scaled, self.weight_starts, strict=True)
         ]
-
-    def full_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
-        """Each smoothed weight with its branch as ``quantize_transformer`` fits it."""
-        moment, variance = self.moment.divided(s), self.passing_variance(smoothed)
-        return [fit_weight(w, self.weight_spec, self.low_rank, moment, variance) for w in scaled]
-
-    def passing_variance(self, smoothed: Tensor) -> float:
-        """Variance of the activations' rounding error where it passes the branch by."""
-        if self.convention.branch_input != "full" or self.low_rank.weighting == "none":
-            return 0.0
-        return rounding_variance(smoothed, self.activation_spec)
 
     def settle(self) -> None:
         """Choose the branch's start at the identity, as the search does, before other calls."""
@@ -211,8 +197,6 @@ class GroupLoss:
 
     def of_frozen(self, moved: Tensor, frozen: StandIn) -> float:
         """Loss where A and X V^T are the same for every s; D in the channels' own units."""
-        if self.gram is not None:
-            return self.of_grams(moved, self.tokens, self.gram, frozen)
         if self.products == torch.float32:
             return self.mean_square(torch.addmm(self.known, moved, frozen.weight.T))
         return self.mean_square(self.multiply(moved, frozen.weight).add_(self.known))
@@ -221,35 +205,19 @@ class GroupLoss:
         self,
         smoothed: Tensor,
         rounded: Tensor,
-        s: Tensor,
         fits: list[WeightFit],
         scaled: list[Tensor],
     ) -> float:
         """Loss where the rounded weight depends on s."""
-        one_product = self.products == torch.float32 and self.gram is None
-        if one_product and all(fit.up.shape[1] == 0 for fit in fits):
+        if self.products == torch.float32 and all(fit.up.shape[1] == 0 for fit in fits):
             weight = stacked([fit.rounded for fit in fits])
             return self.mean_square(torch.addmm(self.known, rounded, weight.T, beta=-1))
         frozen = self.stand_in(fits, scaled)
         moved = rounded - smoothed  # (M, C)
-        if self.gram is not None:
-            gram = self.gram / s / s[:, None]  # (C, C)
-            return self.of_grams(moved, smoothed, gram, frozen)
         error = self.multiply(smoothed, frozen.error)  # (M, C_out)
         if self.rounds_activations:
             error.add_(self.multiply(moved, frozen.weight))
         return self.mean_square(error)
-
-    def of_grams(self, moved: Tensor, x: Tensor, gram: Tensor, frozen: StandIn) -> float:
-        """``tr(A D'D A') + 2 tr(A D'X V') + tr(V X'X V')``, averaged like the others."""
-        a, v = frozen
-        total = float(((v @ gram) * v).sum(dtype=torch.float64))
-        if self.rounds_activations:
-            both = moved.T @ torch.cat([moved, x], dim=1)  # (C, 2 C)
-            own, cross = both.chunk(2, dim=1)
-            total += float(((a @ own) * a).sum(dtype=torch.float64))
-            total += 2 * float(((a @ cross) * v).sum(dtype=torch.float64))
-        return max(total, 0.0) / (self.kept * len(self.weight))
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """x W^T in the products' dtype, (M, C_out) float32."""

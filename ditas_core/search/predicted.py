@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_together
 from ..checkpoints import Checkpoint
 from ..models import SmoothingGroup
 from ..specs import (
@@ -83,23 +83,6 @@ def predicted_errors(
         layer = recipe.layers[group.name]
         error = predicted_error(checkpoint, group, calibration, recipe.convention, layer, products)
         yield PredictedError(group.name, error, done, len(groups))
-
-
-def check_together(checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe) -> None:
-    """Raise SpecError unless recipe and calibration are of this checkpoint and each other."""
-    for what, fingerprint in (("calibration", calibration), ("recipe", recipe)):
-        if fingerprint.checkpoint != checkpoint.fingerprint:
-            raise SpecError(
-                f"{what}: made for checkpoint {fingerprint.checkpoint[:12]}, "
-                f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-            )
-    if set(recipe.layers) != {group.name for group in checkpoint.groups}:
-        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
-    if recipe.needs_calibration and recipe.calibration != calibration.sha256:
-        raise SpecError(
-            f"calibration: the recipe was searched with {recipe.calibration[:12]}, "
-            f"got {calibration.sha256[:12]}"
-        )
 
 
 def relative(loss: float, energy: float) -> float:

@@ -9,13 +9,14 @@ the group's output that rounding takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_groups, check_together
 from ..checkpoints import Checkpoint
+from ..events import result_of
 from ..layers import group_bits_stored, stored_bits
 from ..models import Absorber, SmoothingGroup, get_linear, group_fed_by
 from ..specs import (
@@ -28,7 +29,7 @@ from ..specs import (
     SpecError,
     get_convention,
 )
-from .alpha import FIXED_ALPHA, LayerDone, SearchSpec, search_group
+from .alpha import FIXED_ALPHA, SearchSpec, search_group
 from .predicted import predicted_error, relative
 from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
 
@@ -48,16 +49,29 @@ class SensitivityProgress:
     total: int
 
 
-@torch.no_grad()
 def sensitivity(
     checkpoint: Checkpoint,
     calibration: Calibration,
     bits: Sequence[BitWidths],
     spec: SearchSpec,
     recipe: Recipe | None = None,
-    known: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
+    progress: Callable[[SensitivityProgress], object] | None = None,
+) -> SensitivityMap:
+    """What ``iterate_sensitivity`` comes to; ``progress`` gets each step and may raise to stop."""
+    events = iterate_sensitivity(checkpoint, calibration, bits, spec, recipe)
+    return result_of(events, SensitivityMap, progress)
+
+
+@torch.no_grad()
+def iterate_sensitivity(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    spec: SearchSpec,
+    recipe: Recipe | None = None,
+    finished: Mapping[tuple[str, BitWidths], tuple[float, float | None]] | None = None,
 ) -> Iterator[SensitivityProgress | SensitivityMap]:
-    """Yields every cell that is not ``known`` from an earlier run, then the map.
+    """Yields every cell that is not ``finished`` from an earlier run, then the map.
 
     Of ``spec`` its bits are not read. With a ``recipe`` each group keeps the recipe's
     alpha at every width; otherwise each cell has the best of the spec's grid and the
@@ -68,15 +82,15 @@ def sensitivity(
             of other groups or another convention.
     """
     check_inputs(checkpoint, calibration, bits, spec, recipe)
-    known = dict(known or {})
+    finished = dict(finished or {})
     groups = checkpoint.groups
     errors: list[list[float]] = []
     alphas: list[tuple[float | None, ...]] = []
     for row, group in enumerate(groups):
         cells: list[tuple[float, float | None]] = []
         for column, widths in enumerate(bits):
-            if (group.name, widths) in known:
-                cells.append(known[group.name, widths])
+            if (group.name, widths) in finished:
+                cells.append(finished[group.name, widths])
                 continue
             fixed = None if recipe is None else (recipe.layers[group.name].alpha,)
             here = replace(spec, bits=widths)
@@ -98,15 +112,10 @@ def check_inputs(
     """Raise SpecError unless they belong together."""
     if not bits or len(set(bits)) < len(bits):
         raise SpecError(f"bits: expected at least one, each once, got {len(bits)}")
-    if calibration.checkpoint != checkpoint.fingerprint:
-        raise SpecError(
-            f"calibration: made for checkpoint {calibration.checkpoint[:12]}, "
-            f"{checkpoint.name} is {checkpoint.fingerprint[:12]}"
-        )
+    check_together(checkpoint, calibration)
     if recipe is None:
         return
-    if set(recipe.layers) != {group.name for group in checkpoint.groups}:
-        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
+    check_groups(checkpoint, recipe)
     if recipe.convention != spec.convention:
         raise SpecError(f"recipe: expected convention {spec.convention}, got {recipe.convention}")
 
@@ -125,8 +134,7 @@ def cell(
     if spec.bits == LEFT_ALONE.bits:
         return 0.0, None
     if fixed is None and spec.method not in ("plain", "smoothing"):
-        *_, done = search_group(checkpoint, group, calibration, spec)
-        assert isinstance(done, LayerDone)
+        done = search_group(checkpoint, group, calibration, spec)
         return relative(done.best, done.energy), done.alpha
     if fixed is None:
         fixed = (None,) if spec.method == "plain" else (FIXED_ALPHA,)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..calibration import check_groups
 from ..checkpoints import Checkpoint
 from ..layers import stored_bits
 from ..models import get_linear
-from ..specs import FULL_PRECISION_BITS, Recipe, SpecError, get_convention
+from ..specs import FULL_PRECISION_BITS, Recipe, get_convention
 from .alpha import LayerDone
 from .predicted import relative
 from .sensitivity import divider, size_of
@@ -69,8 +70,7 @@ def bits_per_weight(checkpoint: Checkpoint, recipe: Recipe) -> float:
         SpecError: the recipe has other groups than the checkpoint.
     """
     groups = checkpoint.groups
-    if set(recipe.layers) != {group.name for group in groups}:
-        raise SpecError(f"recipe: expected the groups of {checkpoint.name}, got others")
+    check_groups(checkpoint, recipe)
     convention = get_convention(recipe.convention)
     stored = weights = 0
     for group in groups:

@@ -1,41 +1,58 @@
 """Frozen settings, validated and JSON-round-tripping. Imports nothing of the package."""
 
-from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
+from .checks import (
+    RecipeError,
+    SpecError,
+    check_choice,
+    check_number,
+    check_text,
+    check_whole,
+    show,
+)
 from .document import parse_json, read_text
 from .quantization import (
     ACTIVATION_BITS,
     BIT_PRESETS,
     CONVENTIONS,
     FULL_PRECISION_BITS,
+    RELEASED_BRANCH,
     WEIGHT_BITS,
+    WEIGHTINGS,
     BitWidths,
     Convention,
     Granularity,
+    LowRankSpec,
     QuantizerSpec,
+    default_rank,
     get_convention,
 )
 from .recipe import (
     LEFT_ALONE,
     METHODS,
-    RELEASED_BRANCH,
-    WEIGHTINGS,
     LayerRecipe,
-    LowRankSpec,
     Recipe,
     all_but,
-    default_rank,
     only,
     summarize,
 )
-from .sampling import SCHEDULERS, CalibrationSpec, SamplingSpec, read_timesteps
+from .sampling import (
+    LARGEST_SEED,
+    PRECISIONS,
+    SCHEDULERS,
+    CalibrationSpec,
+    SamplingSpec,
+    read_timesteps,
+)
 
 __all__ = [
     "ACTIVATION_BITS",
     "BIT_PRESETS",
     "CONVENTIONS",
     "FULL_PRECISION_BITS",
+    "LARGEST_SEED",
     "LEFT_ALONE",
     "METHODS",
+    "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",
     "WEIGHTINGS",
@@ -48,6 +65,7 @@ __all__ = [
     "LowRankSpec",
     "QuantizerSpec",
     "Recipe",
+    "RecipeError",
     "SamplingSpec",
     "SpecError",
     "all_but",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from dataclasses import field, fields
+from typing import Any
 
 
 class SpecError(ValueError):
     """A setting outside its range: says what was expected and what came."""
+
+
+class RecipeError(SpecError):
+    """A recipe that does not fit the checkpoint or the calibration."""
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
@@ -40,6 +46,28 @@ def check_flag(name: str, value: object) -> None:
     """True or False."""
     if not isinstance(value, bool):
         raise SpecError(f"{name}: expected true or false, got {show(value)}")
+
+
+def whole(default: int, low: int, high: int) -> Any:
+    """A field of a specification: see ``check_whole``."""
+    return field(default=default, metadata={"check": check_whole, "limits": (low, high)})
+
+
+def number(default: float, low: float, high: float) -> Any:
+    """A field of a specification: see ``check_number``."""
+    return field(default=default, metadata={"check": check_number, "limits": (low, high)})
+
+
+def choice(default: str, choices: Collection[str]) -> Any:
+    """A field of a specification: see ``check_choice``."""
+    return field(default=default, metadata={"check": check_choice, "limits": (choices,)})
+
+
+def check_fields(spec: Any) -> None:
+    """Raise SpecError unless each field is within the limits that it was made with."""
+    for each in fields(spec):
+        if each.metadata:
+            each.metadata["check"](each.name, getattr(spec, each.name), *each.metadata["limits"])
 
 
 def show(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What a quantizer does: bits, symmetry, granularity, levels; the conventions."""
+"""What a quantizer does: bits, symmetry, granularity, levels; the branch; the conventions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from .checks import SpecError, check_choice, check_flag, check_whole, show
+from .checks import (
+    SpecError,
+    check_choice,
+    check_fields,
+    check_flag,
+    check_whole,
+    choice,
+    show,
+    whole,
+)
 
 WEIGHT_BITS = range(2, 9)
 ACTIVATION_BITS = range(4, 17)
@@ -38,6 +47,8 @@ class Granularity(StrEnum):
 
 
 GROUPED = (Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP)
+WEIGHTINGS = ("none", "energy", "covariance")
+KEPT = ("best", "last")
 WITHIN_INPUT_CHANNEL = (Granularity.PER_INPUT_CHANNEL, Granularity.PER_STRIDED_GROUP)
 
 
@@ -128,6 +139,45 @@ BIT_PRESETS = ("W8A8", "W4A8", "W4A6", "W4A4")
 
 
 @dataclass(frozen=True)
+class LowRankSpec:
+    """The training-free low-rank branch ``W ~ Q + L R``.
+
+    rank        columns of L; 0 = no branch
+    iterations  alternations of quantize and SVD; the best iterate is kept
+    weighting   the norm in which the residual is approximated: "none" (Frobenius),
+                "energy" (each input channel weighted by its root mean square) or
+                "covariance" (the full second moment of the input)
+    keep        which iterate: the "best", never worse than plain rounding, or the
+                "last" of an exact SVD alternation from L R = 0 (the released code)
+    """
+
+    rank: int = whole(0, 0, 256)
+    iterations: int = whole(4, 1, 50)
+    weighting: str = choice("covariance", WEIGHTINGS)
+    keep: str = choice("best", KEPT)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.keep == "last" and self.weighting != "none":
+            raise SpecError(
+                'weighting: expected "none" where the last iterate is kept, '
+                f"got {show(self.weighting)}"
+            )
+
+
+RELEASED_BRANCH = LowRankSpec(rank=32, iterations=10, weighting="none", keep="last")
+"""What the authors' code does, whatever the layer's width."""
+
+
+def default_rank(width: int) -> int:
+    """The rank that costs as many bits per weight as the paper's 32 at DiT-XL/2's width 1152.
+
+    At width 256 that is 8: rank 32 would add 3 bits to each 4-bit weight.
+    """
+    return max(4, 4 * round(32 * width / 1152 / 4))
+
+
+@dataclass(frozen=True)
 class Convention:
     """A named pair of quantizers; ``weight`` and ``activation`` hold placeholder bits.
 
@@ -136,6 +186,7 @@ class Convention:
     fused_qkv      to_q, to_k and to_v are quantized as one weight (3 C_out, C_in)
     factor_from    the weight whose maxima enter the smoothing factor: the layer's
                    own ("weight") or the quantized one without its branch ("quantized")
+    own_branch     the low-rank branch, whatever the layer's width; None: ``default_rank``
     """
 
     name: str
@@ -145,6 +196,7 @@ class Convention:
     branch_input: str
     fused_qkv: bool = False
     factor_from: str = "weight"
+    own_branch: LowRankSpec | None = None
 
     @property
     def smoothing_commutes(self) -> bool:
@@ -153,6 +205,12 @@ class Convention:
         Then s never changes the weight's error, and the weight is quantized once.
         """
         return self.weight.granularity in WITHIN_INPUT_CHANNEL
+
+    def branch(self, width: int, rank: int | None = None) -> LowRankSpec:
+        """The low-rank branch of a model of this width, with ``rank`` where one is asked for."""
+        if self.own_branch is not None:
+            return self.own_branch if rank is None else replace(self.own_branch, rank=rank)
+        return LowRankSpec(default_rank(width) if rank is None else rank)
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
         """The weight and the activation quantizer at these bits."""
@@ -198,6 +256,7 @@ CONVENTIONS: dict[str, Convention] = {
         branch_input="quantized",
         fused_qkv=True,
         factor_from="quantized",
+        own_branch=RELEASED_BRANCH,
     ),
 }
 

@@ -8,56 +8,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .checks import SpecError, check_choice, check_number, check_text, check_whole, show
+from .checks import SpecError, check_number, check_text, show
 from .document import parse_json, read_text
-from .quantization import FULL_PRECISION_BITS, BitWidths, get_convention
+from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_convention
 
 RECIPE_FORMAT = 2
-WEIGHTINGS = ("none", "energy", "covariance")
-KEPT = ("best", "last")
 METHODS = ("plain", "smoothing", "search", "ditas")
-
-
-@dataclass(frozen=True)
-class LowRankSpec:
-    """The training-free low-rank branch ``W ~ Q + L R``.
-
-    rank        columns of L; 0 = no branch
-    iterations  alternations of quantize and SVD; the best iterate is kept
-    weighting   the norm in which the residual is approximated: "none" (Frobenius),
-                "energy" (each input channel weighted by its root mean square) or
-                "covariance" (the full second moment of the input)
-    keep        which iterate: the "best", never worse than plain rounding, or the
-                "last" of an exact SVD alternation from L R = 0 (the released code)
-    """
-
-    rank: int = 0
-    iterations: int = 4
-    weighting: str = "covariance"
-    keep: str = "best"
-
-    def __post_init__(self) -> None:
-        check_whole("rank", self.rank, 0, 256)
-        check_whole("iterations", self.iterations, 1, 50)
-        check_choice("weighting", self.weighting, WEIGHTINGS)
-        check_choice("keep", self.keep, KEPT)
-        if self.keep == "last" and self.weighting != "none":
-            raise SpecError(
-                'weighting: expected "none" where the last iterate is kept, '
-                f"got {show(self.weighting)}"
-            )
-
-
-RELEASED_BRANCH = LowRankSpec(rank=32, iterations=10, weighting="none", keep="last")
-"""What the authors' code does, whatever the layer's width."""
-
-
-def default_rank(width: int) -> int:
-    """The rank that costs as many bits per weight as the paper's 32 at DiT-XL/2's width 1152.
-
-    At width 256 that is 8: rank 32 would add 3 bits to each 4-bit weight.
-    """
-    return max(4, 4 * round(32 * width / 1152 / 4))
 
 
 @dataclass(frozen=True)

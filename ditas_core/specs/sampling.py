@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .checks import SpecError, check_choice, check_number, check_whole, show
+from .checks import SpecError, check_fields, check_whole, choice, number, show, whole
 from .document import parse_json
 
 SCHEDULERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_DTYPES = ("float16", "float32")
+LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,13 @@ class SamplingSpec:
                      channels; 0 = all (diffusers); the original DiT uses 3
     """
 
-    steps: int = 50
-    guidance_scale: float = 1.5
-    guided_channels: int = 0
-    scheduler: str = "ddim"
+    steps: int = whole(50, 1, 1000)
+    guidance_scale: float = number(1.5, 0, 50)
+    guided_channels: int = whole(0, 0, 64)
+    scheduler: str = choice("ddim", SCHEDULERS)
 
     def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 1, 1000)
-        check_number("guidance_scale", self.guidance_scale, 0, 50)
-        check_whole("guided_channels", self.guided_channels, 0, 64)
-        check_choice("scheduler", self.scheduler, SCHEDULERS)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -45,22 +43,17 @@ class CalibrationSpec:
     """
 
     sampling: SamplingSpec = SamplingSpec()
-    samples: int = 8
-    seed: int = 0
-    tokens: int = 24
-    batch: int = 4
-    precision: str = "float32"
-    token_dtype: str = "float16"
+    samples: int = whole(8, 1, 256)
+    seed: int = whole(0, 0, LARGEST_SEED)
+    tokens: int = whole(24, 1, 2**20)
+    batch: int = whole(4, 1, 256)
+    precision: str = choice("float32", PRECISIONS)
+    token_dtype: str = choice("float16", TOKEN_DTYPES)
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, SamplingSpec):
             raise SpecError(f"sampling: expected a SamplingSpec, got {show(self.sampling)}")
-        check_whole("samples", self.samples, 1, 256)
-        check_whole("tokens", self.tokens, 1, 2**20)
-        check_whole("seed", self.seed, 0, 2**31 - 1)
-        check_whole("batch", self.batch, 1, 256)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("token_dtype", self.token_dtype, TOKEN_DTYPES)
+        check_fields(self)
 
 
 def read_timesteps(text: str) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ..artifact import write_text
 from ..models import NULL_CLASS
+from ..writing import write_text
 from .data import HELD_OUT_EVERY, IMAGE_PACKAGE, NAMES_PACKAGE
 
 Json = dict[str, Any]

@@ -8,7 +8,6 @@ fetched by name with ``npm pack`` at pinned versions and composited on white.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ..writing import whole_file
 from .classes import CLASS_RULES, classify
 
 IMAGE_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
@@ -88,18 +88,14 @@ def prepare(folder: Path, size: int, log: Callable[[str], None]) -> Path:
         held_out.append(index % HELD_OUT_EVERY == 0)
         mirror.append(label is not None and CLASS_RULES[label].flip)
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    save_file(
-        {
-            "images": stacked,  # (N, 3, size, size)
-            "labels": torch.tensor(labels),
-            "held_out": torch.tensor(held_out),
-            "mirror": torch.tensor(mirror),
-        },
-        part,
-    )
-    os.replace(part, out)
+    tensors = {
+        "images": stacked,  # (N, 3, size, size)
+        "labels": torch.tensor(labels),
+        "held_out": torch.tensor(held_out),
+        "mirror": torch.tensor(mirror),
+    }
+    with whole_file(out) as part:
+        save_file(tensors, part)
     counts = np.bincount([v for v in labels if v >= 0], minlength=len(CLASS_RULES))
     for rule, count in zip(CLASS_RULES, counts, strict=True):
         log(f"{rule.name}: {count}")

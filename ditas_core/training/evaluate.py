@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image, ImageDraw, ImageFont
 
-from ..artifact import write_text
+from ..writing import whole_file, write_text
 from .classes import CLASS_RULES
 from .data import load_images, to_float
 from .dit import DiTConfig
@@ -339,6 +338,5 @@ def evaluate(
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Replace the PNG ``path`` in one step."""
-    part = path.with_name(path.name + ".part")
-    image.save(part, "PNG", optimize=True)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        image.save(part, "PNG", optimize=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, ModelMixin
 
-from ..artifact import write_text
+from ..writing import write_text
 from .classes import CLASS_RULES
 from .dit import DiTConfig, build_scheduler, plain_dit
 

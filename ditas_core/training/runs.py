@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..artifact import write_text
+from ..writing import whole_file, write_text
 
 State = dict[str, Any]
 Log = Callable[[str], None]
@@ -64,9 +63,8 @@ class Run:
 
     def save(self, state: State) -> None:
         state["seconds"] = self.seconds
-        part = self.folder / "state.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.folder / "state.pt")
+        with whole_file(self.folder / "state.pt") as part:
+            torch.save(state, part)
 
     def record(self, **values: float) -> None:
         """Append one line to ``log.jsonl`` and say it."""

@@ -47,7 +47,7 @@ def work(checkpoint: Checkpoint, quantized: torch.nn.Module) -> dict[str, Any]:
     """Everything that the page's jobs start."""
     before = fingerprint(checkpoint.transformer)
     spec = CalibrationSpec(SPEC, samples=3, seed=5, tokens=6)
-    *progress, found = zerogpu.calibrate(checkpoint, spec)
+    *progress, found = zerogpu.iterate_calibration(checkpoint, spec)
     assert isinstance(found, Calibration)
     said = [repr(each) for each in progress]
     models = {
@@ -57,10 +57,10 @@ def work(checkpoint: Checkpoint, quantized: torch.nn.Module) -> dict[str, Any]:
     }
     runs, labels = {}, torch.tensor([0, 3])
     for name, model in models.items():
-        *progress, run = zerogpu.run_trajectory(checkpoint, model, labels, SPEC, 7)
+        *progress, run = zerogpu.iterate_trajectory(checkpoint, model, labels, SPEC, 7)
         runs[name] = digest(run)
         said += [repr(each) for each in progress]
-    early = zerogpu.run_trajectory(checkpoint, quantized, labels, SPEC, 7)
+    early = zerogpu.iterate_trajectory(checkpoint, quantized, labels, SPEC, 7)
     next(iter(early))
     early.close()  # a visitor who cancels
     return {
@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(1)
     checkpoint = build_random_checkpoint()
     recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
-    *_, quantized = quantize_transformer(checkpoint, recipe, None)
+    quantized = quantize_transformer(checkpoint, recipe, None)
     for mode in sys.argv[1:]:
         print(json.dumps(in_mode(mode, checkpoint, quantized)), flush=True)
 

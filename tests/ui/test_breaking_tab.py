@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 
 from ditas_core.comparison import compare, run_trajectory
 from ditas_core.conversion import quantize_transformer
-from ditas_core.search import SearchSpec, SensitivityMap, allocate, sensitivity
+from ditas_core.search import SearchSpec, SensitivityMap, allocate, iterate_sensitivity
 from ditas_core.search.frontier import largest_uniform, priced
 from ditas_core.specs import BitWidths, SamplingSpec, SpecError, only
 from ditas_core.ui.stored.results import DITAS, PLAIN
@@ -48,11 +48,11 @@ def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(backend,
     (trial,) = notes_of(session).trials
     checkpoint = backend.checkpoint(ask.choice.model)
     _, recipe = backend.recipe(session, ask.choice)
-    *_, model = quantize_transformer(checkpoint, only(recipe, ["0.fc1"]))
+    model = quantize_transformer(checkpoint, only(recipe, ["0.fc1"]))
     labels = torch.tensor([checkpoint.class_index(name) for name in trial.labels])
     spec = SamplingSpec(steps=4, guidance_scale=breaking.GUIDANCE)
-    *_, full = run_trajectory(checkpoint, checkpoint.transformer, labels, spec, 7)
-    *_, part = run_trajectory(checkpoint, model, labels, spec, 7)
+    full = run_trajectory(checkpoint, checkpoint.transformer, labels, spec, 7)
+    part = run_trajectory(checkpoint, model, labels, spec, 7)
     assert trial.sqnr.mean == pytest.approx(float(compare(full, part).latent_sqnr.mean()), abs=1e-4)
     assert trial.what == "only 0.fc1" and trial.sqnr.n == 1
     assert trial.images.shape == trial.reference.shape == (1, 64, 64, 3)
@@ -139,7 +139,7 @@ def test_the_map_is_the_librarys(backend, mapped):
     _, recipe = backend.recipe(Session(""), ask.choice)
     *_, calibration = backend.calibrated(backend.default, SHORT)
     branch = recipe.layers["0.qkv"].low_rank
-    first = sensitivity(
+    first = iterate_sensitivity(
         backend.checkpoint(backend.default),
         calibration,
         [BitWidths(w, 8) for w in budget.WIDTHS],

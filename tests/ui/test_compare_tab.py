@@ -64,13 +64,13 @@ def test_every_recipe_starts_from_the_same_noise_and_reproduces(backend, made):
     """What the library computes without the page, from the recipe that the result holds."""
     checkpoint = backend.checkpoint(backend.default)
     labels = torch.tensor([checkpoint.class_index(name) for name in made.labels])
-    *_, reference = run_trajectory(checkpoint, checkpoint.transformer, labels, SAMPLING, 3)
+    reference = run_trajectory(checkpoint, checkpoint.transformer, labels, SAMPLING, 3)
     assert np.array_equal(made.images[REFERENCE], to_uint8(reference.images))
     recipe = Recipe.from_json(made.recipes[SMOOTHED])
     *_, calibration = backend.calibrated(backend.default, SHORT)
     assert recipe.calibration == calibration.sha256
-    *_, quantized = quantize_transformer(checkpoint, recipe, calibration)
-    *_, again = run_trajectory(checkpoint, quantized, labels, SAMPLING, 3)
+    quantized = quantize_transformer(checkpoint, recipe, calibration)
+    again = run_trajectory(checkpoint, quantized, labels, SAMPLING, 3)
     assert np.array_equal(made.images[SMOOTHED], to_uint8(again.images))
     assert torch.equal(made.latents[SMOOTHED], again.latents.half())
     assert made.frames == (0, 1, 2, 3) and made.variants == [PLAIN, SMOOTHED]

@@ -64,7 +64,7 @@ def test_a_map_goes_on_from_the_cells_it_has(backend, whole, monkeypatch, kind) 
     session, ask = Session("me"), ask_for(backend)
     list(budget.map_sensitivity(whole, Session("other"), ask, kind))
     cells = watch(monkeypatch, "search.sensitivity.cell")
-    runs = watch(monkeypatch, "comparison.sensitivity.converted")
+    runs = watch(monkeypatch, "comparison.sensitivity.quantize_transformer")
     in_pieces(lambda: budget.map_sensitivity(backend, session, ask, kind), 5)
     assert len(cells.asked) == GROUPS * 2, "one width, and left alone"
     assert len(runs.asked) == (0 if kind == budget.PREDICTED else GROUPS)
@@ -142,8 +142,8 @@ def test_a_strength_goes_on_from_its_runs_and_layers(backend, whole, monkeypatch
     setting = Setting(BitWidths(4, 8), "integer", 1, SEARCHED, SHORT.sampling)
     loud = Model(backend.default.key, 40)
     *_, expected = inject_live(whole, loud, SHORT, setting, 1)
-    layers = watch(monkeypatch, "search.alpha.search_group")
-    runs = watch(monkeypatch, "ui.tabs.injector.job.run_trajectory")
+    layers = watch(monkeypatch, "search.alpha.iterate_group_search")
+    runs = watch(monkeypatch, "ui.tabs.injector.job.iterate_trajectory")
     reached: list[Any] = []
 
     def go_on() -> Live | None:

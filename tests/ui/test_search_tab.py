@@ -13,7 +13,14 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from ditas_core.search import LayerDone, SearchSpec, predicted_errors, relative_error, search
+from ditas_core.search import (
+    LayerDone,
+    SearchSpec,
+    iterate_search,
+    predicted_errors,
+    relative_error,
+    search,
+)
 from ditas_core.specs import BitWidths, LayerRecipe, Recipe, SpecError
 from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SMOOTHED
 from ditas_core.ui.tabs.search import draw as show
@@ -81,14 +88,14 @@ def test_a_search_goes_on_where_it_was_cancelled(backend, session, choice, monke
     assert [layer.index for layer in kept] == [0, 1, 2]
     assert event.text == "3 of 32 layers found" and event.fresh and event.part == (1, 1)
 
-    calls = watch(monkeypatch, "search.alpha.search_group").asked
+    calls = watch(monkeypatch, "search.alpha.iterate_group_search").asked
     *steps, recipe = searching.run_search(backend, session, job)
     assert isinstance(recipe, Recipe)
     assert len(calls) == 29
     assert not {layer.group for layer in kept} & {group.name for _, group, *_ in calls}
     assert not any(step.fresh for step in steps[:3]) and steps[2].fraction == 0
     calibration = backend.measured(backend.default, SHORT)
-    *_, whole = search(backend.checkpoint(backend.default), calibration, job.spec)
+    whole = search(backend.checkpoint(backend.default), calibration, job.spec)
     assert recipe == whole, "interrupted or not, the recipe is the same"
     assert searching.kept_layers(session, job)[:3] == kept
 
@@ -157,7 +164,7 @@ def test_predictions_are_the_cores_and_learnt_from_searches(backend, session, ch
     assert events == [], "known for everybody"
 
     spec = SearchSpec(BitWidths(3, 8), method="search")
-    *steps, recipe = search(checkpoint, calibration, spec)
+    *steps, recipe = iterate_search(checkpoint, calibration, spec)
     assert all(error is None for error in found.errors(recipe))
     found.learn(recipe, [step for step in steps if isinstance(step, LayerDone)])
     exact = [one.error for one in predicted_errors(checkpoint, calibration, recipe)]

@@ -198,7 +198,7 @@ def test_it_is_written_whole_or_not_at_all(backend, tmp_path, monkeypatch, capsy
     with pytest.raises(ValueError, match="at most 1000 bytes"):
         export_story(backend, tmp_path / "large")
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
-    monkeypatch.setattr(command, "Bench", lambda: backend)
+    monkeypatch.setattr(command, "Backend", lambda: backend)
     assert main([str(tmp_path / "taken")]) == 2
     assert "new or empty folder" in capsys.readouterr().err
 

@@ -11,12 +11,11 @@ import gradio as gr
 
 from ...calibration import CalibrationError
 from ...checkpoints import CheckpointError
-from ...conversion import RecipeError
 from ...evaluation.outliers import AtlasError
 from ...specs import SpecError
 from ..visitors.queue import QueueFull
 
-FAILURES = (SpecError, CheckpointError, CalibrationError, RecipeError, AtlasError, QueueFull)
+FAILURES = (SpecError, CheckpointError, CalibrationError, AtlasError, QueueFull)
 
 # a folder's name may hold spaces, the last part ends at one: text follows it
 FOLDERS = re.compile(r"""(?<![\w.:/~\\-])/(?=[^\s/])(?:[^\n/'",;:()]+/)+(?=[^\s/])""")

@@ -86,7 +86,7 @@ def borrow(task: Task) -> Task:
 
 def calibrate_there(seconds: int, sent: Any, spec: CalibrationSpec) -> Iterator[Any]:
     """In the process that has the GPU."""
-    for event in calibration.calibrate(there(sent), spec):
+    for event in calibration.iterate_calibration(there(sent), spec):
         yield pack(event)
 
 
@@ -98,7 +98,7 @@ def sample_there(
     model: nn.Module | Switching = checkpoint.transformer
     if later is not None:
         model = Switching(checkpoint.transformer, on_gpu(unpack(later)), first)
-    for event in comparison.run_trajectory(checkpoint, model, unpack(labels), spec, seed):
+    for event in comparison.iterate_trajectory(checkpoint, model, unpack(labels), spec, seed):
         yield pack(event)
 
 
@@ -127,32 +127,32 @@ def there_or_here(events: Iterator[Any], here: Callable[[], Iterator[Any]]) -> I
     yield from here()
 
 
-def calibrate(
+def iterate_calibration(
     checkpoint: Checkpoint, spec: CalibrationSpec, begun: Begun | None = None
 ) -> Iterator[CalibrationProgress | Calibration]:
-    """``calibration.calibrate``, on a borrowed GPU if there is one: within a minute or not at
-    all, so it starts anew where a run here goes on from what was ``begun``."""
+    """``calibration.iterate_calibration``, on a borrowed GPU if there is one: within a minute or
+    not at all, so it starts anew where a run here goes on from what was ``begun``."""
     if not can_borrow():
-        yield from calibration.calibrate(checkpoint, spec, begun=begun)
+        yield from calibration.iterate_calibration(checkpoint, spec, begun=begun)
         return
     seconds = declared_seconds(checkpoint, spec.sampling.steps, spec.samples, spec.batch)
     yield from there_or_here(
         calibrate_borrowed(seconds, pack(checkpoint), spec),
-        lambda: calibration.calibrate(checkpoint, spec, begun=begun),
+        lambda: calibration.iterate_calibration(checkpoint, spec, begun=begun),
     )
 
 
-def run_trajectory(
+def iterate_trajectory(
     checkpoint: Checkpoint,
     transformer: nn.Module | TransformerAt,
     labels: Tensor,
     spec: SamplingSpec,
     seed: int,
 ) -> Iterator[TrajectoryProgress | Trajectory]:
-    """``comparison.run_trajectory``, on a borrowed GPU if there is one."""
+    """``comparison.iterate_trajectory``, on a borrowed GPU if there is one."""
 
     def here() -> Iterator[TrajectoryProgress | Trajectory]:
-        return comparison.run_trajectory(checkpoint, transformer, labels, spec, seed)
+        return comparison.iterate_trajectory(checkpoint, transformer, labels, spec, seed)
 
     if not can_borrow() or not isinstance(transformer, nn.Module | Switching):
         yield from here()

@@ -20,7 +20,7 @@ from ...checkpoints import Checkpoint, load_checkpoint
 from ...comparison import Trajectory, compare, run_trajectory
 from ...conversion import quantize_transformer
 from ...evaluation.outliers import outlier_atlas
-from ...search import LayerDone, SearchSpec, plain_recipe, search
+from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
 from ...specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ..serving.errors import FAILURES
 from ..tabs.injector.job import ladder
@@ -37,8 +37,7 @@ Report = Callable[[str], None]
 def measured(checkpoint: Checkpoint, report: Report, spec: CalibrationSpec) -> Calibration:
     """One calibration run."""
     report(f"calibrating {checkpoint.name}")
-    *_, calibration = calibrate(checkpoint, spec)
-    assert isinstance(calibration, Calibration)
+    calibration = calibrate(checkpoint, spec)
     return calibration
 
 
@@ -59,8 +58,7 @@ def precompute(
     labels = torch.tensor([checkpoint.class_index(name) for name in names])
 
     def sample(transformer: torch.nn.Module) -> Trajectory:
-        *_, run = run_trajectory(checkpoint, transformer, labels, sampling, SEED)
-        assert isinstance(run, Trajectory)
+        run = run_trajectory(checkpoint, transformer, labels, sampling, SEED)
         return run
 
     report("sampling in full precision")
@@ -69,9 +67,11 @@ def precompute(
     for name in presets:
         bits = BitWidths.parse(name)
         report(f"{name}: searching")
-        *events, recipe = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "ditas"))
-        *_, searched = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "search"))
-        *_, smoothed = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "smoothing"))
+        *events, recipe = iterate_search(
+            checkpoint, calibration, SearchSpec(bits, CONVENTION, "ditas")
+        )
+        searched = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "search"))
+        smoothed = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "smoothing"))
         assert isinstance(recipe, Recipe) and isinstance(searched, Recipe)
         assert isinstance(smoothed, Recipe)
         recipes = {
@@ -83,8 +83,7 @@ def precompute(
         runs = {}
         for variant, each in recipes.items():
             report(f"{name}: sampling, {variant}")
-            *_, quantized = quantize_transformer(checkpoint, each, calibration)
-            assert isinstance(quantized, torch.nn.Module)
+            quantized = quantize_transformer(checkpoint, each, calibration)
             run = sample(quantized)
             runs[variant] = (run, compare(reference, run))
         title = f"{checkpoint.name} · {name} · {CONVENTION} · shipped"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...artifact import check_new_folder, whole_folder
+from ...writing import check_new_folder, whole_folder
 from ..serving.errors import FAILURES
 from ..visitors.backend import Backend
 from .story_page import Tale, story_html

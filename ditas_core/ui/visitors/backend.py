@@ -33,7 +33,7 @@ from ...specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
 from ..serving.errors import without_folders
 from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
-from ..serving.zerogpu import calibrate
+from ..serving.zerogpu import iterate_calibration
 from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder
 from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
@@ -292,7 +292,7 @@ class Backend:
             checkpoint = self.checkpoint(base)
             unfinished = ("begun", base, spec)
             begun: Begun = self.cache.take(unfinished) or Begun()
-            events = calibrate(checkpoint, spec, begun)
+            events = iterate_calibration(checkpoint, spec, begun)
             try:
                 with closing(events):  # type: ignore[type-var]
                     for event in events:

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import torch
 
-from ....comparison import measured_sensitivity
+from ....comparison import iterate_measured_sensitivity
 from ....evaluation import interval
-from ....search import Cells, SearchSpec, SensitivityMap, SensitivityProgress, sensitivity
+from ....search import Cells, SearchSpec, SensitivityMap, SensitivityProgress, iterate_sensitivity
 from ....search.frontier import Allocation, frontier, largest_uniform, priced
 from ....search.predicted import relative
 from ....search.weighed import at_width, weighed
@@ -143,7 +143,7 @@ def map_sensitivity(backend: Backend, session: Session, ask: Ask, kind: str) -> 
     predicted: SensitivityMap | None = backend.cache.get(first_key)
     if predicted is None:
         cells: Cells = begun.go_on(first_key, dict)
-        events = sensitivity(checkpoint, calibration, bits, spec, recipe, cells)
+        events = iterate_sensitivity(checkpoint, calibration, bits, spec, recipe, cells)
         predicted = yield from streamed(events, cells, (2, parts), len(bits), kind == first)
         backend.cache.put(first_key, predicted)
         begun.begun.pop(first_key, None)
@@ -153,7 +153,7 @@ def map_sensitivity(backend: Backend, session: Session, ask: Ask, kind: str) -> 
         one = kind == WEIGHED
         asked = at_width(predicted, width_of(ask.choice)) if one else predicted
         cells = begun.go_on(key, dict)
-        events = measured_sensitivity(
+        events = iterate_measured_sensitivity(
             checkpoint, calibration, asked, labels, quick.sampling, quick.seed, cells
         )
         measured = yield from streamed(events, cells, (3, parts), 1)

@@ -12,12 +12,12 @@ from torch import nn
 from ....calibration import Calibration
 from ....checkpoints import Checkpoint
 from ....comparison import Trajectory, compare, switching
-from ....conversion import quantize_transformer
+from ....conversion import iterate_conversion
 from ....evaluation import interval
 from ....figures import to_uint8
 from ....sampling import TransformerAt
 from ....specs import Recipe, SamplingSpec, SpecError, all_but, only
-from ...serving.zerogpu import run_trajectory
+from ...serving.zerogpu import iterate_trajectory
 from ...stored.catalogue import showcase
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
@@ -123,7 +123,7 @@ def sampling(
     checkpoint = backend.checkpoint(ask.choice.model)
     labels = torch.tensor([checkpoint.class_index(label) for label in ask.labels(checkpoint)])
     found: Trajectory | None = None
-    events = run_trajectory(checkpoint, transformer, labels, ask.sampling, ask.seed)
+    events = iterate_trajectory(checkpoint, transformer, labels, ask.sampling, ask.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):
@@ -161,7 +161,7 @@ def quantizing(
     found: nn.Module | None = None
     checkpoint = backend.checkpoint(choice.model)
     make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
-    events = quantize_transformer(checkpoint, recipe, calibration)
+    events = iterate_conversion(checkpoint, recipe, calibration)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):

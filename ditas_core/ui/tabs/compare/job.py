@@ -10,9 +10,9 @@ import torch
 
 from ....calibration import Calibration
 from ....comparison import Comparison, Trajectory, compare
-from ....conversion import quantize_transformer
+from ....conversion import iterate_conversion
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
-from ...serving.zerogpu import run_trajectory
+from ...serving.zerogpu import iterate_trajectory
 from ...stored.results import DITAS, REFERENCE, SEARCHED, Result, make_result
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
@@ -179,7 +179,7 @@ def sampled(
     if recipe is not None:
         first = CONVERTING
         make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
-        with closing(quantize_transformer(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
+        with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):
                     transformer = step
@@ -188,7 +188,7 @@ def sampled(
                     yield parts.say(f"{name}: layer {step.index} of {step.total} rounded", share)
     assert transformer is not None
     labels = torch.tensor([checkpoint.class_index(label) for label in job.classes])
-    events = run_trajectory(checkpoint, transformer, labels, job.sampling, job.seed)
+    events = iterate_trajectory(checkpoint, transformer, labels, job.sampling, job.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):

@@ -15,9 +15,9 @@ from ....comparison import Trajectory, compare, preserved
 from ....conversion import inject_outliers, injected_factors, quantize_transformer
 from ....evaluation.outliers import rescaled_calibration
 from ....figures import difference, to_uint8
-from ....search import LayerDone, SearchSpec, plain_recipe, search
+from ....search import LayerDone, SearchSpec, iterate_search, plain_recipe
 from ....specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec
-from ...serving.zerogpu import run_trajectory
+from ...serving.zerogpu import iterate_trajectory
 from ...stored.catalogue import showcase
 from ...stored.ladder import Ladder, Rung
 from ...stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
@@ -71,7 +71,7 @@ def sampled(
     part: int,
 ) -> Iterator[Stage | Trajectory]:
     """One guided run with progress."""
-    events = run_trajectory(checkpoint, transformer, labels, setting.sampling, setting.seed)
+    events = iterate_trajectory(checkpoint, transformer, labels, setting.sampling, setting.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):
@@ -142,7 +142,7 @@ def climb(
     recipe: Recipe | None = None
     spec = SearchSpec(setting.bits, setting.convention, METHODS[setting.repair])
     layers, done = len(checkpoint.groups), 0
-    searching = search(checkpoint, measured, spec, finished=dict(begun.layers))
+    searching = iterate_search(checkpoint, measured, spec, finished=dict(begun.layers))
     with closing(searching):  # type: ignore[type-var]
         for found in searching:
             if isinstance(found, Recipe):
@@ -156,8 +156,7 @@ def climb(
     plain = plain_recipe(checkpoint, setting.bits, setting.convention)
     for part, (name, each) in enumerate({PLAIN: plain, setting.repair: recipe}.items(), start=5):
         if name not in begun.runs:
-            *_, quantized = quantize_transformer(checkpoint, each, measured)
-            assert isinstance(quantized, torch.nn.Module)
+            quantized = quantize_transformer(checkpoint, each, measured)
             events = sampled(checkpoint, quantized, labels, setting, name, part)
             begun.runs[name] = yield from run_of(events)
         run = begun.runs[name]

@@ -109,8 +109,7 @@ def find_curve(backend: Backend, setting: Setting, calibration: Calibration) -> 
 
     def build() -> LayerDone:
         checkpoint, group = backend.checkpoint(setting.model), group_of(backend, setting)
-        *_, done = search_group(checkpoint, group, calibration, setting.spec)
-        assert isinstance(done, LayerDone)
+        done = search_group(checkpoint, group, calibration, setting.spec)
         return done
 
     known = known_curve(backend, setting, calibration)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ....calibration import Calibration
-from ....search import Fitting, LayerDone, SearchSpec, partial_recipe, search
+from ....search import Fitting, LayerDone, SearchSpec, iterate_search, partial_recipe
 from ....specs import CalibrationSpec, Recipe
 from ...visitors.backend import Backend, Choice, Model
 from ...visitors.session import Session
@@ -92,7 +92,7 @@ def run_search(
         found.clear()
     known = dict(found)
     total, fresh, tried = len(checkpoint.groups), 0, 0.0
-    with closing(search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
+    with closing(iterate_search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
         for step in steps:
             if isinstance(step, Recipe):
                 predictions(backend, job.model, job.calibration).learn(step, found.values())

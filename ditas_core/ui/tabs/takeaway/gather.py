@@ -168,8 +168,6 @@ def gather(
     atlas = backend.atlas(choice.model)
     by = Measure(str(measure)) if measure in list(Measure) else Measure.RATIO
     of = Half(str(half)) if half in list(Half) else Half.BOTH
-    if atlas is not None and not atlas.has_halves:
-        of = Half.BOTH
     if atlas is not None and (not isinstance(layer, str) or layer not in atlas.groups):
         layer = atlas.ranking(alphas, by, of)[0].layer
     compared = shown(backend, session, choice)

@@ -100,7 +100,7 @@ def load_code(taken: Taken) -> list[str]:
     measured = [
         "# One full-precision run that records the inputs of every layer.",
         f"run = CalibrationSpec(\n{wrapped(arguments(taken.calibration), '    ')}\n)",
-        "*_, calibration = calibrate(checkpoint, run)",
+        "calibration = calibrate(checkpoint, run)",
     ]
     if not taken.choice.model.injected:
         if source.fingerprint:
@@ -154,14 +154,14 @@ def recipe_code(taken: Taken) -> list[str]:
         lines += [
             "# Not searched on the page yet.",
             f"spec = SearchSpec({spec}, {quoted(method)})",
-            f"*_, RECIPES[{quoted(taken.name)}] = search(checkpoint, calibration, spec)",
+            f"RECIPES[{quoted(taken.name)}] = search(checkpoint, calibration, spec)",
         ]
     return lines
 
 
 def compare_code(taken: Taken) -> list[str]:
     """The paired runs; without a comparison on the page, the conversion only."""
-    quantize = "    *_, quantized = quantize_transformer(checkpoint, recipe, calibration)"
+    quantize = "    quantized = quantize_transformer(checkpoint, recipe, calibration)"
     loop = "for name, recipe in RECIPES.items():"
     result = taken.result
     if result is None:
@@ -181,9 +181,8 @@ def compare_code(taken: Taken) -> list[str]:
         "",
         "",
         "def sample(transformer):",
-        f"    *_, run = run_trajectory(checkpoint, transformer, labels, sampling, "
+        f"    return run_trajectory(checkpoint, transformer, labels, sampling, "
         f"seed={known.get('seed', 0)!r})",
-        "    return run",
         "",
         "",
         "reference = sample(checkpoint.transformer)",
