@@ -16,6 +16,7 @@ import pytest
 
 from ditas_core.specs import BitWidths, SpecError
 from ditas_core.ui.page.bar import recipe_names, setup_notice
+from ditas_core.ui.serving import heap
 from ditas_core.ui.serving.heap import trimmer
 from ditas_core.ui.stored.results import BUILT_IN, PLAIN, REFERENCE, Result
 from ditas_core.ui.tabs.blind.draw import pair_view
@@ -23,7 +24,6 @@ from ditas_core.ui.tabs.blind.rules import LEFT, SQNR, BlindTest, Tally
 from ditas_core.ui.tabs.breaking.job import LayerSweep, notes_of
 from ditas_core.ui.tabs.overview.costs import shape_of
 from ditas_core.ui.tabs.overview.draw import card
-from ditas_core.ui.visitors import backend as module
 from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.cache import Cache
 from ditas_core.ui.visitors.queue import OneByOne, QueueFull
@@ -188,6 +188,6 @@ print((before - pages()) * os.sysconf("SC_PAGE_SIZE") / 2**20)
 @pytest.mark.skipif(trimmer() is None, reason="no glibc")
 def test_freed_memory_goes_back_to_the_system():
     """In a process of its own: where memory lies in this one, earlier tests have decided."""
-    asked = [sys.executable, "-c", FREED, str(Path(module.__file__).with_name("heap.py"))]
+    asked = [sys.executable, "-c", FREED, heap.__file__]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and float(done.stdout) > 30, (done.stdout, done.stderr)
