@@ -16,6 +16,7 @@ from .page.tour import build_tour, wire_tour
 from .serving.blocks import SESSIONS, BoundedBlocks, bound_queue
 from .serving.cleanup import clean_regularly
 from .serving.gate import gate_options
+from .serving.inputs import components
 from .serving.limits import read_limits
 from .stored.catalogue import ASSETS
 from .tabs import TABS
@@ -69,7 +70,7 @@ def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.
         gr.on(
             bar.changes,
             None,
-            [open_tab, *redraws, *bar.inputs],
+            [open_tab, *redraws, *components([bar.inputs])],
             redraws,
             js=CHANGED % repr(keys),
             **PRIVATE,
@@ -77,7 +78,7 @@ def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.
         wire_tour(backend, page, tour)
         fields = dict(zip(keys, redraws, strict=True))
         restored = wire_address(backend, page, demo, open_tab, fields)
-        restored.then(None, None, bar.dark, js=IS_DARK, **PRIVATE)
+        restored.then(None, None, bar.inputs.dark, js=IS_DARK, **PRIVATE)
         demo.unload(leaver(backend))
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=ANSWERS_AT_ONCE, api_open=False)
     bound_queue(demo)
@@ -95,13 +96,13 @@ def share_places(demo: gr.Blocks) -> None:
 
 def wire_view(backend: Backend, view: View, key: str, redraw: gr.Textbox) -> None:
     """Draw a tab whenever its hidden field changes: it was opened, or the bar changed."""
-    refresh = answer(backend, view.refresh)
+    refresh, inputs = answer(backend, view.refresh, view.inputs)
 
     def draw(request: gr.Request, *values: Any) -> Any:
         shown = only_changes(view, values, refresh(request, *values))
         return shown if len(shown) > 1 else shown[0]  # as Gradio has it
 
-    redraw.change(draw, view.inputs, view.outputs, api_name=f"draw_{key}", **QUIET)
+    redraw.change(draw, inputs, view.outputs, api_name=f"draw_{key}", **QUIET)
 
 
 def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -110,7 +111,8 @@ def only_changes(view: View, values: tuple[Any, ...], found: tuple[Any, ...]) ->
     The visitor may have chosen another value while the tab was being drawn; sending the
     old one back would undo that.
     """
-    had = {component._id: value for component, value in zip(view.inputs, values, strict=True)}
+    inputs = components(view.inputs)
+    had = {component._id: value for component, value in zip(inputs, values, strict=True)}
     kept: list[Any] = []
     for component, value in zip(view.outputs, found, strict=True):
         if component._id not in had:

@@ -12,7 +12,7 @@ import gradio as gr
 import pytest
 
 from ditas_core.bench.pages import Served, Visitor, served, tiny_folder
-from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.page.bar import BarInputs
 from ditas_core.ui.serving.limits import Limits
 
 SECRET = "hf_secret_that_nobody_may_read"
@@ -165,7 +165,7 @@ def test_every_endpoint_against_hostile_values(
     compare, describe = victim.number("compare"), victim.number("describe")
     assert victim.ask(compare, page.compare())["success"]
     session = page.backend.sessions.of(victim.session)
-    choice = read_choice(page.backend, page.bar())
+    choice = BarInputs(*page.bar()).read(page.backend)
     session.keep("the victim's own", next(iter(page.backend.recipes(session, choice).values())))
     told = victim.ask(describe, page.bar())["output"]
     before = state_of(page, victim.session)

@@ -25,7 +25,7 @@ from ditas_core.bench.load import begin, crowd, cycles, joins, kept, leaving, sl
 from ditas_core.bench.pages import Served, Visitor, served, tiny_folder, until
 from ditas_core.cli import main
 from ditas_core.ui.app import ANSWERS_AT_ONCE
-from ditas_core.ui.page.bar import read_choice
+from ditas_core.ui.page.bar import BarInputs
 from ditas_core.ui.serving.blocks import SESSIONS, SmallSession, forget_unread
 from ditas_core.ui.serving.cleanup import clean_once, clean_regularly, sweep_files
 from ditas_core.ui.serving.limits import Limits
@@ -404,7 +404,7 @@ def test_who_is_still_known_may_use_own_recipes_whatever_gradio_has_forgotten(
     ask[5] = ["mine"]
     assert "expected one of" in visitor.ask(compare, ask)["output"]["error"], "not yet"
     session = page.backend.sessions.of(visitor.session)
-    choice = read_choice(page.backend, page.bar())
+    choice = BarInputs(*page.bar()).read(page.backend)
     session.keep("mine", page.backend.recipes(session, choice)["smoothing α = 0.5"])
     assert visitor.ask(describe, page.bar(recipe="mine"))["success"]
     assert visitor.ask(compare, ask)["success"]

@@ -16,7 +16,7 @@ from ditas_core.bench.pages import until
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
 from ditas_core.ui.app import only_changes
-from ditas_core.ui.page.bar import View, read_choice, recipe_names, setup_notice
+from ditas_core.ui.page.bar import BarInputs, View, recipe_names, setup_notice
 from ditas_core.ui.page.glossary import TERMS, explained, term
 from ditas_core.ui.page.picking import read_pick
 from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
@@ -89,7 +89,7 @@ def test_desks_are_apart_bounded_and_expire(monkeypatch):
 
 
 def test_a_desk_keeps_the_newest_recipes(backend):
-    session, choice = Session("x"), read_choice(backend, bar())
+    session, choice = Session("x"), BarInputs(*bar()).read(backend)
     recipe = backend.recipes(session, choice)[DITAS]
     for number in range(KEPT_RECIPES + 3):
         session.keep(f"r{number}", recipe)
@@ -102,7 +102,7 @@ def test_a_desk_keeps_the_newest_recipes(backend):
 
 
 def test_recipes_by_name_built_in_and_own(backend):
-    session, choice = Session("x"), read_choice(backend, bar())
+    session, choice = Session("x"), BarInputs(*bar()).read(backend)
     assert list(backend.recipes(session, choice)) == list(BUILT_IN)
     assert {str(layer.bits) for r in backend.recipes(session, choice).values()
             for layer in r.layers.values()} == {"W4A8"}  # fmt: skip
@@ -111,7 +111,7 @@ def test_recipes_by_name_built_in_and_own(backend):
     session.keep("other model's", replace(mine, checkpoint="0" * 64))
     assert recipe_names(backend, session, choice) == [*BUILT_IN, "mine"]
     assert backend.recipe(session, replace(choice, recipe="mine")) == ("mine", mine)
-    other = read_choice(backend, bar(preset="custom", weight=3, activation=7))
+    other = BarInputs(*bar(preset="custom", weight=3, activation=7)).read(backend)
     assert other.bits == BitWidths(3, 7)
     assert backend.recipe(session, other) == (DITAS, None)
     assert "no DiTAS recipe yet" in setup_notice(backend, session, other)
@@ -217,7 +217,7 @@ def test_cache_builds_within_a_build():
 
 def test_overview_says_what_the_shipped_results_hold(backend):
     """What tests/browser does not look at."""
-    session, choice = Session("x"), read_choice(backend, bar(preset="W4A4"))
+    session, choice = Session("x"), BarInputs(*bar(preset="W4A4")).read(backend)
     for label in backend.shipped.presets["W4A4"].result.labels[:6]:
         assert f'alt="{label}, DiTAS"' in samples(backend, choice)
     worst = worst_layer(backend, session, choice)
@@ -227,12 +227,12 @@ def test_overview_says_what_the_shipped_results_hold(backend):
         atlas.ranking(backend.alphas(session, choice)[0]), key=lambda r: r.strength - r.smoothed
     )
     assert f"{rank.strength:.1f}×" in worst and f"{rank.smoothed:.1f}×" in worst
-    custom = read_choice(backend, bar(preset="custom", weight=3))
+    custom = BarInputs(*bar(preset="custom", weight=3)).read(backend)
     assert "<img" not in samples(backend, custom) and numbers(backend, custom) == ""
 
 
 def test_cost_is_said_before_anything_starts(backend):
-    demo, hub = read_choice(backend, bar()), Choice(Model(HUB), BitWidths(4, 8), "integer")
+    demo, hub = BarInputs(*bar()).read(backend), Choice(Model(HUB), BitWidths(4, 8), "integer")
     small, large = cost_of(backend, demo), cost_of(backend, hub)
     assert small is not None and large is not None
     assert large.calibrate_s > 50 * small.calibrate_s and large.memory_bytes > 4e9
@@ -257,10 +257,10 @@ def test_cost_is_said_before_anything_starts(backend):
 def test_the_bar_is_checked_here(backend, name, wrong):
     good = {"preset": "custom", "inject": True}
     for told, taken in ((60, 60.0), (59.6, 60.0), (1.3, 1.0), (200, 200.0)):
-        assert read_choice(backend, bar(**good, strength=told)).model.strength == taken
+        assert BarInputs(*bar(**good, strength=told)).read(backend).model.strength == taken
     for value in wrong:
         with pytest.raises(gr.Error) as caught:
-            read_choice(backend, bar(**good | {name: value}))
+            BarInputs(*bar(**good | {name: value})).read(backend)
         assert len(str(caught.value)) < 400 and "<script>" not in str(caught.value)
 
 
@@ -308,7 +308,7 @@ def test_terms_reach_keyboard_and_screen_reader():
 
 
 def test_a_question_told_twice_is_answered_once(backend, monkeypatch):
-    ask = running.answer(backend, lambda session, value: value, once=True)
+    ask, _ = running.answer(backend, lambda session, value: value, [gr.Number()], once=True)
     request = gr.Request(session_hash="twice")
     monkeypatch.setattr(running, "ONCE_S", 60.0)
     assert [ask(request, value) for value in (1, 1, 2)] == [1, gr.skip(), 2]

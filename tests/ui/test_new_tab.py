@@ -14,17 +14,17 @@ LAYOUT = '''
 
 import gradio as gr
 
-from ditas_core.ui.page.bar import View, read_choice
+from ditas_core.ui.page.bar import View
 from ditas_core.ui.page.tab import Tab
 
 
 def build_hello(backend, page):
     shown = gr.HTML(elem_id="hello")
 
-    def refresh(session, *bar):
-        return (f"hello {read_choice(backend, bar).bits}",)
+    def refresh(session, bar):
+        return (f"hello {bar.read(backend).bits}",)
 
-    return View(refresh, page.bar.inputs, [shown])
+    return View(refresh, [page.bar.inputs], [shown])
 
 
 TAB = Tab("hello", "Hello", build_hello)

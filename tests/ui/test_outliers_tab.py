@@ -16,10 +16,11 @@ from ditas_core.calibration import Calibration
 from ditas_core.evaluation.outliers import Half, Measure, OutlierAtlas
 from ditas_core.figures import column_width
 from ditas_core.specs import CalibrationSpec, SamplingSpec
+from ditas_core.ui.page.bar import BarInputs
 from ditas_core.ui.page.picking import Pick
 from ditas_core.ui.stored.results import PLAIN, SMOOTHED
 from ditas_core.ui.tabs.outliers import draw as show
-from ditas_core.ui.tabs.outliers.layout import Scene, read_channel, read_scene
+from ditas_core.ui.tabs.outliers.layout import AtlasInputs, Scene, read_channel
 from ditas_core.ui.visitors.backend import Backend, Model
 from ditas_core.ui.visitors.measuring import measure
 from ditas_core.ui.visitors.running import Progress
@@ -49,6 +50,12 @@ def asked(**changes: Any) -> tuple[Any, ...]:
     return (*values.values(), *bar(**{"recipe": SMOOTHED} | changes))
 
 
+def read(backend: Backend, values: tuple[Any, ...], *, keep: bool) -> Scene | None:
+    """What the tab makes of these values."""
+    inputs = AtlasInputs(*values[:10], BarInputs(*values[10:]))
+    return inputs.read(backend, Session("test"), keep)
+
+
 @pytest.fixture(scope="module")
 def backend(nothing_shipped) -> Backend:
     """What is shown was measured here."""
@@ -74,7 +81,7 @@ def scene(measured, backend):
     """``scene(**changes)`` -> what the values ask for."""
 
     def ask(**changes: Any) -> Scene:
-        found = read_scene(backend, Session("test"), asked(**changes), keep=True)
+        found = read(backend, asked(**changes), keep=True)
         assert found is not None
         return found
 
@@ -308,7 +315,7 @@ def test_an_atlas_without_halves_says_so_and_shows_both(backend, client, measure
     groups = {n: replace(g, halves=g.absmax[:, None]) for n, g in whole.groups.items()}
     backend.cache.put(key, replace(whole, groups=groups))
     try:
-        found = read_scene(backend, Session("test"), asked(half="conditional"), keep=True)
+        found = read(backend, asked(half="conditional"), keep=True)
         line = told(client, "draw_outliers", half="conditional")["overview_line"]
     finally:
         backend.cache.put(key, whole)
@@ -318,14 +325,14 @@ def test_an_atlas_without_halves_says_so_and_shows_both(backend, client, measure
 
 def test_another_checkpoint_replaces_what_it_lacks(backend, measured):
     strange = asked(layer="99.fc1", channel="123456", timestep="31337")
-    found = read_scene(backend, Session("test"), strange, keep=False)
+    found = read(backend, strange, keep=False)
     ranks = found.atlas.ranking(found.alphas)
     calmed = max(ranks, key=lambda rank: rank.strength - rank.smoothed)
     assert (found.look.layer, found.channel) == (calmed.layer, calmed.channel)
     assert found.look.timestep is None
     with pytest.raises(gr.Error, match="expected a number"):
-        read_scene(backend, Session("test"), asked(follow=False, by_hand=1.5), keep=True)
-    nothing = read_scene(backend, Session("test"), asked(checkpoint=HUB), keep=False)
+        read(backend, asked(follow=False, by_hand=1.5), keep=True)
+    nothing = read(backend, asked(checkpoint=HUB), keep=False)
     assert nothing is None
 
 

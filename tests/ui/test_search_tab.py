@@ -26,11 +26,11 @@ from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SMOOTHED
 from ditas_core.ui.tabs.search import draw as show
 from ditas_core.ui.tabs.search import job as searching
 from ditas_core.ui.tabs.search.editing import (
+    EditInputs,
     available,
     draw_edit,
     draw_layer,
     kept_change,
-    read_edit,
 )
 from ditas_core.ui.tabs.search.predicting import MOST_KNOWN, predict_recipes, predictions
 from ditas_core.ui.tabs.search.recipes import (
@@ -195,12 +195,12 @@ def test_without_a_calibration_only_the_shipped_search_is_known(fresh, session, 
     assert found.errors(preset.recipe) == [shipped[name] for name in found.groups]
     assert found.find("integer", "0.qkv", LayerRecipe(BitWidths(5, 8))) is None
     assert found.fill([fresh.recipes(session, choice)[PLAIN]], 1.0) == 0
-    edited = read_edit(fresh, session, choice, ("0.qkv", 0.9, False, 4, 8))
+    edited = EditInputs("0.qkv", 0.9, False, 4, 8).read(fresh, session, choice)
     html, _ = draw_edit(fresh, session, choice, *edited)
     assert "press “Predict all”" in html
     with pytest.raises(gr.Error, match="calibration"):
         plain = replace(choice, recipe=PLAIN)
-        kept_change(fresh, session, plain, ("0.qkv", 0.9, False, 4, 8), "mine")
+        kept_change(fresh, session, plain, EditInputs("0.qkv", 0.9, False, 4, 8), "mine")
     assert session.recipes == {}
 
 
@@ -208,8 +208,8 @@ def test_a_change_by_hand_moves_the_predicted_error(backend, session, choice):
     found = predictions(backend, backend.default, SHORT)
     base = backend.recipes(session, choice)[DITAS]
     found.fill([base], 60.0)
-    values = ("3.fc2", 0.8, False, 3, 8)
-    recipe, changed, group = read_edit(backend, session, choice, values)
+    values = EditInputs("3.fc2", 0.8, False, 3, 8)
+    recipe, changed, group = values.read(backend, session, choice)
     html, figure = draw_edit(backend, session, choice, recipe, changed, group)
     assert changed.layers["3.fc2"] == replace(base.layers["3.fc2"], alpha=0.8, bits=BitWidths(3, 8))
     rest = {name: layer for name, layer in changed.layers.items() if name != "3.fc2"}
@@ -228,7 +228,7 @@ def test_a_change_by_hand_moves_the_predicted_error(backend, session, choice):
 
 
 def test_a_kept_change_is_a_recipe_of_ones_own(backend, session, choice):
-    values = ("3.fc2", 0.8, False, 3, 8)
+    values = EditInputs("3.fc2", 0.8, False, 3, 8)
     label = kept_change(backend, session, choice, values, "  by   hand ")
     assert label == "by hand" and list(session.recipes) == ["by hand"]
     kept = session.recipes["by hand"]
@@ -236,7 +236,7 @@ def test_a_kept_change_is_a_recipe_of_ones_own(backend, session, choice):
     assert kept.layers["3.fc2"].bits == BitWidths(3, 8) and kept.layers["3.fc2"].alpha == 0.8
     # a second change starts from the first
     again = replace(choice, recipe="by hand")
-    kept_change(backend, session, again, ("0.qkv", 0.5, True, 16, 16), "by hand")
+    kept_change(backend, session, again, EditInputs("0.qkv", 0.5, True, 16, 16), "by hand")
     both = session.recipes["by hand"]
     assert both.layers["3.fc2"].alpha == 0.8 and both.layers["0.qkv"].alpha is None
     assert list(session.recipes) == ["by hand"]
@@ -253,7 +253,7 @@ def test_a_kept_change_is_a_recipe_of_ones_own(backend, session, choice):
 )  # fmt: skip
 def test_names_that_cannot_be(backend, session, choice, value):
     with pytest.raises(gr.Error, match="name: expected"):
-        kept_change(backend, session, choice, ("0.qkv", 0.5, False, 4, 8), value)
+        kept_change(backend, session, choice, EditInputs("0.qkv", 0.5, False, 4, 8), value)
     assert session.recipes == {}
 
 
@@ -268,13 +268,13 @@ def test_a_recipe_that_is_not_there_yet_is_said(backend, session, choice):
     drawn = draw_layer(backend, session, other, "0.qkv")
     assert "press “Start”" in drawn[8] and drawn[6]["interactive"] is False
     with pytest.raises(gr.Error, match="press “Start”"):
-        read_edit(backend, session, other, ("0.qkv", 0.5, False, 4, 8))
+        EditInputs("0.qkv", 0.5, False, 4, 8).read(backend, session, other)
     with pytest.raises(gr.Error, match="expected a number"):
-        read_edit(backend, session, choice, ("0.qkv", 1.5, False, 4, 8))
+        EditInputs("0.qkv", 1.5, False, 4, 8).read(backend, session, choice)
 
 
 def test_recipes_are_listed_and_compared(backend, session, choice):
-    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
+    kept_change(backend, session, choice, EditInputs("3.fc2", 0.8, False, 3, 8), "mine")
     found = predictions(backend, backend.default, SHORT)
     recipes = available(backend, session, choice)
     found.fill(recipes.values(), 120.0)
@@ -299,8 +299,8 @@ def test_recipes_are_listed_and_compared(backend, session, choice):
 
 
 def test_rename_and_delete(backend, session, choice):
-    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine")
-    kept_change(backend, session, choice, ("3.fc2", 0.7, False, 3, 8), "other")
+    kept_change(backend, session, choice, EditInputs("3.fc2", 0.8, False, 3, 8), "mine")
+    kept_change(backend, session, choice, EditInputs("3.fc2", 0.7, False, 3, 8), "other")
     recipe = session.recipes["mine"]
     assert renamed(backend, session, choice, "mine", "yours") == "yours"
     assert list(session.recipes) == ["yours", "other"] and session.recipes["yours"] is recipe
@@ -314,13 +314,13 @@ def test_rename_and_delete(backend, session, choice):
         deleted(backend, session, choice, "other")
     # in a convention without shipped results the bar falls back to what is always there
     kept_change(backend, session, replace(choice, convention="paper", recipe=PLAIN),
-                ("3.fc2", 0.8, False, 3, 8), "third")  # fmt: skip
+                EditInputs("3.fc2", 0.8, False, 3, 8), "third")  # fmt: skip
     other = replace(choice, convention="paper", recipe="third")
     assert deleted(backend, session, other, "third") == PLAIN
 
 
 def test_a_downloaded_recipe_loads_again(backend, session, choice):
-    kept_change(backend, session, choice, ("3.fc2", 0.8, False, 3, 8), "mine / 1")
+    kept_change(backend, session, choice, EditInputs("3.fc2", 0.8, False, 3, 8), "mine / 1")
     path = Path(show.recipe_file("mine / 1", session.recipes["mine / 1"]))
     assert path.name.startswith("mine-1-") and path.suffix == ".json"
     visitor = Session("two")

@@ -245,7 +245,7 @@ def warning_of(ignored: tuple[str, ...]) -> str:
 
 def restorer(address: Address, page: Page) -> Any:
     """A listener that sets the bar, the tab and the fields from the page's address."""
-    backend, bar = address.backend, page.bar
+    backend, bar = address.backend, page.bar.inputs
 
     def update(value: Any) -> Any:
         return gr.skip() if value is None else gr.update(value=value)
@@ -286,7 +286,7 @@ def restorer(address: Address, page: Page) -> Any:
 
     return restore, [
         bar.checkpoint, bar.preset, bar.weight_bits, bar.activation_bits, bar.convention,
-        bar.recipe, bar.inject, bar.strength, page.tabs, bar.notice,
+        bar.recipe, bar.inject, bar.strength, page.tabs, page.bar.notice,
     ]  # fmt: skip
 
 
@@ -309,7 +309,7 @@ def wire_address(
     bar as the page opens comes after it.
     """
     address = Address(backend, dict(page.fields), tuple(redraws))
-    bar = page.bar
+    bar = page.bar.inputs
     follow = gr.Textbox(visible="hidden", elem_id="address-restored", label="address restored")
     restore, outputs = restorer(address, page)
     shared = {"checkpoint": bar.checkpoint, "convention": bar.convention, "recipe": bar.recipe}

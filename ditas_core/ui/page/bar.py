@@ -10,6 +10,7 @@ import gradio as gr
 
 from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
 from ..serving.errors import refuse, status
+from ..serving.inputs import Inputs
 from ..serving.validate import flag, is_plain, one_of, real, whole
 from ..stored.results import BUILT_IN, DITAS
 from ..visitors.backend import Backend, Choice, Model
@@ -23,49 +24,66 @@ FIRST_BITS, FIRST_CONVENTION, FIRST_STRENGTH = "W4A8", "integer", 60
 
 
 @dataclass(frozen=True)
-class SetupBar:
-    """The bar's components. ``inject`` and ``strength`` stand in the Injector tab."""
+class BarInputs(Inputs):
+    """What all tabs are about. ``inject`` and ``strength`` stand in the Injector tab."""
 
-    checkpoint: gr.Dropdown
-    preset: gr.Radio
-    weight_bits: gr.Slider
-    activation_bits: gr.Slider
-    convention: gr.Dropdown
-    recipe: gr.Dropdown
-    inject: gr.Checkbox
-    strength: gr.Slider
-    dark: gr.Checkbox
+    checkpoint: Any
+    preset: Any
+    weight_bits: Any
+    activation_bits: Any
+    convention: Any
+    recipe: Any
+    inject: Any
+    strength: Any
+    dark: Any
+
+    def read(self, backend: Backend) -> Choice:
+        """Check the values."""
+        key = one_of(self.checkpoint, "checkpoint", list(backend.entries))
+        one_of(self.preset, "bits", [*BIT_PRESETS, CUSTOM])
+        one_of(self.convention, "convention", list(CONVENTIONS))
+        if not is_plain(self.recipe) or not 0 < len(self.recipe) <= 80:
+            raise refuse("recipe: expected the name of a recipe")
+        if self.preset == CUSTOM:
+            bits = BitWidths(
+                whole(self.weight_bits, "weight bits", 2, 8),
+                whole(self.activation_bits, "activation bits", 4, 16),
+            )
+        else:
+            bits = BitWidths.parse(self.preset)
+        factor = 1.0
+        if flag(self.inject, "injected outliers"):
+            # to the slider's steps: each strength is a copy of the whole model
+            factor = float(round(self.read_strength()))
+        dark = flag(self.dark, "dark")
+        return Choice(Model(key, factor), bits, self.convention, self.recipe, dark)
+
+    def read_strength(self) -> float:
+        """The slider's value, whether or not the injected model is used everywhere."""
+        return real(self.strength, "strength", 1, MAX_STRENGTH)
+
+
+@dataclass(frozen=True)
+class SetupBar:
+    """The bar's components."""
+
+    inputs: BarInputs
     notice: gr.HTML
     load_row: LoadRow
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What ``read_choice`` reads, in its order."""
-        return [
-            self.checkpoint,
-            self.preset,
-            self.weight_bits,
-            self.activation_bits,
-            self.convention,
-            self.recipe,
-            self.inject,
-            self.strength,
-            self.dark,
-        ]
 
     @property
     def changes(self) -> list[Any]:
         """The events after which the open tab is drawn anew."""
         return [
-            self.checkpoint.input,
-            self.preset.input,
-            self.weight_bits.release,
-            self.activation_bits.release,
-            self.convention.input,
-            self.recipe.input,
-            self.inject.input,
-            self.strength.release,
-            self.dark.change,
+            self.inputs.checkpoint.input,
+            self.inputs.preset.input,
+            self.inputs.weight_bits.release,
+            self.inputs.activation_bits.release,
+            self.inputs.convention.input,
+            self.inputs.recipe.input,
+            self.inputs.inject.input,
+            self.inputs.strength.release,
+            self.inputs.dark.change,
             self.load_row.loaded.change,
         ]
 
@@ -91,34 +109,12 @@ class Page:
 class View:
     """How to draw a tab anew: ``refresh(session, *inputs)`` -> one value per output.
 
-    Called when the tab is opened and, while it is open, when the bar changes. The
-    bar's inputs come last among ``inputs``.
+    Called when the tab is opened and, while it is open, when the bar changes.
     """
 
     refresh: Callable[..., tuple[Any, ...]]
     inputs: list[Any]
     outputs: list[Any]
-
-
-def read_choice(backend: Backend, values: tuple[Any, ...] | list[Any]) -> Choice:
-    """Check the bar's nine values."""
-    key, preset, weight, activation, convention, recipe, inject, strength, dark = values
-    one_of(key, "checkpoint", list(backend.entries))
-    one_of(preset, "bits", [*BIT_PRESETS, CUSTOM])
-    one_of(convention, "convention", list(CONVENTIONS))
-    if not is_plain(recipe) or not 0 < len(recipe) <= 80:
-        raise refuse("recipe: expected the name of a recipe")
-    if preset == CUSTOM:
-        bits = BitWidths(
-            whole(weight, "weight bits", 2, 8), whole(activation, "activation bits", 4, 16)
-        )
-    else:
-        bits = BitWidths.parse(preset)
-    factor = 1.0
-    if flag(inject, "injected outliers"):
-        # to the slider's steps: each strength is a copy of the whole model
-        factor = float(round(real(strength, "strength", 1, MAX_STRENGTH)))
-    return Choice(Model(key, factor), bits, convention, recipe, flag(dark, "dark"))
 
 
 def first_choice(backend: Backend) -> Choice:
@@ -218,18 +214,16 @@ def build_setup(backend: Backend) -> SetupBar:
     notice = gr.HTML(
         setup_notice(backend, Session(""), first_choice(backend)), padding=False, elem_id="notice"
     )
-    bar = SetupBar(
-        checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength,
-        dark, notice, build_load_row(backend, first_choice(backend)),
-    )  # fmt: skip
+    inputs = BarInputs(
+        checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength, dark
+    )
+    bar = SetupBar(inputs, notice, build_load_row(backend, first_choice(backend)))
 
     def on_preset(value: str) -> Any:
         return gr.update(visible=value == CUSTOM)
 
-    def on_change(session: Session, *values: Any) -> tuple[Any, str]:
-        return describe(session, read_choice(backend, values))
-
-    def describe(session: Session, choice: Choice) -> tuple[Any, str]:
+    def describe(session: Session, asked: BarInputs) -> tuple[Any, str]:
+        choice = asked.read(backend)
         return (
             gr.update(choices=recipe_names(backend, session, choice)),
             setup_notice(backend, session, choice),
@@ -238,13 +232,10 @@ def build_setup(backend: Backend) -> SetupBar:
     preset.change(on_preset, preset, custom_row, show_progress="hidden", api_visibility="private")
     gr.on(
         bar.changes,
-        answer(backend, on_change, once=True),
-        bar.inputs,
+        *answer(backend, describe, [inputs], once=True),
         [recipe, notice],
         api_name="describe",
         **QUIET,
     )
-    wire_load_row(
-        backend, bar.load_row, checkpoint, bar.inputs, [recipe, notice], read_choice, describe
-    )
+    wire_load_row(backend, bar.load_row, inputs, [recipe, notice], describe)
     return bar

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -19,6 +19,9 @@ from ..visitors.backend import Backend, Choice, Model
 from ..visitors.loading import load
 from ..visitors.running import Controls, Finished, Progress, answer, build_controls, wire_job
 from ..visitors.session import Session
+
+if TYPE_CHECKING:
+    from .bar import BarInputs
 
 DOWNLOADS = "downloads"
 """Their own line: a download of minutes holds up no computation."""
@@ -62,20 +65,18 @@ def build_load_row(backend: Backend, first: Choice) -> LoadRow:
 def wire_load_row(
     backend: Backend,
     load_row: LoadRow,
-    checkpoint: gr.Dropdown,
-    inputs: list[Any],
+    inputs: BarInputs,
     outputs: list[Any],
-    read: Callable[[Backend, tuple[Any, ...]], Choice],
-    describe: Callable[[Session, Choice], tuple[Any, ...]],
+    describe: Callable[[Session, BarInputs], tuple[Any, ...]],
 ) -> None:
     """Load runs the job in the downloads' line; ``describe`` gives ``outputs`` when it is done."""
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read(backend, values)
+    def work(session: Session, asked: BarInputs) -> Iterator[Progress | Finished]:
+        choice = asked.read(backend)
         with closing(load(backend, choice.model)) as events:  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Checkpoint):
-                    shown = (*describe(session, choice), str(time.monotonic_ns()))
+                    shown = (*describe(session, asked), str(time.monotonic_ns()))
                     yield Finished(f"{choice.model.key} is loaded.", shown)
                 else:
                     yield event
@@ -88,16 +89,15 @@ def wire_load_row(
         backend,
         load_row.controls,
         work,
-        inputs,
+        [inputs],
         [*outputs, load_row.loaded],
         api_name="load",
         line=backend.fetching,
         concurrency_id=DOWNLOADS,
     )
     gr.on(
-        [checkpoint.change, load_row.loaded.change],
-        answer(backend, on_choice),
-        checkpoint,
+        [inputs.checkpoint.change, load_row.loaded.change],
+        *answer(backend, on_choice, [inputs.checkpoint]),
         [load_row.row, load_row.controls.line],
         api_visibility="private",
         show_progress="hidden",

@@ -128,12 +128,12 @@ def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
         return gr.update(selected=STEPS[max(0, place.step)].tab)
 
     moved = [*tour.outputs, page.tabs]
-    tour.begin.click(move(0), None, moved, **PRIVATE)
-    tour.onward.click(move(1), None, moved, **PRIVATE)
-    tour.back.click(move(-1), None, moved, **PRIVATE)
-    tour.there.click(answer(backend, there), None, page.tabs, **PRIVATE)
-    tour.end.click(answer(backend, end), None, tour.outputs, **PRIVATE)
-    tour.action.change(answer(backend, did), tour.action, tour.outputs, **PRIVATE)
+    tour.begin.click(*move(0), moved, **PRIVATE)
+    tour.onward.click(*move(1), moved, **PRIVATE)
+    tour.back.click(*move(-1), moved, **PRIVATE)
+    tour.there.click(*answer(backend, there), page.tabs, **PRIVATE)
+    tour.end.click(*answer(backend, end), tour.outputs, **PRIVATE)
+    tour.action.change(*answer(backend, did, [tour.action]), tour.outputs, **PRIVATE)
     for step in STEPS:
         for event in page.actions.get(step.action, []):
             # no question to the server unless the tour is on and waits for this

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 
 from ...sampling import Stopped, until_stopped
 from ..serving.errors import clock, reported, status
+from ..serving.inputs import components, filled
 from .backend import Backend
 from .queue import JobQueue, Ticket
 from .session import Session
@@ -118,6 +119,8 @@ def wire_job(
 ) -> Any:
     """Start runs ``work(session, *inputs)`` when its turn comes; returns the listener.
 
+    Of ``inputs`` components arrive as their values, Inputs filled with theirs.
+
     ``work`` checks its inputs before its first event, yields Progress and ends with
     Finished. ``stopped(session, *inputs)`` gives the line and the outputs after Cancel, and
     where the job takes longer than the operator allows. A closed tab ends it, too.
@@ -138,7 +141,7 @@ def wire_job(
             with reported():
                 waiting = backend.queue if line is None else line
                 with session.working(), waiting.join() as ticket:
-                    end = yield from steps(session, ticket, values)
+                    end = yield from steps(session, ticket, filled(inputs, values))
                 session.notes[state] = STOPPED if end is None else ENDED
                 if end is not None:
                     yield end  # the place in the line is free already
@@ -150,7 +153,7 @@ def wire_job(
             session.notes[state] = FAILED
             raise
 
-    def steps(session: Session, ticket: Ticket, values: tuple[Any, ...]) -> Steps:
+    def steps(session: Session, ticket: Ticket, values: list[Any]) -> Steps:
         """What the page is told meanwhile; returns the last of it, None after Cancel."""
         before = session.closed
         for ahead in ticket.waits():
@@ -191,7 +194,7 @@ def wire_job(
         text = f"{LOST} {text}" if session.closed != before else overdue(text, longest)
         return (status(text, "warn"), *idle, *left)
 
-    def kept(session: Session, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    def kept(session: Session, values: list[Any]) -> tuple[str, tuple[Any, ...]]:
         """The line and the outputs of a job that was stopped before its end."""
         return (CANCELLED, skip) if stopped is None else stopped(session, *values)
 
@@ -213,12 +216,12 @@ def wire_job(
         if before in (None, FAILED, ENDED):  # it did not even begin, or broke off
             return (status("Not run: see the message.", "warn"), *idle, *skip)
         with reported():
-            text, shown = kept(session, values)
+            text, shown = kept(session, filled(inputs, values))
         return (status(text, "warn"), *idle, *shown)
 
     running = controls.start.click(
         run,
-        inputs,
+        components(inputs),
         [*controls.outputs, *outputs],
         api_name=api_name,
         show_progress="hidden",
@@ -232,14 +235,23 @@ def wire_job(
     controls.cancel.click(on_cancel, None, controls.outputs, queue=False, **private)
     # after Cancel as well, and not before the server has closed the job: a start that comes
     # earlier would be taken for a second one and get lost
-    running.failure(on_end, inputs, [*controls.outputs, *outputs], queue=False, **private)
+    running.failure(
+        on_end, components(inputs), [*controls.outputs, *outputs], queue=False, **private
+    )
     return running
 
 
 def answer(
-    backend: Backend, function: Callable[..., Any], *, once: bool = False
-) -> Callable[..., Any]:
-    """``function(session, *inputs)`` as a listener; the library's errors become messages.
+    backend: Backend,
+    function: Callable[..., Any],
+    inputs: Sequence[Any] = (),
+    *,
+    once: bool = False,
+) -> tuple[Callable[..., Any], list[Any]]:
+    """``function(session, *inputs)`` as a listener, and the components whose values it takes.
+
+    Components arrive as their values, Inputs filled with theirs; the library's errors become
+    messages.
 
     once  the same question again within ``ONCE_S`` changes nothing: a dropdown of Gradio
           tells a choice twice, when it is made and when the field is left
@@ -250,9 +262,9 @@ def answer(
         if once and not news(session, function, values):
             return gr.skip()
         with reported():
-            return function(session, *values)
+            return function(session, *filled(inputs, values))
 
-    return handle
+    return handle, components(inputs)
 
 
 def news(session: Session, function: Callable[..., Any], values: tuple[Any, ...]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...page.bar import Page, View, read_choice
+from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.tab import Tab
 from ...serving.errors import refuse
@@ -94,10 +94,9 @@ def build_blind(backend: Backend, page: Page) -> View:
     score = gr.HTML(score_table({}), padding=False, elem_id="blind-score")
     side = gr.Textbox(visible="hidden", elem_id="blind-side", label="guess")
 
-    def test_of(session: Session, wanted: Any, values: tuple[Any, ...]) -> BlindTest | None:
+    def test_of(session: Session, wanted: Any, asked: BarInputs) -> BlindTest | None:
         """The visitor's test, with a new pair where the pictures are others now."""
-        choice = read_choice(backend, values)
-        found = source(backend, session, choice)
+        found = source(backend, session, asked.read(backend))
         if found is None:
             return None
         name = first_variant(found[1], wanted)
@@ -107,21 +106,21 @@ def build_blind(backend: Backend, page: Page) -> View:
         test.show(found[0], found[1], name)
         return test
 
-    def refresh(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
-        test = test_of(session, wanted, values)
+    def refresh(session: Session, wanted: Any, asked: BarInputs) -> tuple[Any, ...]:
+        test = test_of(session, wanted, asked)
         if test is None:
             return gr.skip(), "", *shown(None)
         title = gr.update(choices=test.result.variants, value=test.variant)
         return title, f'<p class="blind-label">{test.result.title}</p>', *shown(test)
 
-    def start(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
+    def start(session: Session, wanted: Any, asked: BarInputs) -> tuple[Any, ...]:
         session.notes.pop(NOTE, None)
-        return refresh(session, wanted, *values)
+        return refresh(session, wanted, asked)
 
-    def change(session: Session, wanted: Any, *values: Any) -> tuple[Any, ...]:
+    def change(session: Session, wanted: Any, asked: BarInputs) -> tuple[Any, ...]:
         if not isinstance(wanted, str) or len(wanted) > 80:
             raise refuse("recipe under test: expected the name of a recipe")
-        return refresh(session, wanted, *values)
+        return refresh(session, wanted, asked)
 
     def guess(session: Session, where: Any) -> tuple[Any, ...]:
         one_of(where, "guess", GUESSES)
@@ -141,22 +140,22 @@ def build_blind(backend: Backend, page: Page) -> View:
             test.draw()
         return shown(test)
 
-    bar, private = page.bar.inputs, {"api_visibility": "private"}
+    inputs, private = [variant, page.bar.inputs], {"api_visibility": "private"}
     seen = [pictures, said, score, left, right, unsure, onward]
     everything = [variant, about, *seen]
     quiet: dict[str, Any] = {"show_progress": "hidden"}
     for index, (button, where) in enumerate(((left, LEFT), (right, RIGHT), (unsure, NEITHER))):
         named = {"api_name": "blind_guess"} if index == 0 else private
         button.click(
-            answer(backend, guess), side, seen, js=f"() => {where!r}", **named, **quiet
+            *answer(backend, guess, [side]), seen, js=f"() => {where!r}", **named, **quiet
         ).success(None, None, None, js=FOCUS.format(name="blind-next"), **private)
-    onward.click(answer(backend, go_on), None, seen, **private, **quiet).success(
+    onward.click(*answer(backend, go_on), seen, **private, **quiet).success(
         None, None, None, js=FOCUS.format(name="blind-left"), **private
     )
-    fresh.click(answer(backend, start), [variant, *bar], everything, api_name="blind_new", **quiet)
-    variant.input(answer(backend, change), [variant, *bar], everything, **private, **QUIET)
+    fresh.click(*answer(backend, start, inputs), everything, api_name="blind_new", **quiet)
+    variant.input(*answer(backend, change, inputs), everything, **private, **QUIET)
     page.actions["blind"] = [left.click, right.click, unsure.click]
-    return View(refresh, [variant, *bar], everything)
+    return View(refresh, inputs, everything)
 
 
 TAB = Tab("blind", "Blind test", build_blind)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from ....search import SensitivityMap, allocate
 from ....search.frontier import Allocation, largest_uniform, priced, uniform_allocations
-from ...page.bar import Page, View, read_choice, recipe_names, setup_notice
+from ...page.bar import BarInputs, Page, View, recipe_names, setup_notice
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, status
+from ...serving.inputs import Inputs
 from ...serving.validate import one_of, real, whole
 from ...visitors.backend import Backend
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
@@ -67,15 +68,40 @@ EXPLAINED_BUDGET = (
 )
 
 
-def read_ask(backend: Backend, sampling: tuple[Any, ...], bar: tuple[Any, ...]) -> Ask:
-    """Check how to sample, and the bar."""
-    samples, steps, seed = sampling
-    return Ask(
-        read_choice(backend, bar),
-        whole(samples, "samples", 1, MOST_SAMPLES),
-        whole(steps, "steps", 4, MOST_STEPS),
-        whole(seed, "seed", 0, MOST_SEED),
-    )
+@dataclass(frozen=True)
+class AskInputs(Inputs):
+    """How both halves sample, and the bar."""
+
+    samples: Any
+    steps: Any
+    seed: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend) -> Ask:
+        """Check everything."""
+        return Ask(
+            self.bar.read(backend),
+            whole(self.samples, "samples", 1, MOST_SAMPLES),
+            whole(self.steps, "steps", 4, MOST_STEPS),
+            whole(self.seed, "seed", 0, MOST_SEED),
+        )
+
+
+@dataclass(frozen=True)
+class BudgetInputs(Inputs):
+    """Which map, and how many bits per weight."""
+
+    kind: Any
+    budget: Any
+    ask: AskInputs
+
+    def read(self, backend: Backend) -> tuple[str, float, Ask]:
+        """Check everything."""
+        return (
+            one_of(self.kind, "map", [value for _, value in KINDS]),
+            real(self.budget, "budget", LEAST_BUDGET, MOST_BUDGET),
+            self.ask.read(backend),
+        )
 
 
 def shown_at(found: SensitivityMap, budget: float) -> Allocation:
@@ -98,8 +124,8 @@ def budget_range(found: SensitivityMap, weight: int) -> tuple[float, float, floa
     return low, high, at
 
 
-def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
-    """Lay out map, budget and result. The view's inputs are without the bar's."""
+def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
+    """Lay out map, budget and result."""
     names = backend.group_names(backend.default)
     gr.Markdown("### 2 · Map every layer’s sensitivity")
     with gr.Row(equal_height=False):
@@ -199,26 +225,19 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
             bits_table(chosen, largest_uniform(found, budget), cells),
         )
 
-    def read(kind: Any, budget: Any, *rest: Any) -> tuple[str, float, Ask]:
-        return (
-            one_of(kind, "map", [value for _, value in KINDS]),
-            real(budget, "budget", LEAST_BUDGET, MOST_BUDGET),
-            read_ask(backend, rest[:3], rest[3:]),
-        )
-
     def the_map(session: Session, ask: Ask, kind: str) -> SensitivityMap:
         found = found_map(backend, session, ask, kind)
         if found is None:
             raise refuse("budget: expected a finished map, got none; press “Map the layers” first")
         return found
 
-    def refresh(session: Session, layer: Any, *values: Any) -> tuple[Any, ...]:
-        kind, budget, ask = read(*values)
+    def refresh(session: Session, layer: Any, asked: BudgetInputs) -> tuple[Any, ...]:
+        kind, budget, ask = asked.read(backend)
         shown = mixed_pictures(notes_of(session).mixed)
         return (*drawn(session, ask, kind, layer, budget), shown)
 
-    def map_work(session: Session, layer: Any, *values: Any) -> Iterator[Any]:
-        kind, budget, ask = read(*values)
+    def map_work(session: Session, layer: Any, asked: BudgetInputs) -> Iterator[Any]:
+        kind, budget, ask = asked.read(backend)
         names = backend.group_names(ask.choice.model)
         skip = [gr.skip()] * (len(outputs) - 1)
         for event in map_sensitivity(backend, session, ask, kind):
@@ -233,8 +252,10 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
         text = f"{size} mapped, activations in {ask.choice.bits.activation} bits."
         yield Finished(text, drawn(session, ask, kind, layer, budget))
 
-    def map_stopped(session: Session, layer: Any, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        kind, budget, ask = read(*values)
+    def map_stopped(
+        session: Session, layer: Any, asked: BudgetInputs
+    ) -> tuple[str, tuple[Any, ...]]:
+        kind, budget, ask = asked.read(backend)
         done = len(known_cells(backend, session, ask, kind))
         text = (
             f"Cancelled. The {done} cells on view stay, and “Map the layers” goes on from what is "
@@ -242,8 +263,8 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
         )
         return text, drawn(session, ask, kind, layer, budget)
 
-    def mixed_work(session: Session, *values: Any) -> Iterator[Any]:
-        kind, budget, ask = read(*values)
+    def mixed_work(session: Session, asked: BudgetInputs) -> Iterator[Any]:
+        kind, budget, ask = asked.read(backend)
         found = the_map(session, ask, kind)
         for event in run_mixed(backend, session, ask, found, shown_at(found, budget)):
             yield Progress(event.text, event.fraction, event.part)
@@ -253,27 +274,27 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
         text = f"{one.what}: {decibels(one.sqnr)}; {other.what}: {decibels(other.sqnr)}."
         yield Finished(f"Latent SQNR, n = {one.sqnr.n}. {text}", (mixed_pictures(mixed),))
 
-    def mixed_stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def mixed_stopped(session: Session, asked: BudgetInputs) -> tuple[str, tuple[Any, ...]]:
         return (
             "Cancelled. What was on view stays; “Show the result” goes on from what is done.",
             (gr.skip(),),
         )
 
-    def on_budget(session: Session, *values: Any) -> tuple[Any, ...]:
-        kind, budget, ask = read(*values)
+    def on_budget(session: Session, asked: BudgetInputs) -> tuple[Any, ...]:
+        kind, budget, ask = asked.read(backend)
         return at_budget(session, ask, kind, budget)
 
-    def on_kind(session: Session, layer: Any, *values: Any) -> tuple[Any, ...]:
-        kind, budget, ask = read(*values)
+    def on_kind(session: Session, layer: Any, asked: BudgetInputs) -> tuple[Any, ...]:
+        kind, budget, ask = asked.read(backend)
         return drawn(session, ask, kind, layer, budget)
 
-    def on_layer(session: Session, layer: Any, *values: Any) -> str:
-        kind, _, ask = read(*values)
+    def on_layer(session: Session, layer: Any, asked: BudgetInputs) -> str:
+        kind, _, ask = asked.read(backend)
         one_of(layer, "layer", backend.group_names(ask.choice.model))
         return cell_table(layer, known_cells(backend, session, ask, kind), kind in SAMPLED)
 
-    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, Any]:
-        kind, _, ask = read(*values)
+    def on_pick(session: Session, text: Any, asked: BudgetInputs) -> tuple[Any, Any]:
+        kind, _, ask = asked.read(backend)
         pick = read_pick(text)
         if pick.x not in backend.group_names(ask.choice.model):
             return gr.skip(), gr.skip()
@@ -282,8 +303,8 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
         shown = cell_table(str(pick.x), cells, kind in SAMPLED, width)
         return gr.update(value=pick.x), shown
 
-    def on_keep(session: Session, *values: Any) -> tuple[Any, str, str]:
-        kind, budget, ask = read(*values)
+    def on_keep(session: Session, asked: BudgetInputs) -> tuple[Any, str, str]:
+        kind, budget, ask = asked.read(backend)
         found = the_map(session, ask, kind)
         chosen = shown_at(found, budget)
         name = f"mixed {chosen.bits_per_weight:.2f} bits"
@@ -294,26 +315,27 @@ def build_budget(backend: Backend, page: Page, sampling: list[Any]) -> View:
         return gr.update(choices=names, value=name), setup_notice(backend, session, choice), done
 
     bar, private = page.bar, {"api_visibility": "private", **QUIET}
-    asked = [kind, budget, *sampling]
-    inputs = [*asked, *bar.inputs]
+    inputs = BudgetInputs(kind, budget, ask)
     running = wire_job(
         backend,
         controls,
         map_work,
-        [layer, *inputs],
+        [layer, inputs],
         outputs,
         api_name="sensitivity",
         stopped=map_stopped,
     )
     wire_job(
-        backend, showing, mixed_work, inputs, [result], api_name="mixed", stopped=mixed_stopped
+        backend, showing, mixed_work, [inputs], [result], api_name="mixed", stopped=mixed_stopped
     )
-    budget.input(answer(backend, on_budget), inputs, moved, api_name="budget", **QUIET)
-    kind.input(answer(backend, on_kind), [layer, *inputs], outputs, **private)
-    layer.input(answer(backend, on_layer), [layer, *inputs], cell, **private)
-    picked.input(answer(backend, on_pick), [picked, *inputs], [layer, cell], **private)
-    keep.click(answer(backend, on_keep), inputs, [bar.recipe, bar.notice, kept], **private)
+    budget.input(*answer(backend, on_budget, [inputs]), moved, api_name="budget", **QUIET)
+    kind.input(*answer(backend, on_kind, [layer, inputs]), outputs, **private)
+    layer.input(*answer(backend, on_layer, [layer, inputs]), cell, **private)
+    picked.input(*answer(backend, on_pick, [picked, inputs]), [layer, cell], **private)
+    keep.click(
+        *answer(backend, on_keep, [inputs]), [bar.inputs.recipe, bar.notice, kept], **private
+    )
     page.fields["budget"] = budget
     page.actions["sensitivity"] = [running.success]
     page.actions["budget"] = [budget.input]
-    return View(refresh, [layer, *asked], [*outputs, result])
+    return View(refresh, [layer, inputs], [*outputs, result])

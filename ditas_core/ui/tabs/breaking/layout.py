@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ...page.bar import Page, View, read_choice
+from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
 from ...page.tab import Tab
 from ...serving.errors import refuse
+from ...serving.inputs import Inputs
 from ...serving.validate import one_of, whole
 from ...visitors.backend import Backend
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
-from .budget import MOST_SAMPLES, MOST_STEPS, build_budget, read_ask
+from .budget import MOST_SAMPLES, MOST_STEPS, AskInputs, BudgetInputs, build_budget
 from .draw import decibels, history_table, part_figure, trial_pictures
-from .job import QUICK_SAMPLES, QUICK_STEPS, recipe_of, run_part, starts, sweep_layers, sweep_steps
+from .job import (
+    QUICK_SAMPLES,
+    QUICK_STEPS,
+    Ask,
+    recipe_of,
+    run_part,
+    starts,
+    sweep_layers,
+    sweep_steps,
+)
 from .trials import LayerSweep, Notes, notes_of
 
 LEAD = (
@@ -39,8 +50,33 @@ GOES_ON = "“Quantize it” goes on there."
 SWEEPS = {"layers": sweep_layers, "steps": sweep_steps}
 
 
-def build_sampling() -> list[Any]:
-    """How both halves sample; read by ``read_ask``."""
+@dataclass(frozen=True)
+class PartInputs(Inputs):
+    """The part that is quantized, and how to sample."""
+
+    what: Any
+    layer: Any
+    first: Any
+    ask: AskInputs
+
+    def read(self, backend: Backend, session: Session) -> tuple[str, str, int, Ask]:
+        """Check everything: what, the layer, the first step's loop index, and how to sample.
+
+        The layer is only checked where it is the part.
+        """
+        what = one_of(self.what, "what", [value for _, value in PARTS])
+        ask = self.ask.read(backend)
+        recipe_of(backend, session, ask.choice)
+        if what in ("only", "but"):
+            one_of(self.layer, "layer", backend.group_names(ask.choice.model))
+        start = whole(self.first, "k", 1, MOST_STEPS) - 1
+        if what == "from" and start >= ask.steps:
+            raise refuse(f"k: expected 1 to {ask.steps}, the number of steps, got {start + 1}")
+        return what, self.layer, start, ask
+
+
+def build_sampling(page: Page) -> AskInputs:
+    """How both halves sample."""
     with gr.Row():
         samples = gr.Slider(
             1, MOST_SAMPLES, 4, step=1, label="Samples", elem_id="break-samples", min_width=130
@@ -48,26 +84,26 @@ def build_sampling() -> list[Any]:
         steps = gr.Slider(
             4, MOST_STEPS, 20, step=1, label="Denoising steps", elem_id="break-steps", min_width=130
         )
-    # no bounds here: read_ask has them, and says them in words
+    # no bounds here: AskInputs has them, and says them in words
     seed = gr.Number(7, label="Seed of the noise", step=1, elem_id="break-seed")
-    return [samples, steps, seed]
+    return AskInputs(samples, steps, seed, page.bar.inputs)
 
 
 def build_breaking(backend: Backend, page: Page) -> View | None:
     """Lay out both halves; one view redraws them together."""
     gr.HTML(lead(LEAD), padding=False)
-    first, sampling = build_part(backend, page)
-    second = build_budget(backend, page, sampling)
+    first, ask = build_part(backend, page)
+    second = build_budget(backend, page, ask)
 
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
-        own, more = len(first.inputs), len(second.inputs)
-        bar = values[own + more :]
+    def refresh(
+        session: Session, layer: Any, numbers_of: Any, asked: BudgetInputs
+    ) -> tuple[Any, ...]:
         return (
-            *first.refresh(session, *values[:own], *bar),
-            *second.refresh(session, *values[own : own + more], *bar),
+            *first.refresh(session, layer, asked.ask.bar),
+            *second.refresh(session, numbers_of, asked),
         )
 
-    inputs = [*first.inputs, *second.inputs, *page.bar.inputs]
+    inputs = [*first.inputs, *second.inputs]
     return View(refresh, inputs, [*first.outputs, *second.outputs])
 
 
@@ -86,10 +122,10 @@ def closing_line(notes: Notes) -> str:
     return f"{trial.what}: latent SQNR {decibels(trial.sqnr)}, n = {trial.sqnr.n}."
 
 
-def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
+def build_part(backend: Backend, page: Page) -> tuple[View, AskInputs]:
     """First half: quantize only a part; also how to sample.
 
-    The view's inputs are without the bar's.
+    Drawn anew with the bar, too, which is among the second half's inputs.
     """
     layers = backend.group_names(backend.default)
     gr.Markdown("### 1 · Quantize only a part")
@@ -115,7 +151,7 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
                 info="1 is the noisiest; the steps before it run in full precision",
                 elem_id="break-first",
             )  # fmt: skip
-            sampling = build_sampling()
+            ask = build_sampling(page)
             controls = build_controls(
                 "partial", "Quantize it", "Takes some ten seconds on the demo checkpoint."
             )
@@ -135,16 +171,9 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
         notes = notes_of(session)
         return trial_pictures(notes), part_figure(notes, dark), history_table(notes.trials)
 
-    def work(session: Session, what: Any, layer: Any, first: Any, *rest: Any) -> Iterator[Any]:
+    def work(session: Session, asked: PartInputs) -> Iterator[Any]:
         notes_of(session).sweeping = None
-        one_of(what, "what", [value for _, value in PARTS])
-        ask = read_ask(backend, rest[:3], rest[3:])
-        recipe_of(backend, session, ask.choice)
-        if what in ("only", "but"):
-            one_of(layer, "layer", backend.group_names(ask.choice.model))
-        start = whole(first, "k", 1, MOST_STEPS) - 1
-        if what == "from" and start >= ask.steps:
-            raise refuse(f"k: expected 1 to {ask.steps}, the number of steps, got {start + 1}")
+        what, layer, start, ask = asked.read(backend, session)
         if what in SWEEPS:
             events = SWEEPS[what](backend, session, ask)
         else:
@@ -154,7 +183,7 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
             yield Progress(event.text, event.fraction, event.part, shown)
         yield Finished(closing_line(notes_of(session)), drawn(session, ask.choice.dark))
 
-    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def stopped(session: Session, asked: PartInputs) -> tuple[str, tuple[Any, ...]]:
         notes = notes_of(session)
         sweep, notes.sweeping = notes.sweeping, None
         text = "Cancelled. What was done stays on view."
@@ -163,10 +192,10 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
         elif sweep is not None:
             found, total = len(sweep.trials), len(starts(sweep.steps))
             text = f"Cancelled after {found} of {total} values of k. {GOES_ON}"
-        return text, drawn(session, read_choice(backend, values[6:]).dark)
+        return text, drawn(session, asked.ask.bar.read(backend).dark)
 
-    def refresh(session: Session, layer: Any, *bar: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, bar)
+    def refresh(session: Session, layer: Any, bar: BarInputs) -> tuple[Any, ...]:
+        choice = bar.read(backend)
         names = backend.group_names(choice.model)
         value = layer if layer in names else names[-1] if names else None
         return (gr.update(choices=names, value=value), *drawn(session, choice.dark))
@@ -178,8 +207,8 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
         most = whole(value, "steps", 4, MOST_STEPS)
         return gr.update(maximum=most, value=min(whole(first, "k", 1, MOST_STEPS), most))
 
-    def on_pick(session: Session, text: Any, *bar: Any) -> Any:
-        names = backend.group_names(read_choice(backend, bar).model)
+    def on_pick(session: Session, text: Any, bar: BarInputs) -> Any:
+        names = backend.group_names(bar.read(backend).model)
         pick = read_pick(text)
         return gr.update(value=pick.x) if pick.x in names else gr.skip()
 
@@ -188,16 +217,16 @@ def build_part(backend: Backend, page: Page) -> tuple[View, list[Any]]:
         backend,
         controls,
         work,
-        [what, layer, first, *sampling, *page.bar.inputs],
+        [PartInputs(what, layer, first, ask)],
         outputs,
         api_name="partial",
         stopped=stopped,
     )
     what.change(on_what, what, [layer, first], **private)
-    sampling[1].change(on_steps, [sampling[1], first], first, **private)
-    picked.input(answer(backend, on_pick), [picked, *page.bar.inputs], layer, **private)
+    ask.steps.change(on_steps, [ask.steps, first], first, **private)
+    picked.input(*answer(backend, on_pick, [picked, page.bar.inputs]), layer, **private)
     page.actions["partial"] = [running.success]
-    return View(refresh, [layer], [layer, *outputs]), sampling
+    return View(refresh, [layer], [layer, *outputs]), ask
 
 
 TAB = Tab("breaking", "Where it breaks", build_breaking)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
@@ -12,11 +13,12 @@ import gradio as gr
 
 from ....sampling import Stopped, until_stopped
 from ....specs import SamplingSpec
-from ...page.bar import Page, View, read_choice, recipe_names
+from ...page.bar import BarInputs, Page, View, recipe_names
 from ...page.glossary import lead
 from ...page.tab import Tab
 from ...page.theme import STATIC
 from ...serving.errors import refuse, reported, status
+from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import one_of, real, some_of, whole
 from ...stored.catalogue import showcase
 from ...stored.results import BUILT_IN, REFERENCE
@@ -41,6 +43,38 @@ LEAD = (
 )
 
 
+@dataclass(frozen=True)
+class CompareInputs(Inputs):
+    """What is sampled, and with which recipes."""
+
+    classes: Any
+    samples: Any
+    seed: Any
+    steps: Any
+    guidance: Any
+    recipes: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend, session: Session) -> CompareJob:
+        """Check everything."""
+        choice = self.bar.read(backend)
+        labels = some_of(self.classes, "classes", class_names(backend, choice.model), MOST_SAMPLES)
+        offered = recipe_names(backend, session, choice)
+        wanted = some_of(self.recipes, "recipes to compare", offered, MOST_RECIPES)
+        number = whole(self.samples, "samples", 1, MOST_SAMPLES)
+        return CompareJob(
+            choice=choice,
+            recipes=tuple(name for name in offered if name in wanted),
+            classes=tuple(islice(cycle(labels), number)),
+            seed=whole(self.seed, "seed", 0, LARGEST_SEED),
+            sampling=SamplingSpec(
+                steps=whole(self.steps, "steps", 4, 100),
+                guidance_scale=real(self.guidance, "guidance", 1, 8),
+            ),
+            calibration=session.spec or backend.spec,
+        )
+
+
 def said(event: gr.EventData) -> dict[str, Any]:
     """What a component of ours tells.
 
@@ -62,7 +96,7 @@ def still(chosen: Any, offered: list[str], otherwise: list[str]) -> Any:
 
 def build_compare(backend: Backend, page: Page) -> View:
     """Lay out the tab; it opens on the shipped comparison."""
-    bar, names = page.bar, class_names(backend, backend.default)
+    bar, names = page.bar.inputs, class_names(backend, backend.default)
     gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320):
@@ -139,26 +173,8 @@ def build_compare(backend: Backend, page: Page) -> View:
             bars = gr.Plot(label="Metrics", show_label=False, elem_id="metric-bars")
     views = [sheet, studio, slider, curve, bars, table]
 
-    def work(
-        session: Session, chosen: Any, count: Any, start: Any, length: Any, scale: Any, asked: Any,
-        *values: Any,
-    ) -> Iterator[Progress | Finished]:  # fmt: skip
-        choice = read_choice(backend, values)
-        labels = some_of(chosen, "classes", class_names(backend, choice.model), MOST_SAMPLES)
-        offered = recipe_names(backend, session, choice)
-        wanted = some_of(asked, "recipes to compare", offered, MOST_RECIPES)
-        number = whole(count, "samples", 1, MOST_SAMPLES)
-        job = CompareJob(
-            choice=choice,
-            recipes=tuple(name for name in offered if name in wanted),
-            classes=tuple(islice(cycle(labels), number)),
-            seed=whole(start, "seed", 0, LARGEST_SEED),
-            sampling=SamplingSpec(
-                steps=whole(length, "steps", 4, 100),
-                guidance_scale=real(scale, "guidance", 1, 8),
-            ),
-            calibration=session.spec or backend.spec,
-        )
+    def work(session: Session, asked: CompareInputs) -> Iterator[Progress | Finished]:
+        job = asked.read(backend, session)
         key, result = uuid.uuid4().hex, None
         last = Progress("")
         with closing(run_comparison(backend, session, job)) as events:  # type: ignore[type-var]
@@ -172,31 +188,32 @@ def build_compare(backend: Backend, page: Page) -> View:
                 session.result = key
                 if len(result.variants) < len(job.recipes):
                     text = f"{result.variants[-1]}: done"
-                    yield Progress(text, 1.0, last.part, draw(backend, session, choice))
+                    yield Progress(text, 1.0, last.part, draw(backend, session, job.choice))
         assert result is not None
-        yield Finished(headline(result), draw(backend, session, choice))
+        yield Finished(headline(result), draw(backend, session, job.choice))
 
-    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        choice = read_choice(backend, values[6:])
+    def stopped(session: Session, asked: CompareInputs) -> tuple[str, tuple[Any, ...]]:
+        choice = asked.bar.read(backend)
         view = shown(backend, session, choice)
         done = () if view is None else view.result.variants
-        asked = [] if view is None else view.result.settings.get("asked", [])
+        wanted = [] if view is None else view.result.settings.get("asked", [])
         text = "Cancelled. What was on view stays; what is sampled is kept for the next run."
-        if len(done) < len(asked):
+        if len(done) < len(wanted):
             text = (
-                f"Cancelled: {len(done)} of {len(asked)} recipes are compared and stay on view. "
+                f"Cancelled: {len(done)} of {len(wanted)} recipes are compared and stay on view. "
                 "“Compare” goes on from there."
             )
         return text, draw(backend, session, choice)
 
+    def read_event(event: gr.EventData, request: gr.Request, values: tuple[Any, ...]) -> Any:
+        """The visitor, the bar's choice, and what a component of ours tells."""
+        (asked,) = filled([bar], values)
+        return backend.session(request), asked.read(backend), said(event)
+
     def on_pick(event: gr.EventData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """Another sample; a picture of a recipe makes that recipe B too."""
         with reported():
-            session, choice, found = (
-                backend.session(request),
-                read_choice(backend, values),
-                said(event),
-            )
+            session, choice, found = read_event(event, request, values)
             view = shown(backend, session, choice)
             if view is None:
                 raise refuse("sample: nothing is on view; press “Compare”")
@@ -213,11 +230,7 @@ def build_compare(backend: Backend, page: Page) -> View:
     def on_ab(event: gr.EventData, request: gr.Request, *values: Any) -> Any:
         """Another recipe is B; swapping sides is the viewer's own business."""
         with reported():
-            session, choice, found = (
-                backend.session(request),
-                read_choice(backend, values),
-                said(event),
-            )
+            session, choice, found = read_event(event, request, values)
             view = shown(backend, session, choice)
             if view is None:
                 return gr.skip()
@@ -234,7 +247,7 @@ def build_compare(backend: Backend, page: Page) -> View:
         Ends as soon as the visitor looks at something else, or has gone.
         """
         with reported():
-            session, choice, _ = backend.session(request), read_choice(backend, values), said(event)
+            session, choice, _ = read_event(event, request, values)
             view = shown(backend, session, choice)
             if view is None:
                 yield gr.skip()
@@ -254,15 +267,15 @@ def build_compare(backend: Backend, page: Page) -> View:
                             return
                 yield viewer(backend, session, view, choice)
 
-    def refresh(session: Session, chosen: Any, asked: Any, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values)
+    def refresh(session: Session, chosen: Any, wanted: Any, asked: BarInputs) -> tuple[Any, ...]:
+        choice = asked.read(backend)
         view, offered = shown(backend, session, choice), recipe_names(backend, session, choice)
         known = class_names(backend, choice.model)
         text = f"{choice.title}: nothing compared yet. Press “Compare”."
         line = status(text, "warn") if view is None else status(headline(view.result), "done")
         return (
             line,
-            still(asked, offered, list(BUILT_IN)),
+            still(wanted, offered, list(BUILT_IN)),
             still(chosen, known, showcase(known, SAMPLES)),
             *draw(backend, session, choice),
         )
@@ -271,17 +284,17 @@ def build_compare(backend: Backend, page: Page) -> View:
         backend,
         controls,
         work,
-        [classes, samples, seed, steps, guidance, recipes, *bar.inputs],
+        [CompareInputs(classes, samples, seed, steps, guidance, recipes, bar)],
         views,
         api_name="compare",
         stopped=stopped,
     )
     private: dict[str, Any] = {**QUIET, "api_visibility": "private"}
-    sheet.pick(on_pick, bar.inputs, [studio, slider], **private)
-    studio.ab(on_ab, bar.inputs, slider, **private)
+    sheet.pick(on_pick, components([bar]), [studio, slider], **private)
+    studio.ab(on_ab, components([bar]), slider, **private)
     studio.frames(
         on_frames,
-        bar.inputs,
+        components([bar]),
         studio,
         concurrency_limit=DECODING_AT_ONCE,
         concurrency_id="frames",
@@ -294,7 +307,7 @@ def build_compare(backend: Backend, page: Page) -> View:
         "step": [studio.step],
         "sample": [sheet.pick],
     }
-    return View(refresh, [classes, recipes, *bar.inputs], [controls.line, recipes, classes, *views])
+    return View(refresh, [classes, recipes, bar], [controls.line, recipes, classes, *views])
 
 
 TAB = Tab("compare", "Compare", build_compare)

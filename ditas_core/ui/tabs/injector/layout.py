@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from ....specs import SamplingSpec
-from ...page.bar import MAX_STRENGTH, Page, View, first_choice, read_choice, recipe_names
+from ...page.bar import BarInputs, Page, View, first_choice, recipe_names
 from ...page.glossary import explained, lead
 from ...page.tab import Tab
 from ...serving.errors import status
-from ...serving.validate import one_of, real, whole
+from ...serving.inputs import Inputs
+from ...serving.validate import one_of, whole
 from ...stored.results import DITAS
 from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
@@ -37,8 +39,6 @@ from .job import LADDER_SETTING, METHODS, PARTS, SHOWN_SAMPLES, Live, Setting, i
 NOTE = "injector"
 MOST_CHANNELS = 8
 KEPT = 4
-STRENGTH_AT = 7
-"""Where the strength stands among the bar's inputs."""
 LEAD = (
     "<b>Make it worse, on purpose.</b> A few [[channel|channels]] of every layer's input are made "
     "<i>k</i> times louder and the [[weight|weights]] that read them <i>k</i> times smaller: the "
@@ -47,9 +47,33 @@ LEAD = (
 )
 
 
-def read_strength(values: tuple[Any, ...]) -> float:
-    """The slider's value, whether or not the injected model is used everywhere."""
-    return real(values[STRENGTH_AT], "strength", 1, MAX_STRENGTH)
+@dataclass(frozen=True)
+class InjectInputs(Inputs):
+    """What a live run needs; it injects the strength of the bar."""
+
+    channels: Any
+    repair: Any
+    samples: Any
+    steps: Any
+    seed: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend) -> tuple[Choice, Model, Setting, int]:
+        """Check everything: the bar's choice, the model to inject, how, and how many samples."""
+        choice, strength = self.bar.read(backend), self.bar.read_strength()
+        setting = Setting(
+            choice.bits,
+            choice.convention,
+            whole(self.channels, "channels", 1, MOST_CHANNELS),
+            one_of(self.repair, "repair", list(METHODS)),
+            SamplingSpec(
+                steps=whole(self.steps, "denoising steps", 4, 50),
+                guidance_scale=LADDER_SETTING.sampling.guidance_scale,
+            ),
+            whole(self.seed, "seed", 0, 2**31 - 1),
+        )
+        samples = whole(self.samples, "samples", 1, SHOWN_SAMPLES)
+        return choice, Model(choice.model.key, strength), setting, samples
 
 
 def lives(session: Session, choice: Choice) -> list[Live]:
@@ -72,9 +96,9 @@ def build_injector(backend: Backend, page: Page) -> View:
     gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
-            page.bar.strength.render()
+            page.bar.inputs.strength.render()
         with gr.Column(scale=2, min_width=260):
-            page.bar.inject.render()
+            page.bar.inputs.inject.render()
     line = gr.HTML(padding=False, elem_id="rung-line")
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
@@ -164,9 +188,9 @@ def build_injector(backend: Backend, page: Page) -> View:
     controls = build_controls("inject", "Compute", "Takes some twenty seconds on two cores.")
     shown = gr.HTML(live_sheet(None), padding=False, elem_id="injected-live")
 
-    def quick(session: Session, *values: Any) -> tuple[Any, ...]:
+    def quick(session: Session, asked: BarInputs) -> tuple[Any, ...]:
         """Everything that follows the strength while it is dragged."""
-        choice, strength = read_choice(backend, values), read_strength(values)
+        choice, strength = asked.read(backend), asked.read_strength()
         ladder = backend.ladder if choice.model.key == backend.default.key else None
         text, kind = rung_line(ladder, strength)
         drawn = curve(ladder, strength, own_points(lives(session, choice)), choice.dark)
@@ -180,46 +204,32 @@ def build_injector(backend: Backend, page: Page) -> View:
             drawn,
         )
 
-    def one_layer(session: Session, name: Any, *values: Any) -> Any:
-        choice = read_choice(backend, values)
+    def one_layer(session: Session, name: Any, asked: BarInputs) -> Any:
+        choice = asked.read(backend)
         known = foldable(backend, choice.model)
         if known:
             one_of(name, "layer", known)
-        return layer_figure(backend, choice, str(name), read_strength(values))
+        return layer_figure(backend, choice, str(name), asked.read_strength())
 
-    def dragged(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
-        return (*quick(session, *values), one_layer(session, name, *values))
+    def dragged(session: Session, name: Any, asked: BarInputs) -> tuple[Any, ...]:
+        return (*quick(session, asked), one_layer(session, name, asked))
 
-    def refresh(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values)
+    def refresh(session: Session, name: Any, asked: BarInputs) -> tuple[Any, ...]:
+        choice = asked.read(backend)
         known = foldable(backend, choice.model)
         here = name if isinstance(name, str) and name in known else known[0] if known else None
         ladder = backend.ladder if choice.model.key == backend.default.key else None
         said = "" if ladder is None else f'<p class="lead">{explained(setting_line(ladder))}</p>'
         return (
-            *quick(session, *values),
+            *quick(session, asked),
             said,
             # a value that is still good is not sent back: the visitor may have chosen since
             gr.update(choices=known) if here == name else gr.update(choices=known, value=here),
-            layer_figure(backend, choice, str(here), read_strength(values)),
+            layer_figure(backend, choice, str(here), asked.read_strength()),
         )
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        count, name, number, many, start, *rest = values
-        choice, strength = read_choice(backend, tuple(rest)), read_strength(tuple(rest))
-        setting = Setting(
-            choice.bits,
-            choice.convention,
-            whole(count, "channels", 1, MOST_CHANNELS),
-            one_of(name, "repair", list(METHODS)),
-            SamplingSpec(
-                steps=whole(many, "denoising steps", 4, 50),
-                guidance_scale=LADDER_SETTING.sampling.guidance_scale,
-            ),
-            whole(start, "seed", 0, 2**31 - 1),
-        )
-        number = whole(number, "samples", 1, SHOWN_SAMPLES)
-        model = Model(choice.model.key, strength)
+    def work(session: Session, asked: InjectInputs) -> Iterator[Progress | Finished]:
+        choice, model, setting, number = asked.read(backend)
         last: Live | None = None
         events = inject_live(backend, model, session.spec or backend.spec, setting, number)
         with closing(events):  # type: ignore[type-var]
@@ -237,7 +247,7 @@ def build_injector(backend: Backend, page: Page) -> View:
         remember(session, last)
         means = ", ".join(f"{n} {mean_db(v)}" for n, v in last.rung.sqnr.items())
         ladder = backend.ladder if model.key == backend.default.key else None
-        drawn = curve(ladder, strength, own_points(lives(session, choice)), choice.dark)
+        drawn = curve(ladder, model.strength, own_points(lives(session, choice)), choice.dark)
         yield Finished(
             f"{live_title(last)}: {means}; {of_samples(len(last.labels))}",
             (live_sheet(last), drawn, offer(session, choice, last)),
@@ -254,7 +264,7 @@ def build_injector(backend: Backend, page: Page) -> View:
             return gr.skip()
         return gr.update(choices=recipe_names(backend, session, choice), value=name)
 
-    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
+    def stopped(session: Session, asked: InjectInputs) -> tuple[str, tuple[Any, ...]]:
         text = "Cancelled. The pictures that were done stay, and the next start goes on from there."
         return text, (gr.skip(), gr.skip(), gr.skip())
 
@@ -262,28 +272,27 @@ def build_injector(backend: Backend, page: Page) -> View:
     fast = [line, proved, rows, plot]
     # one listener for all that follows the drag: two that keep the last question ("always_last")
     # on one event would ask each other for ever; arrow keys give no "release"
-    page.bar.strength.input(
-        answer(backend, dragged),
-        [layer, *bar],
+    bar.strength.input(
+        *answer(backend, dragged, [layer, bar]),
         [*fast, inside],
         api_visibility="private",
         **QUIET,
     )
     layer.input(
-        answer(backend, one_layer), [layer, *bar], inside, api_visibility="private", **QUIET
+        *answer(backend, one_layer, [layer, bar]), inside, api_visibility="private", **QUIET
     )
     wire_job(
         backend,
         controls,
         work,
-        [channels, repair, samples, steps, seed, *bar],
-        [shown, plot, page.bar.recipe],
+        [InjectInputs(channels, repair, samples, steps, seed, bar)],
+        [shown, plot, bar.recipe],
         api_name="inject_outliers",
         stopped=stopped,
     )
     page.fields["injected-layer"] = layer
-    page.actions["inject"] = [page.bar.strength.input]
-    return View(refresh, [layer, *bar], [*fast, about, layer, inside])
+    page.actions["inject"] = [bar.strength.input]
+    return View(refresh, [layer, bar], [*fast, about, layer, inside])
 
 
 TAB = Tab("injector", "Injector", build_injector)

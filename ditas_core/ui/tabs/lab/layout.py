@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -14,9 +14,9 @@ from ....specs import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
 from ...page.bar import (
     FIRST_BITS,
     FIRST_CONVENTION,
+    BarInputs,
     Page,
     View,
-    read_choice,
     recipe_names,
     setup_notice,
 )
@@ -25,6 +25,7 @@ from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
 from ...page.tab import Tab
 from ...serving.errors import refuse, status
+from ...serving.inputs import Inputs
 from ...serving.validate import flag, one_of, real, whole
 from ...visitors.backend import FIXED_ALPHA, Backend, Choice, Model
 from ...visitors.measuring import measure
@@ -73,6 +74,39 @@ class Seen:
     bar: Any = None
     frame: Any = None
     slider: Any = None
+
+
+@dataclass(frozen=True)
+class LabInputs(Inputs):
+    """One layer, how it is rounded, and the α in hand."""
+
+    alpha: Any
+    identity: Any
+    layer: Any
+    weight_bits: Any
+    activation_bits: Any
+    convention: Any
+    branch: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend) -> tuple[Choice, Setting, float | None]:
+        """Check everything; the last is α, None without smoothing."""
+        choice = self.bar.read(backend)
+        known = backend.group_names(choice.model)
+        if not known:
+            raise refuse("layer: expected a measured checkpoint, got none; press “Measure”")
+        setting = Setting(
+            choice.model,
+            one_of(self.layer, "layer", known),
+            BitWidths(
+                whole(self.weight_bits, "weight bits", 2, 8),
+                whole(self.activation_bits, "activation bits", 4, 16),
+            ),
+            one_of(self.convention, "granularity", list(GRANULARITY)),
+            flag(self.branch, "low-rank branch"),
+        )
+        alpha = round(real(self.alpha, "alpha", 0, 1), 2)
+        return choice, setting, None if flag(self.identity, "no smoothing") else alpha
 
 
 def seen(session: Session) -> Seen:
@@ -151,9 +185,10 @@ def build_lab(backend: Backend, page: Page) -> View | None:
     wanted = gr.Textbox(label="curve to search", elem_id="lab-wanted", **hidden)
     found = gr.Textbox(label="curve found", elem_id="lab-found", **hidden)
 
-    hand = [alpha, identity]
-    place = [layer, weight_bits, activation_bits, convention, branch]
-    inputs = [*hand, *place, *page.bar.inputs]
+    switches = [layer, weight_bits, activation_bits, convention, branch]
+    inputs = LabInputs(
+        alpha, identity, layer, weight_bits, activation_bits, convention, branch, page.bar.inputs
+    )
     page.fields |= {
         "alpha": alpha,
         "lab_layer": layer,
@@ -164,25 +199,6 @@ def build_lab(backend: Backend, page: Page) -> View | None:
         "lab_branch": branch,
     }
     page.actions |= {"alpha": [alpha.input], "lab_convention": [convention.input]}
-
-    def read(values: tuple[Any, ...]) -> tuple[Choice, Setting, float | None]:
-        """Check the tab's own values and the bar's."""
-        at, off, group, weight, activation, name, low_rank, *rest = values
-        choice = read_choice(backend, rest)
-        known = backend.group_names(choice.model)
-        if not known:
-            raise refuse("layer: expected a measured checkpoint, got none; press “Measure”")
-        setting = Setting(
-            choice.model,
-            one_of(group, "layer", known),
-            BitWidths(
-                whole(weight, "weight bits", 2, 8), whole(activation, "activation bits", 4, 16)
-            ),
-            one_of(name, "granularity", list(GRANULARITY)),
-            flag(low_rank, "low-rank branch"),
-        )
-        number = round(real(at, "alpha", 0, 1), 2)
-        return choice, setting, None if flag(off, "no smoothing") else number
 
     def measured(session: Session, model: Model) -> Calibration | None:
         return backend.measured(model, session.spec or backend.spec)
@@ -208,80 +224,82 @@ def build_lab(backend: Backend, page: Page) -> View | None:
             figures = draw(held, line, at, choice.dark)
         return figures, verdict(held, line, at), "" if line is not None else repr(setting)
 
-    def on_hand(session: Session, *values: Any) -> tuple[Any, ...]:
+    def on_hand(session: Session, asked: LabInputs) -> tuple[Any, ...]:
         """Something moved inside the tab; the slider takes over from "no smoothing"."""
-        choice, setting, at = read(values)
+        choice, setting, at = asked.read(backend)
         if measured(session, choice.model) is None:
             return gr.skip(), status(NOT_MEASURED, "warn"), "", ""
         smoothless = seen(session).frame is not None and seen(session).frame[2]
-        slid = values[1] is True and smoothless and seen(session).slider != values[0]
-        at = round(float(values[0]), 2) if slid else at
-        seen(session).slider = values[0]
+        slid = asked.identity is True and smoothless and seen(session).slider != asked.alpha
+        at = round(float(asked.alpha), 2) if slid else at
+        seen(session).slider = asked.alpha
         figures, said, want = show(session, choice, setting, at, quick=True)
         return gr.update(value=False) if slid else gr.skip(), said, packed(figures), want
 
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, asked: LabInputs) -> tuple[Any, ...]:
         """The whole tab; what was switched in the bar since the last time is taken over."""
-        at, off, group, weight, activation, name, low_rank, *rest = values
-        choice = read_choice(backend, rest)
+        choice = asked.bar.read(backend)
         bar = (choice.bits, choice.convention)
-        followed, mine = seen(session).bar, (weight, activation, name)
+        followed = seen(session).bar
+        mine = (asked.weight_bits, asked.activation_bits, asked.convention)
         if followed != bar and (followed or mine == at_first):  # else: from the page's address
-            weight, activation, name = choice.bits.weight, choice.bits.activation, bar[1]
+            mine = (choice.bits.weight, choice.bits.activation, choice.convention)
         seen(session).bar = bar
-        choices = layer_choices(backend, choice.model)
+        choices, group = layer_choices(backend, choice.model), asked.layer
         if group not in [key for _, key in choices]:
             group = loudest(backend, choice.model)
-        switches = (gr.update(choices=choices, value=group), weight, activation, name)
+        weight, activation, name = mine
+        switched = (gr.update(choices=choices, value=group), *mine)
         if measured(session, choice.model) is None:
             figures = empty("Not measured yet", choice.dark)
             waiting = (gr.update(visible=True), gr.Timer(active=backend.queue.locked()))
-            return (*switches, *fresh(figures), status("Not measured yet"), "", *waiting)
-        found = read((at, off, group, weight, activation, name, low_rank, *rest))
-        figures, said, want = show(session, *found, quick=False)
-        seen(session).slider = at
+            return (*switched, *fresh(figures), status("Not measured yet"), "", *waiting)
+        asked = replace(
+            asked, layer=group, weight_bits=weight, activation_bits=activation, convention=name
+        )
+        figures, said, want = show(session, *asked.read(backend), quick=False)
+        seen(session).slider = asked.alpha
         done = (gr.update(visible=False), gr.Timer(active=False))
-        return (*switches, *fresh(figures), said, want, *done)
+        return (*switched, *fresh(figures), said, want, *done)
 
-    def on_tick(session: Session, *values: Any) -> tuple[Any, ...]:
+    def on_tick(session: Session, asked: LabInputs) -> tuple[Any, ...]:
         """Once the run that somebody else started is over."""
-        if measured(session, read_choice(backend, values[len(hand) + len(place) :]).model) is None:
+        if measured(session, asked.bar.read(backend).model) is None:
             return *(gr.skip() for _ in outputs[:-1]), gr.Timer(active=backend.queue.locked())
-        return refresh(session, *values)
+        return refresh(session, asked)
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read_choice(backend, values[len(hand) + len(place) :])
+    def work(session: Session, asked: LabInputs) -> Iterator[Progress | Finished]:
+        choice = asked.bar.read(backend)
         for event in measure(backend, choice.model, session.spec or backend.spec):
             if isinstance(event, Progress):
                 yield event
-        yield Finished(f"{choice.model.title} is measured.", refresh(session, *values))
+        yield Finished(f"{choice.model.title} is measured.", refresh(session, asked))
 
-    def search(session: Session, want: str, *values: Any) -> Any:
+    def search(session: Session, want: str, asked: LabInputs) -> Any:
         """The curve that is not known yet."""
-        _, setting, _ = read(values)
+        _, setting, _ = asked.read(backend)
         if not want:
             return gr.skip()
         find_curve(backend, setting, needed(session, setting.model))
         return f"{setting!r} {time.monotonic_ns()}"
 
-    def jump(session: Session, values: tuple[Any, ...], at: float | None) -> tuple[Any, ...]:
+    def jump(session: Session, asked: LabInputs, at: float | None) -> tuple[Any, ...]:
         """Set the slider, or the box, from elsewhere."""
-        number = values[0] if at is None else round(at, 2)
-        _, *shown = on_hand(session, number, at is None, *values[2:])
+        number = asked.alpha if at is None else round(at, 2)
+        _, *shown = on_hand(session, replace(asked, alpha=number, identity=at is None))
         return number, at is None, *shown
 
-    def on_best(session: Session, *values: Any) -> tuple[Any, ...]:
-        _, setting, _ = read(values)
-        return jump(
-            session, values, find_curve(backend, setting, needed(session, setting.model)).alpha
-        )
+    def on_best(session: Session, asked: LabInputs) -> tuple[Any, ...]:
+        _, setting, _ = asked.read(backend)
+        found = find_curve(backend, setting, needed(session, setting.model))
+        return jump(session, asked, found.alpha)
 
-    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_pick(session: Session, text: Any, asked: LabInputs) -> tuple[Any, ...]:
         x = read_pick(text).x
-        return jump(session, values, min(1.0, max(0.0, x)) if isinstance(x, float | int) else None)
+        return jump(session, asked, min(1.0, max(0.0, x)) if isinstance(x, float | int) else None)
 
-    def on_use(session: Session, *values: Any) -> tuple[Any, ...]:
-        choice, setting, at = read(values)
+    def on_use(session: Session, asked: LabInputs) -> tuple[Any, ...]:
+        choice, setting, at = asked.read(backend)
         calibration = needed(session, choice.model)
         name, recipe = backend.recipe(session, choice)
         if recipe is None:
@@ -308,26 +326,26 @@ def build_lab(backend: Backend, page: Page) -> View | None:
         )
 
     drawn = [said, moved, wanted]
-    outputs = [*place[:-1], bars, curve, shapes, said, wanted, gate, timer]
+    jumped = [alpha, identity, *drawn]
+    outputs = [*switches[:-1], bars, curve, shapes, said, wanted, gate, timer]
     quiet: dict[str, Any] = {**QUIET, "api_visibility": "private"}
     gr.on(  # one listener: its answers arrive in the order of the moves
-        [alpha.input, identity.input, found.change, *(switch.input for switch in place)],
-        answer(backend, on_hand), inputs, [identity, *drawn], api_name="alpha", **QUIET,
+        [alpha.input, identity.input, found.change, *(switch.input for switch in switches)],
+        *answer(backend, on_hand, [inputs]), [identity, *drawn], api_name="alpha", **QUIET,
     )  # fmt: skip
     moved.change(None, moved, None, js=MOVE, api_visibility="private")
-    wanted.change(answer(backend, search), [wanted, *inputs], found, **quiet)
-    to_best.click(answer(backend, on_best), inputs, [*hand, *drawn], **quiet)
-    picked.input(answer(backend, on_pick), [picked, *inputs], [*hand, *drawn], **quiet)
+    wanted.change(*answer(backend, search, [wanted, inputs]), found, **quiet)
+    to_best.click(*answer(backend, on_best, [inputs]), jumped, **quiet)
+    picked.input(*answer(backend, on_pick, [picked, inputs]), jumped, **quiet)
     use.click(
-        answer(backend, on_use),
-        inputs,
-        [told, page.bar.recipe, page.bar.notice],
+        *answer(backend, on_use, [inputs]),
+        [told, page.bar.inputs.recipe, page.bar.notice],
         api_name="use_alpha",
         **QUIET,
     )
-    timer.tick(answer(backend, on_tick), inputs, outputs, **quiet)
-    wire_job(backend, controls, work, inputs, outputs, api_name="lab_measure")
-    return View(refresh, inputs, outputs)
+    timer.tick(*answer(backend, on_tick, [inputs]), outputs, **quiet)
+    wire_job(backend, controls, work, [inputs], outputs, api_name="lab_measure")
+    return View(refresh, [inputs], outputs)
 
 
 def fresh(figures: dict[str, Any]) -> list[Any]:

@@ -13,12 +13,13 @@ from ....calibration import Calibration
 from ....evaluation.outliers import AtlasError, Half, Measure, OutlierAtlas
 from ....figures import empty_figure
 from ....models import FAMILIES
-from ...page.bar import Page, View, first_choice, read_choice
+from ...page.bar import BarInputs, Page, View, first_choice
 from ...page.glossary import lead
 from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
 from ...page.tab import Tab
 from ...serving.errors import refuse, reported, status
+from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import flag, one_of, real
 from ...visitors.backend import Backend
 from ...visitors.measuring import measure as measure_model
@@ -57,52 +58,66 @@ class Scene:
     note: str
 
 
-def read_scene(
-    backend: Backend, session: Session, values: tuple[Any, ...], keep: bool
-) -> Scene | None:
-    """Check everything; None where nothing has been measured yet.
+@dataclass(frozen=True)
+class AtlasInputs(Inputs):
+    """What of the atlas is looked at, and how."""
 
-    Not ``keep``: a layer, timestep or channel that this checkpoint lacks is replaced
-    by its loudest one instead of refused.
-    """
-    measure, half, panels, layer, timestep, view, ordered, follow, by_hand, channel, *bar = values
-    choice = read_choice(backend, bar)
-    measure = show.MEASURES[one_of(measure, "measure", list(show.MEASURES))]
-    half = Half(one_of(half, "guidance half", show.HALVES))
-    one_of(view, "view", show.VIEWS)
-    atlas = backend.atlas(choice.model)
-    if atlas is None:
-        return None
-    note, change = "", one_of(panels, "overview", show.PANELS) == show.PANELS[1]
-    alphas, source = backend.alphas(session, choice)
-    try:
-        ranking = atlas.ranking(alphas, measure, half)
-    except AtlasError as error:
-        half, note = Half.BOTH, f" {error}."
-        ranking = atlas.ranking(alphas, measure, half)
-    if not keep and str(layer) not in atlas.groups:
-        layer = show.calmed(ranking).layer
-    layer = one_of(layer, "layer", list(atlas.groups))
-    steps = [show.WHOLE_RUN, *map(str, atlas.timesteps)]
-    if not keep and str(timestep) not in steps:
-        timestep = show.WHOLE_RUN
-    timestep = one_of(timestep, "timestep", steps)
-    alpha = alphas.get(layer)
-    if not flag(follow, "the recipe's α"):
-        alpha, source = real(by_hand, "α by hand", 0, 1), "by hand"
-    look = show.Look(
-        layer, alpha, source, measure, half,
-        None if timestep == show.WHOLE_RUN else int(timestep),
-        view, flag(ordered, "loudest first"), choice,
-    )  # fmt: skip
-    count = len(atlas.groups[layer].act_absmax)
-    number = read_channel(channel, count)
-    if number is None:
-        if keep:
-            raise refuse(f"channel: expected a number from 0 to {count - 1}")
-        number = next(rank.channel for rank in ranking if rank.layer == layer)
-    calibration = backend.measured(choice.model, session.spec or backend.spec)
-    return Scene(atlas, alphas, look, change, number, calibration, note)
+    measure: Any
+    half: Any
+    panels: Any
+    layer: Any
+    timestep: Any
+    view: Any
+    ordered: Any
+    follow: Any
+    by_hand: Any
+    channel: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend, session: Session, keep: bool) -> Scene | None:
+        """Check everything; None where nothing has been measured yet.
+
+        Not ``keep``: a layer, timestep or channel that this checkpoint lacks is replaced
+        by its loudest one instead of refused.
+        """
+        choice = self.bar.read(backend)
+        measure = show.MEASURES[one_of(self.measure, "measure", list(show.MEASURES))]
+        half = Half(one_of(self.half, "guidance half", show.HALVES))
+        one_of(self.view, "view", show.VIEWS)
+        atlas = backend.atlas(choice.model)
+        if atlas is None:
+            return None
+        note, change = "", one_of(self.panels, "overview", show.PANELS) == show.PANELS[1]
+        alphas, source = backend.alphas(session, choice)
+        try:
+            ranking = atlas.ranking(alphas, measure, half)
+        except AtlasError as error:
+            half, note = Half.BOTH, f" {error}."
+            ranking = atlas.ranking(alphas, measure, half)
+        layer, timestep = self.layer, self.timestep
+        if not keep and str(layer) not in atlas.groups:
+            layer = show.calmed(ranking).layer
+        layer = one_of(layer, "layer", list(atlas.groups))
+        steps = [show.WHOLE_RUN, *map(str, atlas.timesteps)]
+        if not keep and str(timestep) not in steps:
+            timestep = show.WHOLE_RUN
+        timestep = one_of(timestep, "timestep", steps)
+        alpha = alphas.get(layer)
+        if not flag(self.follow, "the recipe's α"):
+            alpha, source = real(self.by_hand, "α by hand", 0, 1), "by hand"
+        look = show.Look(
+            layer, alpha, source, measure, half,
+            None if timestep == show.WHOLE_RUN else int(timestep),
+            self.view, flag(self.ordered, "loudest first"), choice,
+        )  # fmt: skip
+        count = len(atlas.groups[layer].act_absmax)
+        number = read_channel(self.channel, count)
+        if number is None:
+            if keep:
+                raise refuse(f"channel: expected a number from 0 to {count - 1}")
+            number = next(rank.channel for rank in ranking if rank.layer == layer)
+        calibration = backend.measured(choice.model, session.spec or backend.spec)
+        return Scene(atlas, alphas, look, change, number, calibration, note)
 
 
 def read_channel(value: object, count: int) -> int | None:
@@ -202,10 +217,10 @@ def build_outliers(backend: Backend, page: Page) -> View:
                             elem_id="atlas-range")  # fmt: skip
     channel_line = gr.HTML(padding=False, elem_id="atlas-channel-line")
 
-    inputs = [
+    inputs = AtlasInputs(
         measure, half, panels, layer, timestep, view, ordered, follow, by_hand, channel,
-        *page.bar.inputs,
-    ]  # fmt: skip
+        page.bar.inputs,
+    )  # fmt: skip
     of_overview = [overview, overview_line]
     of_layer = [plot, pair, left, right, layer_line]
     of_channel = [channel, histogram, over_time, channel_line]
@@ -213,8 +228,8 @@ def build_outliers(backend: Backend, page: Page) -> View:
     of_opened = [*inside, frame, overview_line, *of_layer, *of_channel]
     outputs = [table, *inside, *of_overview, *of_layer, *of_channel]
 
-    def scene_of(session: Session, values: tuple[Any, ...]) -> Scene:
-        scene = read_scene(backend, session, values, keep=True)
+    def scene_of(session: Session, asked: AtlasInputs) -> Scene:
+        scene = asked.read(backend, session, keep=True)
         if scene is None:
             raise refuse(f"outliers: {show.UNMEASURED}")
         return scene
@@ -263,11 +278,11 @@ def build_outliers(backend: Backend, page: Page) -> View:
     def draw_below(scene: Scene) -> tuple[Any, ...]:
         return *draw_layer(scene), *draw_channel(scene)
 
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
+    def refresh(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
         """Everything, after the bar, the measure or the half changed."""
-        scene = read_scene(backend, session, values, keep=False)
+        scene = asked.read(backend, session, keep=False)
         if scene is None:
-            blank = empty_figure(show.UNMEASURED, dark=read_choice(backend, values[10:]).dark)
+            blank = empty_figure(show.UNMEASURED, dark=asked.bar.read(backend).dark)
             line = status(show.UNMEASURED, "warn")
             nothing = gr.update(choices=[], value=None)
             return (
@@ -284,58 +299,53 @@ def build_outliers(backend: Backend, page: Page) -> View:
             *draw_below(scene),
         )
 
-    def open_layer(
-        session: Session, name: Any, when: Any, values: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
+    def open_layer(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
         """A fresh look at a layer: its own loudest channel, the recipe's α."""
-        atlas = backend.atlas(read_choice(backend, values[10:]).model)
-        one_of(name, "layer", [] if atlas is None else list(atlas.groups))
-        fresh = (*values[:3], name, when, *values[5:7], True, values[8], "", *values[10:])
-        scene = read_scene(backend, session, fresh, keep=False)
+        atlas = backend.atlas(asked.bar.read(backend).model)
+        one_of(asked.layer, "layer", [] if atlas is None else list(atlas.groups))
+        scene = replace(asked, follow=True, channel="").read(backend, session, keep=False)
         assert scene is not None
         return *draw_inside(scene), *move_frame(scene), *draw_below(scene)
-
-    def on_layer(session: Session, *values: Any) -> tuple[Any, ...]:
-        return open_layer(session, values[3], values[4], values)
 
     def on_row(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         row = getattr(event, "row_value", None)
         if not isinstance(row, list) or not row:
             raise refuse("layer: expected a row of the table, got none")
         with reported():
-            return open_layer(backend.session(request), row[0], values[4], values)
+            (asked,) = filled([inputs], values)
+            return open_layer(backend.session(request), replace(asked, layer=row[0]))
 
-    def on_cell(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_cell(session: Session, text: Any, asked: AtlasInputs) -> tuple[Any, ...]:
         pick = read_pick(text)
-        return open_layer(session, pick.x, str(pick.y), values)
+        return open_layer(session, replace(asked, layer=pick.x, timestep=str(pick.y)))
 
-    def on_change(session: Session, *values: Any) -> tuple[Any, ...]:
-        return draw_overview(scene_of(session, values))
+    def on_change(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        return draw_overview(scene_of(session, asked))
 
-    def on_timestep(session: Session, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(session, values)
+    def on_timestep(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        scene = scene_of(session, asked)
         return *move_frame(scene), *draw_below(scene)
 
-    def on_view(session: Session, *values: Any) -> tuple[Any, ...]:
-        return draw_layer(scene_of(session, values))
+    def on_view(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        return draw_layer(scene_of(session, asked))
 
-    def on_alpha(session: Session, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(session, values)
+    def on_alpha(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        scene = scene_of(session, asked)
         return draw_below(scene)
 
-    def on_hand(session: Session, *values: Any) -> tuple[Any, ...]:
-        return False, *on_alpha(session, *values[:7], False, *values[8:])
+    def on_hand(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        return False, *on_alpha(session, replace(asked, follow=False))
 
-    def on_channel(session: Session, *values: Any) -> tuple[Any, ...]:
-        return draw_channel(scene_of(session, values))
+    def on_channel(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
+        return draw_channel(scene_of(session, asked))
 
-    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
-        scene = scene_of(session, values)
+    def on_pick(session: Session, text: Any, asked: AtlasInputs) -> tuple[Any, ...]:
+        scene = scene_of(session, asked)
         number = show.picked_channel(scene.atlas, scene.look, read_pick(text))
         return draw_channel(replace(scene, channel=number))
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read_choice(backend, values[10:])
+    def work(session: Session, asked: AtlasInputs) -> Iterator[Progress | Finished]:
+        choice = asked.bar.read(backend)
         spec = session.spec or backend.spec
         for event in measure_model(backend, choice.model, spec):
             if isinstance(event, Progress):
@@ -344,28 +354,31 @@ def build_outliers(backend: Backend, page: Page) -> View:
             f"Measured: {spec.sampling.steps} steps of {spec.samples} samples, "
             f"{spec.tokens} tokens kept per layer and step."
         )
-        yield Finished(text, refresh(session, *values))
+        yield Finished(text, refresh(session, asked))
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    gr.on([measure.input, half.input], answer(backend, refresh), inputs, outputs, **private)
-    panels.input(answer(backend, on_change), inputs, of_overview, **private)
+    gr.on([measure.input, half.input], *answer(backend, refresh, [inputs]), outputs, **private)
+    panels.input(*answer(backend, on_change, [inputs]), of_overview, **private)
     layer.input(
-        answer(backend, on_layer, once=True), inputs, of_opened, api_name="outlier_layer", **QUIET
+        *answer(backend, open_layer, [inputs], once=True),
+        of_opened,
+        api_name="outlier_layer",
+        **QUIET,
     )
-    table.select(on_row, inputs, of_opened, **private)
-    overview_pick.input(answer(backend, on_cell), [overview_pick, *inputs], of_opened, **private)
+    table.select(on_row, components([inputs]), of_opened, **private)
+    overview_pick.input(*answer(backend, on_cell, [overview_pick, inputs]), of_opened, **private)
     drawn = [frame, overview_line, *of_layer, *of_channel]
-    timestep.input(answer(backend, on_timestep, once=True), inputs, drawn, **private)
-    gr.on([view.input, ordered.input], answer(backend, on_view), inputs, of_layer, **private)
-    follow.input(answer(backend, on_alpha), inputs, [*of_layer, *of_channel], **private)
-    by_hand.input(answer(backend, on_hand), inputs, [follow, *of_layer, *of_channel], **private)
+    timestep.input(*answer(backend, on_timestep, [inputs], once=True), drawn, **private)
+    gr.on([view.input, ordered.input], *answer(backend, on_view, [inputs]), of_layer, **private)
+    follow.input(*answer(backend, on_alpha, [inputs]), [*of_layer, *of_channel], **private)
+    by_hand.input(*answer(backend, on_hand, [inputs]), [follow, *of_layer, *of_channel], **private)
     channel.input(
-        answer(backend, on_channel, once=True), inputs, of_channel, api_name="outlier_channel",
+        *answer(backend, on_channel, [inputs], once=True), of_channel, api_name="outlier_channel",
         **QUIET,
     )  # fmt: skip
     frame.change(None, frame, None, js=MOVE, api_visibility="private")
-    layer_pick.input(answer(backend, on_pick), [layer_pick, *inputs], of_channel, **private)
-    wire_job(backend, controls, work, inputs, outputs, api_name="measure")
+    layer_pick.input(*answer(backend, on_pick, [layer_pick, inputs]), of_channel, **private)
+    wire_job(backend, controls, work, [inputs], outputs, api_name="measure")
     page.fields |= {"measure": measure, "half": half, "layer": layer, "channel": channel}
     page.actions |= {
         "measure": [measure.input],
@@ -374,7 +387,7 @@ def build_outliers(backend: Backend, page: Page) -> View:
         "view": [view.input],
         "channel": [channel.input, layer_pick.input],
     }
-    return View(refresh, inputs, outputs)
+    return View(refresh, [inputs], outputs)
 
 
 TAB = Tab("outliers", "Outliers", build_outliers)

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...page.bar import Page, View, first_choice, read_choice
+from ...page.bar import BarInputs, Page, View, first_choice
 from ...page.glossary import lead
 from ...page.tab import Tab
 from ...visitors.backend import Backend
@@ -45,8 +45,8 @@ def build_overview(backend: Backend, page: Page) -> View:
             worst = gr.HTML(worst_layer(backend, nobody, first), padding=False, elem_id="worst")
             closer = gr.Button("Look into every layer: Outliers", elem_id="look-closer", size="md")
 
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values)
+    def refresh(session: Session, asked: BarInputs) -> tuple[Any, ...]:
+        choice = asked.read(backend)
         return (
             numbers(backend, choice),
             samples(backend, choice),
@@ -56,8 +56,8 @@ def build_overview(backend: Backend, page: Page) -> View:
         )
 
     closer.click(lambda: gr.Tabs(selected="outliers"), None, page.tabs, api_visibility="private")
-    page.actions["bits"] = [page.bar.preset.input]
-    return View(refresh, page.bar.inputs, [stats, sheet, about, cost, worst])
+    page.actions["bits"] = [page.bar.inputs.preset.input]
+    return View(refresh, [page.bar.inputs], [stats, sheet, about, cost, worst])
 
 
 TAB = Tab("overview", "Overview", build_overview)

@@ -13,6 +13,7 @@ from ....figures import empty_figure, recipe_errors
 from ....specs import ACTIVATION_BITS, FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe
 from ...page.glossary import lead
 from ...serving.errors import refuse, status
+from ...serving.inputs import Inputs
 from ...serving.validate import flag, one_of, real, shown
 from ...visitors.backend import Backend, Choice
 from ...visitors.running import Controls, Finished, Progress, build_controls
@@ -43,14 +44,47 @@ def known_errors(backend: Backend, session: Session, choice: Choice) -> Predicti
 
 
 @dataclass(frozen=True)
+class EditInputs(Inputs):
+    """The layer in hand and its settings."""
+
+    layer: Any
+    alpha: Any
+    identity: Any
+    weight: Any
+    activation: Any
+
+    def read(
+        self, backend: Backend, session: Session, choice: Choice
+    ) -> tuple[Recipe, Recipe, str]:
+        """The bar's recipe, the same with the change, and the layer."""
+        base = available(backend, session, choice).get(choice.recipe)
+        if base is None:
+            raise refuse(
+                f"recipe: expected one that is there already, got {choice.recipe}; "
+                "press “Start”, or choose another in the bar"
+            )
+        group = one_of(self.layer, "layer", list(base.layers))
+        for value, what, widths in (
+            (self.weight, "weight bits", WIDTHS),
+            (self.activation, "activation bits", list(ACTIVATION_BITS)),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value not in widths:
+                few = f"{widths[0]} to {widths[-1]}"
+                raise refuse(f"{what}: expected one of {few} in the list, got {shown(value)}")
+        strength = round(real(self.alpha, "α", 0, 1), 4)
+        changed = replace(
+            base.layers[group],
+            bits=BitWidths(self.weight, self.activation),
+            alpha=None if flag(self.identity, "no smoothing") else strength,
+        )
+        return base, base.with_layer(group, changed), group
+
+
+@dataclass(frozen=True)
 class Editor:
     """The layer in hand, its settings, and what they predict."""
 
-    layer: gr.Dropdown
-    alpha: gr.Slider
-    identity: gr.Checkbox
-    weight: gr.Dropdown
-    activation: gr.Dropdown
+    edit: EditInputs
     name: gr.Textbox
     keep: gr.Button
     predict: Controls
@@ -58,14 +92,9 @@ class Editor:
     plot: gr.Plot
 
     @property
-    def settings(self) -> list[Any]:
-        """What ``read_edit`` reads, in its order."""
-        return [self.layer, self.alpha, self.identity, self.weight, self.activation]
-
-    @property
     def outputs(self) -> list[Any]:
         """What ``draw_layer`` gives, in its order."""
-        return [*self.settings, self.name, self.keep, self.predict.line, *self.shows]
+        return [*self.edit.parts, self.name, self.keep, self.predict.line, *self.shows]
 
     @property
     def shows(self) -> list[Any]:
@@ -74,7 +103,7 @@ class Editor:
     @property
     def changes(self) -> list[Any]:
         """The visitor changes the layer; alpha is listened to on its own."""
-        return [self.identity.input, self.weight.input, self.activation.input]
+        return [self.edit.identity.input, self.edit.weight.input, self.edit.activation.input]
 
 
 def build_editor(backend: Backend) -> Editor:
@@ -114,37 +143,8 @@ def build_editor(backend: Backend) -> Editor:
         with gr.Column(scale=5, min_width=320):
             outcome = gr.HTML(tiles([]), padding=False, elem_id="edit-outcome")
             plot = gr.Plot(label="Predicted error by layer", show_label=False, elem_id="edit-plot")
-    return Editor(
-        layer, alpha, identity, weight, activation, name, keep, predict, outcome, plot
-    )  # fmt: skip
-
-
-def read_edit(
-    backend: Backend, session: Session, choice: Choice, values: tuple[Any, ...]
-) -> tuple[Recipe, Recipe, str]:
-    """The bar's recipe, the same with the change, and the layer."""
-    group, alpha, identity, weight, activation = values
-    base = available(backend, session, choice).get(choice.recipe)
-    if base is None:
-        raise refuse(
-            f"recipe: expected one that is there already, got {choice.recipe}; "
-            "press “Start”, or choose another in the bar"
-        )
-    one_of(group, "layer", list(base.layers))
-    for value, what, widths in (
-        (weight, "weight bits", WIDTHS),
-        (activation, "activation bits", list(ACTIVATION_BITS)),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value not in widths:
-            few = f"{widths[0]} to {widths[-1]}"
-            raise refuse(f"{what}: expected one of {few} in the list, got {shown(value)}")
-    strength = round(real(alpha, "α", 0, 1), 4)
-    changed = replace(
-        base.layers[group],
-        bits=BitWidths(weight, activation),
-        alpha=None if flag(identity, "no smoothing") else strength,
-    )
-    return base, base.with_layer(group, changed), group
+    edit = EditInputs(layer, alpha, identity, weight, activation)
+    return Editor(edit, name, keep, predict, outcome, plot)
 
 
 def draw_edit(
@@ -212,11 +212,11 @@ def measured_line(found: Predictions) -> str:
 
 
 def kept_change(
-    backend: Backend, session: Session, choice: Choice, values: tuple[Any, ...], name: Any
+    backend: Backend, session: Session, choice: Choice, edit: EditInputs, name: Any
 ) -> str:
     """Save the bar's recipe with the change; returns its name."""
     label = read_name(name)
-    _, changed, _ = read_edit(backend, session, choice, values)
+    _, changed, _ = edit.read(backend, session, choice)
     calibration = backend.measured(choice.model, session.spec or backend.spec)
     if changed.needs_calibration and calibration is not None:
         # the smoothing factors come from the run that the errors were predicted on

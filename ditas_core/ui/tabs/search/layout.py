@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from ....search import LayerDone
 from ....specs import METHODS, CalibrationSpec, Recipe, summarize
-from ...page.bar import Page, View, read_choice
+from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
 from ...page.tab import Tab
 from ...serving.errors import refuse, reported, status
+from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import flag, one_of, whole
 from ...visitors.backend import Backend, Choice
 from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
@@ -33,10 +34,26 @@ from .draw import (
 )
 from .editing import draw_layer
 from .job import PARTIAL, SearchJob, job_of, keep_partial, kept_layers, run_search
-from .wiring import build_keeping, wire_keeping
+from .wiring import Hand, build_keeping, wire_keeping
 
 NOTE = "search"
 REDRAW_S = 0.6
+
+
+@dataclass(frozen=True)
+class SearchInputs(Inputs):
+    """What is searched besides the bar's choice."""
+
+    method: Any
+    steps: Any
+    images: Any
+
+    def read(self, choice: Choice, first: CalibrationSpec) -> SearchJob:
+        """Check everything; calibrated as ``first`` but for the two sliders."""
+        method = one_of(self.method, "method", METHODS)
+        sampling = replace(first.sampling, steps=whole(self.steps, "denoising steps", 4, 100))
+        images = whole(self.images, "images", 1, 16)
+        return job_of(choice, method, replace(first, sampling=sampling, samples=images))
 
 
 def found_layers(
@@ -112,18 +129,11 @@ def build_search(backend: Backend, page: Page) -> View | None:
     )  # fmt: skip
     lower = build_keeping(backend, page)
     searched = gr.Textbox(visible="hidden", elem_id="searched-mark", label="searched mark")
-    bar = page.bar
-    settings = [method, steps, images]
+    bar = page.bar.inputs
+    settings = SearchInputs(method, steps, images)
     search_shows = [table, plot, totals]
     skip = gr.skip()
     rest = (skip,) * (len(lower.with_bar) + 1)
-
-    def read_job(values: Sequence[Any], choice: Choice) -> SearchJob:
-        method, steps, images = values
-        one_of(method, "method", METHODS)
-        sampling = replace(first.sampling, steps=whole(steps, "denoising steps", 4, 100))
-        calibration = replace(first, sampling=sampling, samples=whole(images, "images", 1, 16))
-        return job_of(choice, method, calibration)
 
     def show(session: Session, choice: Choice, job: SearchJob) -> tuple[Any, ...]:
         """Status line, then ``search_shows``."""
@@ -145,22 +155,29 @@ def build_search(backend: Backend, page: Page) -> View | None:
         spec: CalibrationSpec = session.spec or first
         return spec.sampling.steps, spec.samples
 
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values[6:])
+    def refresh(
+        session: Session, settings: SearchInputs, hand: Hand, asked: BarInputs
+    ) -> tuple[Any, ...]:
+        choice = asked.read(backend)
         moved = sliders(session)
-        asked = values[1:3] if moved[0] is skip else moved
-        job = read_job((values[0], *asked), choice)
-        return (*moved, *show(session, choice, job), *lower.draw(session, choice, values[3:6]))
+        if moved[0] is not skip:
+            settings = SearchInputs(settings.method, *moved)
+        job = settings.read(choice, first)
+        return (*moved, *show(session, choice, job), *lower.draw(session, choice, hand))
 
-    def on_settings(session: Session, kind: Any, *values: Any) -> tuple[Any, ...]:
+    def on_settings(
+        session: Session, kind: Any, settings: SearchInputs, asked: BarInputs
+    ) -> tuple[Any, ...]:
         notes_of(session)["view"] = one_of(kind, "show", [MAP, CURVES])
-        choice = read_choice(backend, values[3:])
-        return show(session, choice, read_job(values[:3], choice))
+        choice = asked.read(backend)
+        return show(session, choice, settings.read(choice, first))
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        over, hand = flag(values[3], "start over"), values[4:7]
-        choice = read_choice(backend, values[7:])
-        job = read_job(values[:3], choice)
+    def work(
+        session: Session, settings: SearchInputs, afresh: Any, hand: Hand, asked: BarInputs
+    ) -> Iterator[Progress | Finished]:
+        over = flag(afresh, "start over")
+        choice = asked.read(backend)
+        job = settings.read(choice, first)
         session.spec = notes_of(session)["spec"] = (
             None if job.calibration == first else job.calibration
         )
@@ -193,9 +210,11 @@ def build_search(backend: Backend, page: Page) -> View | None:
             ),
         )
 
-    def stopped(session: Session, *values: Any) -> tuple[str, tuple[Any, ...]]:
-        choice = read_choice(backend, values[7:])
-        job = read_job(values[:3], choice)
+    def stopped(
+        session: Session, settings: SearchInputs, afresh: Any, hand: Hand, asked: BarInputs
+    ) -> tuple[str, tuple[Any, ...]]:
+        choice = asked.read(backend)
+        job = settings.read(choice, first)
         recipe = keep_partial(backend, session, job)
         layers, names = kept_layers(session, job), backend.group_names(job.model)
         if recipe is None:
@@ -207,18 +226,17 @@ def build_search(backend: Backend, page: Page) -> View | None:
         )
         return text, (
             *show(session, choice, job)[1:],
-            *lower.draw_with_bar(session, choice, choice.recipe, values[4:7]),
+            *lower.draw_with_bar(session, choice, choice.recipe, hand),
             f"partial, {time.time():.0f}",
         )
 
     wire_job(
-        backend, controls, work, [*settings, afresh, *lower.hand, *bar.inputs],
+        backend, controls, work, [settings, afresh, lower.hand, bar],
         [*search_shows, *lower.with_bar, searched], api_name="search", stopped=stopped,
     )  # fmt: skip
     gr.on(
         [kind.input, method.input, steps.input, images.input],
-        answer(backend, on_settings),
-        [kind, *settings, *bar.inputs],
+        *answer(backend, on_settings, [kind, settings, bar]),
         [controls.line, *search_shows],
         api_name="search_layers",
         **QUIET,
@@ -229,16 +247,19 @@ def build_search(backend: Backend, page: Page) -> View | None:
         with reported():
             if not isinstance(row, list) or not row:
                 raise refuse("layer: expected a row of the table, got none")
-            choice = read_choice(backend, values)
+            (asked,) = filled([bar], values)
+            choice = asked.read(backend)
             one_of(row[0], "layer", backend.group_names(choice.model))
             return draw_layer(backend, backend.session(request), choice, row[0])
 
-    def on_pick(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_pick(
+        session: Session, text: Any, settings: SearchInputs, asked: BarInputs
+    ) -> tuple[Any, ...]:
         """A cell of the map or a point of a curve: that layer at that alpha."""
-        pick, choice = read_pick(text), read_choice(backend, values[3:])
+        pick, choice = read_pick(text), asked.read(backend)
         layer, alpha = pick.x, pick.y
         if notes_of(session)["view"] == CURVES:
-            layers = found_layers(backend, session, read_job(values[:3], choice))[0]
+            layers = found_layers(backend, session, settings.read(choice, first))[0]
             layer = layers[pick.trace].group if 0 <= pick.trace < len(layers) else ""
             alpha = pick.x
         one_of(layer, "layer", backend.group_names(choice.model))
@@ -246,9 +267,9 @@ def build_search(backend: Backend, page: Page) -> View | None:
         return draw_layer(backend, session, choice, layer, float(alpha) if inside else None)
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    table.select(on_row, bar.inputs, lower.editor.outputs, **private)
+    table.select(on_row, components([bar]), lower.editor.outputs, **private)
     picked.input(
-        answer(backend, on_pick), [picked, *settings, *bar.inputs], lower.editor.outputs, **private
+        *answer(backend, on_pick, [picked, settings, bar]), lower.editor.outputs, **private
     )
     wire_keeping(backend, page, lower)
 
@@ -256,7 +277,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
     page.actions["search"] = [searched.change]
     return View(
         refresh,
-        [*settings, *lower.hand, *bar.inputs],
+        [settings, lower.hand, bar],
         [steps, images, controls.line, *search_shows, *lower.outputs],
     )
 

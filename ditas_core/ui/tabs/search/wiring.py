@@ -9,13 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from ...page.bar import Page, read_choice, recipe_names, setup_notice
+from ...page.bar import BarInputs, Page, recipe_names, setup_notice
+from ...serving.inputs import Inputs
 from ...serving.validate import one_of
 from ...visitors.backend import Backend, Choice
 from ...visitors.running import QUIET, Finished, Progress, answer, wire_job
 from ...visitors.session import Session
 from .draw import recipe_rows
 from .editing import (
+    EditInputs,
     Editor,
     available,
     build_editor,
@@ -24,7 +26,6 @@ from .editing import (
     kept_change,
     known_errors,
     predicting,
-    read_edit,
 )
 from .recipes import (
     Recipes,
@@ -42,8 +43,17 @@ FILL_S = 0.8
 
 
 @dataclass(frozen=True)
+class Hand(Inputs):
+    """The layer in hand, the recipes compared, and the one chosen."""
+
+    layer: Any
+    compared: Any
+    chosen: Any
+
+
+@dataclass(frozen=True)
 class Keeping:
-    """Both parts. ``hand``: the layer in hand, the recipes compared, and the one chosen.
+    """Both parts.
 
     pending   hidden: "more" while errors are missing and are measured bit by bit,
               "done" when all that is on view can be drawn with them
@@ -57,8 +67,8 @@ class Keeping:
     pending: gr.Textbox
 
     @property
-    def hand(self) -> list[Any]:
-        return [self.editor.layer, self.recipes.compared, self.recipes.chosen]
+    def hand(self) -> Hand:
+        return Hand(self.editor.edit.layer, self.recipes.compared, self.recipes.chosen)
 
     @property
     def outputs(self) -> list[Any]:
@@ -68,13 +78,12 @@ class Keeping:
     @property
     def with_bar(self) -> list[Any]:
         """What ``draw_with_bar`` gives, in its order."""
-        return [*self.outputs, self.page.bar.recipe, self.page.bar.notice]
+        return [*self.outputs, self.page.bar.inputs.recipe, self.page.bar.notice]
 
-    def draw(self, session: Session, choice: Choice, hand: Sequence[Any]) -> tuple[Any, ...]:
-        layer, compared, chosen = hand
+    def draw(self, session: Session, choice: Choice, hand: Hand) -> tuple[Any, ...]:
         return (
-            *draw_layer(self.backend, session, choice, layer),
-            *draw_recipes(self.backend, session, choice, compared, chosen),
+            *draw_layer(self.backend, session, choice, hand.layer),
+            *draw_recipes(self.backend, session, choice, hand.compared, hand.chosen),
             self.missing(session, choice, 0.0),
         )
 
@@ -87,7 +96,7 @@ class Keeping:
         return f"more {left} {time.monotonic()}" if left else "done"
 
     def draw_with_bar(
-        self, session: Session, choice: Choice, name: str, hand: Sequence[Any]
+        self, session: Session, choice: Choice, name: str, hand: Hand
     ) -> tuple[Any, ...]:
         """Everything, with this recipe chosen in the bar."""
         choice = replace(choice, recipe=name)
@@ -110,42 +119,46 @@ def build_keeping(backend: Backend, page: Page) -> Keeping:
 
 def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
     """Connect what the visitor does."""
-    editor, recipes, bar = parts.editor, parts.recipes, page.bar
+    editor, recipes, bar = parts.editor, parts.recipes, page.bar.inputs
 
-    def then(act: Callable[..., tuple[str, Any]], extra: int) -> Any:
-        """``act(session, choice, hand, *extra)`` -> the bar's recipe and the one to look at."""
+    def then(act: Callable[..., tuple[str, Any]], *extra: Any) -> Any:
+        """``act(session, choice, chosen, *extra)`` -> the bar's recipe, and the one to look at."""
 
         def handle(session: Session, *values: Any) -> tuple[Any, ...]:
-            hand = values[extra : extra + 3]
-            choice = read_choice(backend, values[extra + 3 :])
-            name, chosen = act(session, choice, hand, *values[:extra])
-            return parts.draw_with_bar(session, choice, name, (*hand[:2], chosen))
+            *more, hand, asked = values
+            choice = asked.read(backend)
+            name, chosen = act(session, choice, hand.chosen, *more)
+            return parts.draw_with_bar(session, choice, name, replace(hand, chosen=chosen))
 
-        return answer(backend, handle)
+        return answer(backend, handle, [*extra, parts.hand, bar])
 
-    def on_layer(session: Session, layer: Any, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values)
+    def on_layer(session: Session, layer: Any, asked: BarInputs) -> tuple[Any, ...]:
+        choice = asked.read(backend)
         one_of(layer, "layer", backend.group_names(choice.model))
         return draw_layer(backend, session, choice, layer)
 
-    def on_edit(session: Session, *values: Any) -> tuple[Any, ...]:
-        choice = read_choice(backend, values[5:])
-        return draw_edit(backend, session, choice, *read_edit(backend, session, choice, values[:5]))
+    def on_edit(session: Session, edit: EditInputs, asked: BarInputs) -> tuple[Any, ...]:
+        choice = asked.read(backend)
+        return draw_edit(backend, session, choice, *edit.read(backend, session, choice))
 
-    def on_alpha(session: Session, *values: Any) -> tuple[Any, ...]:
+    def on_alpha(session: Session, edit: EditInputs, asked: BarInputs) -> tuple[Any, ...]:
         """Whoever moves alpha wants smoothing."""
-        return False, *on_edit(session, *values[:2], False, *values[3:])
+        return False, *on_edit(session, replace(edit, identity=False), asked)
 
-    def on_keep(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
-        choice, hand = read_choice(backend, values[7:]), (values[0], values[5])
-        label = kept_change(backend, session, choice, values[:5], name)
-        mark = f"{label}, {time.time():.0f}"
-        return *parts.draw_with_bar(session, choice, label, (*hand, label)), mark
+    def on_keep(
+        session: Session, name: Any, edit: EditInputs, compared: Any, _: Any, asked: BarInputs
+    ) -> tuple[Any, ...]:
+        choice = asked.read(backend)
+        label = kept_change(backend, session, choice, edit, name)
+        hand, mark = Hand(edit.layer, compared, label), f"{label}, {time.time():.0f}"
+        return *parts.draw_with_bar(session, choice, label, hand), mark
 
-    def on_pending(session: Session, text: Any, *values: Any) -> tuple[Any, ...]:
+    def on_pending(
+        session: Session, text: Any, edit: EditInputs, compared: Any, asked: BarInputs
+    ) -> tuple[Any, ...]:
         """A little more each time; what is on view changes only at the end."""
         shows = [*editor.shows, recipes.table, *recipes.shows]
-        choice = read_choice(backend, values[6:])
+        choice = asked.read(backend)
         if isinstance(text, str) and text.startswith("more"):
             return parts.missing(session, choice, FILL_S), *(gr.skip() for _ in shows)
         found = available(backend, session, choice)
@@ -153,33 +166,33 @@ def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
             return tuple(gr.skip() for _ in (text, *shows))
         return (
             gr.skip(),
-            *on_edit(session, *values[:5], *values[6:]),
+            *on_edit(session, edit, asked),
             recipe_rows(known_errors(backend, session, choice), found),
-            *compare(backend, session, choice, values[5]),
+            *compare(backend, session, choice, compared),
         )
 
-    def on_compare(session: Session, compared: Any, *values: Any) -> tuple[Any, ...]:
-        return compare(backend, session, read_choice(backend, values), compared)
+    def on_compare(session: Session, compared: Any, asked: BarInputs) -> tuple[Any, ...]:
+        return compare(backend, session, asked.read(backend), compared)
 
-    def on_chosen(session: Session, name: Any, *values: Any) -> tuple[Any, ...]:
-        found = available(backend, session, read_choice(backend, values))
+    def on_chosen(session: Session, name: Any, asked: BarInputs) -> tuple[Any, ...]:
+        found = available(backend, session, asked.read(backend))
         return draw_chosen(session, found, one_of(name, "recipe", list(found)))
 
-    def rename(session: Session, choice: Choice, hand: Any, new: Any) -> tuple[str, Any]:
-        label = renamed(backend, session, choice, hand[2], new)
-        return (label if choice.recipe == hand[2] else choice.recipe), label
+    def rename(session: Session, choice: Choice, chosen: Any, new: Any) -> tuple[str, Any]:
+        label = renamed(backend, session, choice, chosen, new)
+        return (label if choice.recipe == chosen else choice.recipe), label
 
-    def delete(session: Session, choice: Choice, hand: Any) -> tuple[str, Any]:
-        return deleted(backend, session, choice, hand[2]), None
+    def delete(session: Session, choice: Choice, chosen: Any) -> tuple[str, Any]:
+        return deleted(backend, session, choice, chosen), None
 
-    def load(session: Session, choice: Choice, hand: Any, text: Any, name: Any) -> tuple[str, Any]:
+    def load(session: Session, choice: Choice, _: Any, text: Any, name: Any) -> tuple[str, Any]:
         label = loaded(backend, session, choice, text, name)
         return label, label
 
-    def work(session: Session, *values: Any) -> Iterator[Progress | Finished]:
-        choice = read_choice(backend, values[3:])
+    def work(session: Session, hand: Hand, asked: BarInputs) -> Iterator[Progress | Finished]:
+        choice = asked.read(backend)
         yield from predicting(
-            backend, session, choice, lambda: but_line(parts.draw(session, choice, values[:3]))
+            backend, session, choice, lambda: but_line(parts.draw(session, choice, hand))
         )
 
     def but_line(all_of_it: Sequence[Any]) -> tuple[Any, ...]:
@@ -188,43 +201,36 @@ def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
         return tuple(value for output, value in pairs if output is not editor.predict.line)
 
     private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    editor.layer.input(
-        answer(backend, on_layer), [editor.layer, *bar.inputs], editor.outputs, **private
+    edit = editor.edit
+    edit.layer.input(*answer(backend, on_layer, [edit.layer, bar]), editor.outputs, **private)
+    edit.alpha.input(
+        *answer(backend, on_alpha, [edit, bar]), [edit.identity, *editor.shows], **private
     )
-    editor.alpha.input(
-        answer(backend, on_alpha), [*editor.settings, *bar.inputs],
-        [editor.identity, *editor.shows], **private,
-    )  # fmt: skip
     gr.on(
-        editor.changes, answer(backend, on_edit), [*editor.settings, *bar.inputs], editor.shows,
+        editor.changes, *answer(backend, on_edit, [edit, bar]), editor.shows,
         api_name="predict_layer", **QUIET,
     )  # fmt: skip
     parts.pending.change(
-        answer(backend, on_pending),
-        [parts.pending, *editor.settings, recipes.compared, *bar.inputs],
+        *answer(backend, on_pending, [parts.pending, edit, recipes.compared, bar]),
         [parts.pending, *editor.shows, recipes.table, *recipes.shows], **private,
     )  # fmt: skip
     editor.keep.click(
-        answer(backend, on_keep),
-        [editor.name, *editor.settings, recipes.compared, recipes.chosen, *bar.inputs],
+        *answer(backend, on_keep, [editor.name, edit, recipes.compared, recipes.chosen, bar]),
         [*parts.with_bar, parts.kept], **private,
     )  # fmt: skip
     wire_job(
-        backend, editor.predict, work, [*parts.hand, *bar.inputs],
+        backend, editor.predict, work, [parts.hand, bar],
         list(but_line(parts.outputs)), api_name="predict",
     )  # fmt: skip
     recipes.compared.input(
-        answer(backend, on_compare), [recipes.compared, *bar.inputs], recipes.shows,
+        *answer(backend, on_compare, [recipes.compared, bar]), recipes.shows,
         api_name="compare_recipes", **QUIET,
     )  # fmt: skip
     recipes.chosen.input(
-        answer(backend, on_chosen), [recipes.chosen, *bar.inputs], recipes.handles, **private
+        *answer(backend, on_chosen, [recipes.chosen, bar]), recipes.handles, **private
     )
-    hand = [*parts.hand, *bar.inputs]
-    recipes.rename.click(then(rename, 1), [recipes.new_name, *hand], parts.with_bar, **private)
-    recipes.delete.click(then(delete, 0), hand, parts.with_bar, **private)
-    recipes.load.click(
-        then(load, 2), [recipes.text, recipes.loaded_name, *hand], parts.with_bar, **private
-    )
-    page.actions["edit"] = [editor.alpha.input, *editor.changes]
+    recipes.rename.click(*then(rename, recipes.new_name), parts.with_bar, **private)
+    recipes.delete.click(*then(delete), parts.with_bar, **private)
+    recipes.load.click(*then(load, recipes.text, recipes.loaded_name), parts.with_bar, **private)
+    page.actions["edit"] = [edit.alpha.input, *editor.changes]
     page.actions["keep"] = [parts.kept.change]

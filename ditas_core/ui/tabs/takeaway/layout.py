@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 
 from ....specs import summarize
-from ...page.bar import Page, View, read_choice
+from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.tab import Tab
 from ...serving.errors import status
+from ...serving.inputs import Inputs
 from ...visitors.backend import Backend
 from ...visitors.running import Finished, Progress, build_controls, wire_job
 from ...visitors.session import Session
@@ -42,8 +44,21 @@ LABELS = {
 }
 IDLE = "About a second. The report holds plotly.js (5 MB) and so needs no network."
 MADE = "Ready: the report and the bundle belong to what is on view now."
-READ = ("layer", "measure", "half")
-"""Fields of other tabs that decide what is taken."""
+
+
+@dataclass(frozen=True)
+class TakeInputs(Inputs):
+    """Fields of other tabs, where the page has them, that decide what is taken."""
+
+    layer: Any
+    measure: Any
+    half: Any
+    bar: BarInputs
+
+    def read(self, backend: Backend, session: Session) -> Taken:
+        """What is on view."""
+        choice = self.bar.read(backend)
+        return gather(backend, session, choice, self.layer, self.measure, self.half)
 
 
 def summary(taken: Taken) -> str:
@@ -144,18 +159,12 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
     )
     store = Store(Path(code.GRADIO_CACHE))
     backend.sessions.watchers.append(store.keep_only)
-    fields = {name: page.fields[name] for name in READ if name in page.fields}
-    inputs = [*fields.values(), *page.bar.inputs]
+    layer, measure, half = (page.fields.get(name) for name in ("layer", "measure", "half"))
+    inputs = TakeInputs(layer, measure, half, page.bar.inputs)
     small, large = [buttons[name] for name in SMALL], [buttons[name] for name in LARGE]
 
-    def files_of(session: Session, values: tuple[Any, ...]) -> Files:
-        known = dict(zip(fields, values[: len(fields)], strict=True))
-        choice = read_choice(backend, values[len(fields) :])
-        taken = gather(backend, session, choice, **known)
-        return Files(store, taken, session.key)
-
-    def refresh(session: Session, *values: Any) -> tuple[Any, ...]:
-        files = files_of(session, values)
+    def refresh(session: Session, asked: TakeInputs) -> tuple[Any, ...]:
+        files = Files(store, asked.read(backend, session), session.key)
         files.make_small()
         made = files.path("report") is not None
         return (
@@ -167,18 +176,18 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
             *(offered(files.path(name)) for name in (*SMALL, *LARGE)),
         )
 
-    def work(session: Session, link: Any, *values: Any) -> Iterator[Progress | Finished]:
-        files = files_of(session, values)
+    def work(session: Session, link: Any, asked: TakeInputs) -> Iterator[Progress | Finished]:
+        files = Files(store, asked.read(backend, session), session.key)
         address = link if isinstance(link, str) and len(link) < 2000 else ""
         for text, fraction in files.make_large(address):
             yield Progress(text, fraction)
         yield Finished(MADE, tuple(offered(files.path(name)) for name in LARGE))
 
     running = wire_job(
-        backend, controls, work, [page.link, *inputs], large, api_name="takeaway"
+        backend, controls, work, [page.link, inputs], large, api_name="takeaway"
     )  # fmt: skip
     page.actions["takeaway"] = [running.success, *(each.click for each in buttons.values())]
-    return View(refresh, inputs, [about, code, sheet, heatmap, controls.line, *small, *large])
+    return View(refresh, [inputs], [about, code, sheet, heatmap, controls.line, *small, *large])
 
 
 TAB = Tab("takeaway", "Take away", build_takeaway)
