@@ -13,7 +13,7 @@ import torch
 from gradio_client import Client
 
 from ditas_core.calibration import Calibration
-from ditas_core.evaluation.outliers import Half, Measure, OutlierAtlas
+from ditas_core.evaluation.outliers import Measure
 from ditas_core.figures import column_width
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui.page.bar import BarInputs
@@ -307,20 +307,6 @@ def test_without_a_run_single_values_are_not_made_up(scene):
     histogram, over_time, text, kind = show.channel_figures(found.atlas, found.look, None, 7)
     assert kind == "warn" and show.NO_VALUES in text
     assert len(histogram.data) == len(over_time.data) == 0
-
-
-def test_an_atlas_without_halves_says_so_and_shows_both(backend, client, measured):
-    key = ("atlas", backend.default)
-    whole: OutlierAtlas = backend.cache.get(key)
-    groups = {n: replace(g, halves=g.absmax[:, None]) for n, g in whole.groups.items()}
-    backend.cache.put(key, replace(whole, groups=groups))
-    try:
-        found = read(backend, asked(half="conditional"), keep=True)
-        line = told(client, "draw_outliers", half="conditional")["overview_line"]
-    finally:
-        backend.cache.put(key, whole)
-    assert found.look.half is Half.BOTH and "measure the outliers again" in found.note
-    assert "measure the outliers again" in line and "warn" in line
 
 
 def test_another_checkpoint_replaces_what_it_lacks(backend, measured):

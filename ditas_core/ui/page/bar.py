@@ -74,16 +74,13 @@ class SetupBar:
     @property
     def changes(self) -> list[Any]:
         """The events after which the open tab is drawn anew."""
+        bar = self.inputs
+        chosen = (bar.checkpoint, bar.preset, bar.convention, bar.recipe, bar.inject)
+        slid = (bar.weight_bits, bar.activation_bits, bar.strength)
         return [
-            self.inputs.checkpoint.input,
-            self.inputs.preset.input,
-            self.inputs.weight_bits.release,
-            self.inputs.activation_bits.release,
-            self.inputs.convention.input,
-            self.inputs.recipe.input,
-            self.inputs.inject.input,
-            self.inputs.strength.release,
-            self.inputs.dark.change,
+            *(each.input for each in chosen),
+            *(each.release for each in slid),
+            bar.dark.change,
             self.load_row.loaded.change,
         ]
 

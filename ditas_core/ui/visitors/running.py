@@ -22,6 +22,7 @@ REFUSED_AT_ONCE = 8
 """Jobs beyond the line that may start at a time, to be told that it is full."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
 """For listeners that redraw: the newest question counts."""
+PRIVATE: dict[str, Any] = {"api_visibility": "private", **QUIET}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ...serving.errors import refuse, status
 from ...serving.inputs import Inputs
 from ...serving.validate import one_of, real, whole
 from ...visitors.backend import Backend
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .budget_job import (
     MEASURED,
@@ -180,10 +180,8 @@ def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
 
     def drawn(session: Session, ask: Ask, kind: str, layer: Any, budget: Any) -> tuple[Any, ...]:
         """Everything of maps and budgets, one value per output."""
-        found, cells = (
-            found_map(backend, session, ask, kind),
-            known_cells(backend, session, ask, kind),
-        )
+        found = found_map(backend, session, ask, kind)
+        cells = known_cells(backend, session, ask, kind)
         names = backend.group_names(ask.choice.model)
         name = layer if layer in names else names[0] if names else None
         shown = gr.update(choices=names, value=name)
@@ -209,10 +207,8 @@ def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
 
     def at_budget(session: Session, ask: Ask, kind: str, budget: float) -> tuple[Any, ...]:
         """Map, headline, curve and table of one budget."""
-        found, cells = (
-            found_map(backend, session, ask, kind),
-            known_cells(backend, session, ask, kind),
-        )
+        found = found_map(backend, session, ask, kind)
+        cells = known_cells(backend, session, ask, kind)
         if found is None:
             skip = gr.skip()
             return skip, empty(MAP_FIRST), skip, skip
@@ -314,26 +310,21 @@ def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
         done = status(f"Kept as “{name}” and chosen in the bar above.", "done")
         return gr.update(choices=names, value=name), setup_notice(backend, session, choice), done
 
-    bar, private = page.bar, {"api_visibility": "private", **QUIET}
+    bar = page.bar
     inputs = BudgetInputs(kind, budget, ask)
     running = wire_job(
-        backend,
-        controls,
-        map_work,
-        [layer, inputs],
-        outputs,
-        api_name="sensitivity",
+        backend, controls, map_work, [layer, inputs], outputs, api_name="sensitivity",
         stopped=map_stopped,
-    )
+    )  # fmt: skip
     wire_job(
         backend, showing, mixed_work, [inputs], [result], api_name="mixed", stopped=mixed_stopped
     )
     budget.input(*answer(backend, on_budget, [inputs]), moved, api_name="budget", **QUIET)
-    kind.input(*answer(backend, on_kind, [layer, inputs]), outputs, **private)
-    layer.input(*answer(backend, on_layer, [layer, inputs]), cell, **private)
-    picked.input(*answer(backend, on_pick, [picked, inputs]), [layer, cell], **private)
+    kind.input(*answer(backend, on_kind, [layer, inputs]), outputs, **PRIVATE)
+    layer.input(*answer(backend, on_layer, [layer, inputs]), cell, **PRIVATE)
+    picked.input(*answer(backend, on_pick, [picked, inputs]), [layer, cell], **PRIVATE)
     keep.click(
-        *answer(backend, on_keep, [inputs]), [bar.inputs.recipe, bar.notice, kept], **private
+        *answer(backend, on_keep, [inputs]), [bar.inputs.recipe, bar.notice, kept], **PRIVATE
     )
     page.fields["budget"] = budget
     page.actions["sensitivity"] = [running.success]

@@ -16,7 +16,7 @@ from ...serving.errors import refuse
 from ...serving.inputs import Inputs
 from ...serving.validate import one_of, whole
 from ...visitors.backend import Backend
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .budget import MOST_SAMPLES, MOST_STEPS, AskInputs, BudgetInputs, build_budget
 from .draw import decibels, history_table, part_figure, trial_pictures
@@ -103,8 +103,7 @@ def build_breaking(backend: Backend, page: Page) -> View | None:
             *second.refresh(session, numbers_of, asked),
         )
 
-    inputs = [*first.inputs, *second.inputs]
-    return View(refresh, inputs, [*first.outputs, *second.outputs])
+    return View(refresh, [*first.inputs, *second.inputs], [*first.outputs, *second.outputs])
 
 
 def closing_line(notes: Notes) -> str:
@@ -212,19 +211,13 @@ def build_part(backend: Backend, page: Page) -> tuple[View, AskInputs]:
         pick = read_pick(text)
         return gr.update(value=pick.x) if pick.x in names else gr.skip()
 
-    private: dict[str, Any] = {"api_visibility": "private", **QUIET}
+    inputs = [PartInputs(what, layer, first, ask)]
     running = wire_job(
-        backend,
-        controls,
-        work,
-        [PartInputs(what, layer, first, ask)],
-        outputs,
-        api_name="partial",
-        stopped=stopped,
+        backend, controls, work, inputs, outputs, api_name="partial", stopped=stopped
     )
-    what.change(on_what, what, [layer, first], **private)
-    ask.steps.change(on_steps, [ask.steps, first], first, **private)
-    picked.input(*answer(backend, on_pick, [picked, page.bar.inputs]), layer, **private)
+    what.change(on_what, what, [layer, first], **PRIVATE)
+    ask.steps.change(on_steps, [ask.steps, first], first, **PRIVATE)
+    picked.input(*answer(backend, on_pick, [picked, page.bar.inputs]), layer, **PRIVATE)
     page.actions["partial"] = [running.success]
     return View(refresh, [layer], [layer, *outputs]), ask
 

@@ -23,7 +23,7 @@ from ...serving.validate import one_of, real, some_of, whole
 from ...stored.catalogue import showcase
 from ...stored.results import BUILT_IN, REFERENCE
 from ...visitors.backend import Backend
-from ...visitors.running import QUIET, Finished, Progress, build_controls, wire_job
+from ...visitors.running import PRIVATE, Finished, Progress, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import class_names, decoding, draw, look_at, shown, viewer
 from .draw import slider as against
@@ -206,15 +206,15 @@ def build_compare(backend: Backend, page: Page) -> View:
         return text, draw(backend, session, choice)
 
     def read_event(event: gr.EventData, request: gr.Request, values: tuple[Any, ...]) -> Any:
-        """The visitor, the bar's choice, and what a component of ours tells."""
+        """The visitor, the bar's choice, what a component of ours tells, what is on view."""
         (asked,) = filled([bar], values)
-        return backend.session(request), asked.read(backend), said(event)
+        session, choice = backend.session(request), asked.read(backend)
+        return session, choice, said(event), shown(backend, session, choice)
 
     def on_pick(event: gr.EventData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         """Another sample; a picture of a recipe makes that recipe B too."""
         with reported():
-            session, choice, found = read_event(event, request, values)
-            view = shown(backend, session, choice)
+            session, choice, found, view = read_event(event, request, values)
             if view is None:
                 raise refuse("sample: nothing is on view; press “Compare”")
             look = look_at(session, view, choice.recipe)
@@ -222,16 +222,12 @@ def build_compare(backend: Backend, page: Page) -> View:
             name = one_of(found.get("variant"), "variant", list(view.result.images))
             if name != REFERENCE:
                 look.want(name)
-            return (
-                viewer(backend, session, view, choice),
-                against(view, look),
-            )
+            return viewer(backend, session, view, choice), against(view, look)
 
     def on_ab(event: gr.EventData, request: gr.Request, *values: Any) -> Any:
         """Another recipe is B; swapping sides is the viewer's own business."""
         with reported():
-            session, choice, found = read_event(event, request, values)
-            view = shown(backend, session, choice)
+            session, choice, found, view = read_event(event, request, values)
             if view is None:
                 return gr.skip()
             look = look_at(session, view, choice.recipe)
@@ -247,8 +243,7 @@ def build_compare(backend: Backend, page: Page) -> View:
         Ends as soon as the visitor looks at something else, or has gone.
         """
         with reported():
-            session, choice, _ = read_event(event, request, values)
-            view = shown(backend, session, choice)
+            session, choice, _, view = read_event(event, request, values)
             if view is None:
                 yield gr.skip()
                 return
@@ -280,25 +275,19 @@ def build_compare(backend: Backend, page: Page) -> View:
             *draw(backend, session, choice),
         )
 
+    inputs = CompareInputs(classes, samples, seed, steps, guidance, recipes, bar)
     running = wire_job(
-        backend,
-        controls,
-        work,
-        [CompareInputs(classes, samples, seed, steps, guidance, recipes, bar)],
-        views,
-        api_name="compare",
-        stopped=stopped,
+        backend, controls, work, [inputs], views, api_name="compare", stopped=stopped
     )
-    private: dict[str, Any] = {**QUIET, "api_visibility": "private"}
-    sheet.pick(on_pick, components([bar]), [studio, slider], **private)
-    studio.ab(on_ab, components([bar]), slider, **private)
+    sheet.pick(on_pick, components([bar]), [studio, slider], **PRIVATE)
+    studio.ab(on_ab, components([bar]), slider, **PRIVATE)
     studio.frames(
         on_frames,
         components([bar]),
         studio,
         concurrency_limit=DECODING_AT_ONCE,
         concurrency_id="frames",
-        **{**private, "trigger_mode": "multiple"},
+        **{**PRIVATE, "trigger_mode": "multiple"},
     )
     page.fields |= {"seed": seed, "steps": steps, "guidance": guidance}
     page.actions |= {

@@ -18,7 +18,7 @@ from ...serving.inputs import Inputs
 from ...serving.validate import one_of, whole
 from ...stored.results import DITAS
 from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import (
     curve,
@@ -272,24 +272,13 @@ def build_injector(backend: Backend, page: Page) -> View:
     fast = [line, proved, rows, plot]
     # one listener for all that follows the drag: two that keep the last question ("always_last")
     # on one event would ask each other for ever; arrow keys give no "release"
-    bar.strength.input(
-        *answer(backend, dragged, [layer, bar]),
-        [*fast, inside],
-        api_visibility="private",
-        **QUIET,
-    )
-    layer.input(
-        *answer(backend, one_layer, [layer, bar]), inside, api_visibility="private", **QUIET
-    )
+    bar.strength.input(*answer(backend, dragged, [layer, bar]), [*fast, inside], **PRIVATE)
+    layer.input(*answer(backend, one_layer, [layer, bar]), inside, **PRIVATE)
+    inputs = InjectInputs(channels, repair, samples, steps, seed, bar)
     wire_job(
-        backend,
-        controls,
-        work,
-        [InjectInputs(channels, repair, samples, steps, seed, bar)],
-        [shown, plot, bar.recipe],
-        api_name="inject_outliers",
+        backend, controls, work, [inputs], [shown, plot, bar.recipe], api_name="inject_outliers",
         stopped=stopped,
-    )
+    )  # fmt: skip
     page.fields["injected-layer"] = layer
     page.actions["inject"] = [bar.strength.input]
     return View(refresh, [layer, bar], [*fast, about, layer, inside])

@@ -29,7 +29,7 @@ from ...serving.inputs import Inputs
 from ...serving.validate import flag, one_of, real, whole
 from ...visitors.backend import FIXED_ALPHA, Backend, Choice, Model
 from ...visitors.measuring import measure
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import (
     BARS,
@@ -328,22 +328,17 @@ def build_lab(backend: Backend, page: Page) -> View | None:
     drawn = [said, moved, wanted]
     jumped = [alpha, identity, *drawn]
     outputs = [*switches[:-1], bars, curve, shapes, said, wanted, gate, timer]
-    quiet: dict[str, Any] = {**QUIET, "api_visibility": "private"}
     gr.on(  # one listener: its answers arrive in the order of the moves
         [alpha.input, identity.input, found.change, *(switch.input for switch in switches)],
         *answer(backend, on_hand, [inputs]), [identity, *drawn], api_name="alpha", **QUIET,
     )  # fmt: skip
     moved.change(None, moved, None, js=MOVE, api_visibility="private")
-    wanted.change(*answer(backend, search, [wanted, inputs]), found, **quiet)
-    to_best.click(*answer(backend, on_best, [inputs]), jumped, **quiet)
-    picked.input(*answer(backend, on_pick, [picked, inputs]), jumped, **quiet)
-    use.click(
-        *answer(backend, on_use, [inputs]),
-        [told, page.bar.inputs.recipe, page.bar.notice],
-        api_name="use_alpha",
-        **QUIET,
-    )
-    timer.tick(*answer(backend, on_tick, [inputs]), outputs, **quiet)
+    wanted.change(*answer(backend, search, [wanted, inputs]), found, **PRIVATE)
+    to_best.click(*answer(backend, on_best, [inputs]), jumped, **PRIVATE)
+    picked.input(*answer(backend, on_pick, [picked, inputs]), jumped, **PRIVATE)
+    kept = [told, page.bar.inputs.recipe, page.bar.notice]
+    use.click(*answer(backend, on_use, [inputs]), kept, api_name="use_alpha", **QUIET)
+    timer.tick(*answer(backend, on_tick, [inputs]), outputs, **PRIVATE)
     wire_job(backend, controls, work, [inputs], outputs, api_name="lab_measure")
     return View(refresh, [inputs], outputs)
 

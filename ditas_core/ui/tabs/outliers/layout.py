@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from ....calibration import Calibration
-from ....evaluation.outliers import AtlasError, Half, Measure, OutlierAtlas
+from ....evaluation.outliers import Half, Measure, OutlierAtlas
 from ....figures import empty_figure
 from ....models import FAMILIES
 from ...page.bar import BarInputs, Page, View, first_choice
@@ -23,7 +23,7 @@ from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import flag, one_of, real
 from ...visitors.backend import Backend
 from ...visitors.measuring import measure as measure_model
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from . import draw as show
 
@@ -47,7 +47,7 @@ IDLE = "“Measure” runs the model once in full precision and records what flo
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be drawn; ``note`` says what could not be shown as asked."""
+    """What is to be drawn."""
 
     atlas: OutlierAtlas
     alphas: dict[str, float | None]
@@ -55,7 +55,6 @@ class Scene:
     change: bool
     channel: int
     calibration: Calibration | None
-    note: str
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,9 @@ class AtlasInputs(Inputs):
         atlas = backend.atlas(choice.model)
         if atlas is None:
             return None
-        note, change = "", one_of(self.panels, "overview", show.PANELS) == show.PANELS[1]
+        change = one_of(self.panels, "overview", show.PANELS) == show.PANELS[1]
         alphas, source = backend.alphas(session, choice)
-        try:
-            ranking = atlas.ranking(alphas, measure, half)
-        except AtlasError as error:
-            half, note = Half.BOTH, f" {error}."
-            ranking = atlas.ranking(alphas, measure, half)
+        ranking = atlas.ranking(alphas, measure, half)
         layer, timestep = self.layer, self.timestep
         if not keep and str(layer) not in atlas.groups:
             layer = show.calmed(ranking).layer
@@ -117,7 +112,7 @@ class AtlasInputs(Inputs):
                 raise refuse(f"channel: expected a number from 0 to {count - 1}")
             number = next(rank.channel for rank in ranking if rank.layer == layer)
         calibration = backend.measured(choice.model, session.spec or backend.spec)
-        return Scene(atlas, alphas, look, change, number, calibration, note)
+        return Scene(atlas, alphas, look, change, number, calibration)
 
 
 def read_channel(value: object, count: int) -> int | None:
@@ -234,6 +229,12 @@ def build_outliers(backend: Backend, page: Page) -> View:
             raise refuse(f"outliers: {show.UNMEASURED}")
         return scene
 
+    def drawing(draw: Callable[[Scene], tuple[Any, ...]], *, once: bool = False) -> Any:
+        """A listener that draws what is asked for."""
+        return answer(
+            backend, lambda session, asked: draw(scene_of(session, asked)), [inputs], once=once
+        )
+
     def draw_overview(scene: Scene) -> tuple[Any, ...]:
         figure = show.overview(scene.atlas, scene.alphas, scene.look, scene.change)
         return figure, tell(scene)
@@ -244,9 +245,11 @@ def build_outliers(backend: Backend, page: Page) -> View:
         move = {"patch": {"shapes": shapes}, "at": time.monotonic_ns()}
         return packed({"atlas-overview": move}), tell(scene)
 
+    def draw_timestep(scene: Scene) -> tuple[Any, ...]:
+        return *move_frame(scene), *draw_below(scene)
+
     def tell(scene: Scene) -> str:
-        text = show.overview_text(scene.atlas, scene.look) + scene.note
-        return status(text, "warn" if scene.note else "done")
+        return status(show.overview_text(scene.atlas, scene.look), "done")
 
     def draw_layer(scene: Scene) -> tuple[Any, ...]:
         figures = show.layer_figures(scene.atlas, scene.look, scene.calibration)
@@ -319,25 +322,8 @@ def build_outliers(backend: Backend, page: Page) -> View:
         pick = read_pick(text)
         return open_layer(session, replace(asked, layer=pick.x, timestep=str(pick.y)))
 
-    def on_change(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        return draw_overview(scene_of(session, asked))
-
-    def on_timestep(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        scene = scene_of(session, asked)
-        return *move_frame(scene), *draw_below(scene)
-
-    def on_view(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        return draw_layer(scene_of(session, asked))
-
-    def on_alpha(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        scene = scene_of(session, asked)
-        return draw_below(scene)
-
     def on_hand(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        return False, *on_alpha(session, replace(asked, follow=False))
-
-    def on_channel(session: Session, asked: AtlasInputs) -> tuple[Any, ...]:
-        return draw_channel(scene_of(session, asked))
+        return False, *draw_below(scene_of(session, replace(asked, follow=False)))
 
     def on_pick(session: Session, text: Any, asked: AtlasInputs) -> tuple[Any, ...]:
         scene = scene_of(session, asked)
@@ -356,28 +342,24 @@ def build_outliers(backend: Backend, page: Page) -> View:
         )
         yield Finished(text, refresh(session, asked))
 
-    private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    gr.on([measure.input, half.input], *answer(backend, refresh, [inputs]), outputs, **private)
-    panels.input(*answer(backend, on_change, [inputs]), of_overview, **private)
+    gr.on([measure.input, half.input], *answer(backend, refresh, [inputs]), outputs, **PRIVATE)
+    panels.input(*drawing(draw_overview), of_overview, **PRIVATE)
     layer.input(
-        *answer(backend, open_layer, [inputs], once=True),
-        of_opened,
-        api_name="outlier_layer",
-        **QUIET,
-    )
-    table.select(on_row, components([inputs]), of_opened, **private)
-    overview_pick.input(*answer(backend, on_cell, [overview_pick, inputs]), of_opened, **private)
-    drawn = [frame, overview_line, *of_layer, *of_channel]
-    timestep.input(*answer(backend, on_timestep, [inputs], once=True), drawn, **private)
-    gr.on([view.input, ordered.input], *answer(backend, on_view, [inputs]), of_layer, **private)
-    follow.input(*answer(backend, on_alpha, [inputs]), [*of_layer, *of_channel], **private)
-    by_hand.input(*answer(backend, on_hand, [inputs]), [follow, *of_layer, *of_channel], **private)
-    channel.input(
-        *answer(backend, on_channel, [inputs], once=True), of_channel, api_name="outlier_channel",
+        *answer(backend, open_layer, [inputs], once=True), of_opened, api_name="outlier_layer",
         **QUIET,
     )  # fmt: skip
+    table.select(on_row, components([inputs]), of_opened, **PRIVATE)
+    overview_pick.input(*answer(backend, on_cell, [overview_pick, inputs]), of_opened, **PRIVATE)
+    drawn = [frame, overview_line, *of_layer, *of_channel]
+    timestep.input(*drawing(draw_timestep, once=True), drawn, **PRIVATE)
+    gr.on([view.input, ordered.input], *drawing(draw_layer), of_layer, **PRIVATE)
+    follow.input(*drawing(draw_below), [*of_layer, *of_channel], **PRIVATE)
+    by_hand.input(*answer(backend, on_hand, [inputs]), [follow, *of_layer, *of_channel], **PRIVATE)
+    channel.input(
+        *drawing(draw_channel, once=True), of_channel, api_name="outlier_channel", **QUIET
+    )
     frame.change(None, frame, None, js=MOVE, api_visibility="private")
-    layer_pick.input(*answer(backend, on_pick, [layer_pick, inputs]), of_channel, **private)
+    layer_pick.input(*answer(backend, on_pick, [layer_pick, inputs]), of_channel, **PRIVATE)
     wire_job(backend, controls, work, [inputs], outputs, api_name="measure")
     page.fields |= {"measure": measure, "half": half, "layer": layer, "channel": channel}
     page.actions |= {

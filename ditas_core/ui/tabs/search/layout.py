@@ -20,7 +20,7 @@ from ...serving.errors import refuse, reported, status
 from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import flag, one_of, whole
 from ...visitors.backend import Backend, Choice
-from ...visitors.running import QUIET, Finished, Progress, answer, build_controls, wire_job
+from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import (
     CURVES,
@@ -34,7 +34,7 @@ from .draw import (
 )
 from .editing import draw_layer
 from .job import PARTIAL, SearchJob, job_of, keep_partial, kept_layers, run_search
-from .wiring import Hand, build_keeping, wire_keeping
+from .wiring import build_keeping, wire_keeping
 
 NOTE = "search"
 REDRAW_S = 0.6
@@ -42,18 +42,22 @@ REDRAW_S = 0.6
 
 @dataclass(frozen=True)
 class SearchInputs(Inputs):
-    """What is searched besides the bar's choice."""
+    """What is searched; ``afresh`` is the job's, ``hand`` only for those who draw all of it."""
 
     method: Any
     steps: Any
     images: Any
+    afresh: Any
+    hand: Any
+    bar: BarInputs
 
-    def read(self, choice: Choice, first: CalibrationSpec) -> SearchJob:
-        """Check everything; calibrated as ``first`` but for the two sliders."""
+    def read(self, backend: Backend) -> tuple[Choice, SearchJob]:
+        """Check everything but ``afresh`` and ``hand``."""
+        choice, first = self.bar.read(backend), backend.spec
         method = one_of(self.method, "method", METHODS)
         sampling = replace(first.sampling, steps=whole(self.steps, "denoising steps", 4, 100))
         images = whole(self.images, "images", 1, 16)
-        return job_of(choice, method, replace(first, sampling=sampling, samples=images))
+        return choice, job_of(choice, method, replace(first, sampling=sampling, samples=images))
 
 
 def found_layers(
@@ -130,7 +134,9 @@ def build_search(backend: Backend, page: Page) -> View | None:
     lower = build_keeping(backend, page)
     searched = gr.Textbox(visible="hidden", elem_id="searched-mark", label="searched mark")
     bar = page.bar.inputs
-    settings = SearchInputs(method, steps, images)
+    started = SearchInputs(method, steps, images, afresh, lower.hand, bar)
+    inputs = replace(started, afresh=None)
+    settings = replace(inputs, hand=None)
     search_shows = [table, plot, totals]
     skip = gr.skip()
     rest = (skip,) * (len(lower.with_bar) + 1)
@@ -155,29 +161,20 @@ def build_search(backend: Backend, page: Page) -> View | None:
         spec: CalibrationSpec = session.spec or first
         return spec.sampling.steps, spec.samples
 
-    def refresh(
-        session: Session, settings: SearchInputs, hand: Hand, asked: BarInputs
-    ) -> tuple[Any, ...]:
-        choice = asked.read(backend)
+    def refresh(session: Session, asked: SearchInputs) -> tuple[Any, ...]:
         moved = sliders(session)
         if moved[0] is not skip:
-            settings = SearchInputs(settings.method, *moved)
-        job = settings.read(choice, first)
-        return (*moved, *show(session, choice, job), *lower.draw(session, choice, hand))
+            asked = replace(asked, steps=moved[0], images=moved[1])
+        choice, job = asked.read(backend)
+        return (*moved, *show(session, choice, job), *lower.draw(session, choice, asked.hand))
 
-    def on_settings(
-        session: Session, kind: Any, settings: SearchInputs, asked: BarInputs
-    ) -> tuple[Any, ...]:
+    def on_settings(session: Session, kind: Any, asked: SearchInputs) -> tuple[Any, ...]:
         notes_of(session)["view"] = one_of(kind, "show", [MAP, CURVES])
-        choice = asked.read(backend)
-        return show(session, choice, settings.read(choice, first))
+        return show(session, *asked.read(backend))
 
-    def work(
-        session: Session, settings: SearchInputs, afresh: Any, hand: Hand, asked: BarInputs
-    ) -> Iterator[Progress | Finished]:
-        over = flag(afresh, "start over")
-        choice = asked.read(backend)
-        job = settings.read(choice, first)
+    def work(session: Session, asked: SearchInputs) -> Iterator[Progress | Finished]:
+        over = flag(asked.afresh, "start over")
+        choice, job = asked.read(backend)
         session.spec = notes_of(session)["spec"] = (
             None if job.calibration == first else job.calibration
         )
@@ -205,16 +202,13 @@ def build_search(backend: Backend, page: Page) -> View | None:
             f"{text}bar: {summarize(recipe)}",
             (
                 *show(session, choice, job)[1:],
-                *lower.draw_with_bar(session, choice, job.name, hand),
+                *lower.draw_with_bar(session, choice, job.name, asked.hand),
                 f"{job.name}, {time.time():.0f}",
             ),
         )
 
-    def stopped(
-        session: Session, settings: SearchInputs, afresh: Any, hand: Hand, asked: BarInputs
-    ) -> tuple[str, tuple[Any, ...]]:
-        choice = asked.read(backend)
-        job = settings.read(choice, first)
+    def stopped(session: Session, asked: SearchInputs) -> tuple[str, tuple[Any, ...]]:
+        choice, job = asked.read(backend)
         recipe = keep_partial(backend, session, job)
         layers, names = kept_layers(session, job), backend.group_names(job.model)
         if recipe is None:
@@ -226,21 +220,19 @@ def build_search(backend: Backend, page: Page) -> View | None:
         )
         return text, (
             *show(session, choice, job)[1:],
-            *lower.draw_with_bar(session, choice, choice.recipe, hand),
+            *lower.draw_with_bar(session, choice, choice.recipe, asked.hand),
             f"partial, {time.time():.0f}",
         )
 
     wire_job(
-        backend, controls, work, [settings, afresh, lower.hand, bar],
+        backend, controls, work, [started],
         [*search_shows, *lower.with_bar, searched], api_name="search", stopped=stopped,
     )  # fmt: skip
     gr.on(
         [kind.input, method.input, steps.input, images.input],
-        *answer(backend, on_settings, [kind, settings, bar]),
-        [controls.line, *search_shows],
-        api_name="search_layers",
-        **QUIET,
-    )
+        *answer(backend, on_settings, [kind, settings]),
+        [controls.line, *search_shows], api_name="search_layers", **QUIET,
+    )  # fmt: skip
 
     def on_row(request: gr.Request, event: gr.SelectData, *values: Any) -> tuple[Any, ...]:
         row = getattr(event, "row_value", None)
@@ -252,34 +244,26 @@ def build_search(backend: Backend, page: Page) -> View | None:
             one_of(row[0], "layer", backend.group_names(choice.model))
             return draw_layer(backend, backend.session(request), choice, row[0])
 
-    def on_pick(
-        session: Session, text: Any, settings: SearchInputs, asked: BarInputs
-    ) -> tuple[Any, ...]:
+    def on_pick(session: Session, text: Any, asked: SearchInputs) -> tuple[Any, ...]:
         """A cell of the map or a point of a curve: that layer at that alpha."""
-        pick, choice = read_pick(text), asked.read(backend)
+        pick, choice = read_pick(text), asked.bar.read(backend)
         layer, alpha = pick.x, pick.y
         if notes_of(session)["view"] == CURVES:
-            layers = found_layers(backend, session, settings.read(choice, first))[0]
+            layers = found_layers(backend, session, asked.read(backend)[1])[0]
             layer = layers[pick.trace].group if 0 <= pick.trace < len(layers) else ""
             alpha = pick.x
         one_of(layer, "layer", backend.group_names(choice.model))
         inside = isinstance(alpha, int | float) and 0 <= alpha <= 1
         return draw_layer(backend, session, choice, layer, float(alpha) if inside else None)
 
-    private: dict[str, Any] = {"api_visibility": "private", **QUIET}
-    table.select(on_row, components([bar]), lower.editor.outputs, **private)
-    picked.input(
-        *answer(backend, on_pick, [picked, settings, bar]), lower.editor.outputs, **private
-    )
+    table.select(on_row, components([bar]), lower.editor.outputs, **PRIVATE)
+    picked.input(*answer(backend, on_pick, [picked, settings]), lower.editor.outputs, **PRIVATE)
     wire_keeping(backend, page, lower)
 
     page.fields["method"] = method
     page.actions["search"] = [searched.change]
-    return View(
-        refresh,
-        [settings, lower.hand, bar],
-        [steps, images, controls.line, *search_shows, *lower.outputs],
-    )
+    shown = [steps, images, controls.line, *search_shows, *lower.outputs]
+    return View(refresh, [inputs], shown)
 
 
 TAB = Tab("search", "Search", build_search)

@@ -13,7 +13,7 @@ from ...page.bar import BarInputs, Page, recipe_names, setup_notice
 from ...serving.inputs import Inputs
 from ...serving.validate import one_of
 from ...visitors.backend import Backend, Choice
-from ...visitors.running import QUIET, Finished, Progress, answer, wire_job
+from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, wire_job
 from ...visitors.session import Session
 from .draw import recipe_rows
 from .editing import (
@@ -200,11 +200,10 @@ def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
         pairs = zip(parts.outputs, all_of_it, strict=True)
         return tuple(value for output, value in pairs if output is not editor.predict.line)
 
-    private: dict[str, Any] = {"api_visibility": "private", **QUIET}
     edit = editor.edit
-    edit.layer.input(*answer(backend, on_layer, [edit.layer, bar]), editor.outputs, **private)
+    edit.layer.input(*answer(backend, on_layer, [edit.layer, bar]), editor.outputs, **PRIVATE)
     edit.alpha.input(
-        *answer(backend, on_alpha, [edit, bar]), [edit.identity, *editor.shows], **private
+        *answer(backend, on_alpha, [edit, bar]), [edit.identity, *editor.shows], **PRIVATE
     )
     gr.on(
         editor.changes, *answer(backend, on_edit, [edit, bar]), editor.shows,
@@ -212,11 +211,11 @@ def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
     )  # fmt: skip
     parts.pending.change(
         *answer(backend, on_pending, [parts.pending, edit, recipes.compared, bar]),
-        [parts.pending, *editor.shows, recipes.table, *recipes.shows], **private,
+        [parts.pending, *editor.shows, recipes.table, *recipes.shows], **PRIVATE,
     )  # fmt: skip
     editor.keep.click(
         *answer(backend, on_keep, [editor.name, edit, recipes.compared, recipes.chosen, bar]),
-        [*parts.with_bar, parts.kept], **private,
+        [*parts.with_bar, parts.kept], **PRIVATE,
     )  # fmt: skip
     wire_job(
         backend, editor.predict, work, [parts.hand, bar],
@@ -227,10 +226,10 @@ def wire_keeping(backend: Backend, page: Page, parts: Keeping) -> None:
         api_name="compare_recipes", **QUIET,
     )  # fmt: skip
     recipes.chosen.input(
-        *answer(backend, on_chosen, [recipes.chosen, bar]), recipes.handles, **private
+        *answer(backend, on_chosen, [recipes.chosen, bar]), recipes.handles, **PRIVATE
     )
-    recipes.rename.click(*then(rename, recipes.new_name), parts.with_bar, **private)
-    recipes.delete.click(*then(delete), parts.with_bar, **private)
-    recipes.load.click(*then(load, recipes.text, recipes.loaded_name), parts.with_bar, **private)
+    recipes.rename.click(*then(rename, recipes.new_name), parts.with_bar, **PRIVATE)
+    recipes.delete.click(*then(delete), parts.with_bar, **PRIVATE)
+    recipes.load.click(*then(load, recipes.text, recipes.loaded_name), parts.with_bar, **PRIVATE)
     page.actions["edit"] = [edit.alpha.input, *editor.changes]
     page.actions["keep"] = [parts.kept.change]

@@ -183,9 +183,7 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
             yield Progress(text, fraction)
         yield Finished(MADE, tuple(offered(files.path(name)) for name in LARGE))
 
-    running = wire_job(
-        backend, controls, work, [page.link, inputs], large, api_name="takeaway"
-    )  # fmt: skip
+    running = wire_job(backend, controls, work, [page.link, inputs], large, api_name="takeaway")
     page.actions["takeaway"] = [running.success, *(each.click for each in buttons.values())]
     return View(refresh, [inputs], [about, code, sheet, heatmap, controls.line, *small, *large])
 
