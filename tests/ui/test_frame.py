@@ -6,7 +6,8 @@ import math
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -19,6 +20,7 @@ from ditas_core.ui.app import only_changes
 from ditas_core.ui.page.bar import BarInputs, View, recipe_names, setup_notice
 from ditas_core.ui.page.glossary import TERMS, explained, term
 from ditas_core.ui.page.picking import read_pick
+from ditas_core.ui.serving.inputs import Inputs, components, filled
 from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
 from ditas_core.ui.stored.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
 from ditas_core.ui.stored.precompute import precompute, write
@@ -356,6 +358,23 @@ def test_the_queue_is_bounded(backend, demo):
     assert jobs and {f.concurrency_limit for f in jobs} == {
         backend.queue.places + running.REFUSED_AT_ONCE
     }
+
+
+def test_values_come_by_name_in_the_order_of_the_components():
+    @dataclass(frozen=True)
+    class Inner(Inputs):
+        low: Any
+        high: Any
+
+    @dataclass(frozen=True)
+    class Outer(Inputs):
+        inner: Inner
+        name: Any
+        absent: Any = None
+
+    parts = ["picked", Outer(Inner("low", "high"), "name"), "last"]
+    assert components(parts) == ["picked", "low", "high", "name", "last"]
+    assert filled(parts, range(5)) == [0, Outer(Inner(1, 2), 3), 4]
 
 
 def test_a_drawing_leaves_alone_what_it_does_not_change():

@@ -11,12 +11,14 @@ from typing import Any
 class Inputs:
     """Base of what is read together; the order of the fields is that of the endpoint.
 
-    Declared with components in its fields, None where this page lacks one, or further Inputs.
-    Every question brings a copy that holds the values in their places, not checked yet.
+    Declared with components in its fields, or further Inputs, or None: this page has no such
+    component, or this listener does not ask for it. Every question brings a copy that holds the
+    values in their places, not checked yet.
     """
 
     @property
     def parts(self) -> list[Any]:
+        """What the fields hold."""
         return [getattr(self, each.name) for each in fields(self)]
 
 
