@@ -6,30 +6,8 @@ import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "ditas_core"
-LEVELS = {
-    "specs": 0,
-    "quantizer": 1,
-    "smoothing": 1,
-    "models": 1,
-    "checkpoints": 2,
-    "sampling": 2,
-    "lowrank": 3,
-    "layers": 3,
-    "calibration": 3,
-    "search": 4,
-    "conversion": 4,
-    "artifact": 4,
-    "evaluation": 4,
-    "comparison": 5,
-    "api": 6,
-    "figures": 6,
-    "cli": 7,
-    "ui": 7,
-    "bench": 8,
-}
-APART = {"training"}
+from rooms import APART, DESIGN, LEVELS, PACKAGE, ROOT, table
+
 MAY_PRINT = {"cli", "training"}
 MAX_LINES = 400
 
@@ -173,3 +151,7 @@ def test_modules_stay_readable(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES
     assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+
+
+def test_the_map_of_rooms_is_what_the_command_makes() -> None:
+    assert table() in DESIGN.read_text(encoding="utf-8"), "python tests/rooms.py --write"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models import CheckpointError
+from ..writing import whole_file
 from .files.weights import read_headers, read_weights
 
 FILE = "captions.safetensors"
@@ -102,17 +102,13 @@ class Captions:
     def save(self, folder: Path) -> Path:
         """Write ``captions.safetensors`` into a folder: beside it, then renamed."""
         target = Path(folder) / FILE
-        part = target.with_name(FILE + ".part")
         metadata = {"format": FORMAT, "names": json.dumps(self.names)}
         tensors = {name: getattr(self, name).contiguous().clone() for name in TENSORS}
         for name in ("mask", "null_mask"):
             tensors[name] = tensors[name].to(torch.uint8)
-        try:
+        with whole_file(target) as part:
             save_file(tensors, part, metadata=metadata)
             part.chmod(0o644)  # safetensors makes files that only their owner can read
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
         return target
 
     @staticmethod

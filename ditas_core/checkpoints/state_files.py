@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..writing import whole_file
 from .files.weights import read_weights
 
 
@@ -39,14 +39,9 @@ def read_state(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor
 
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
     """Replace ``path`` in one step, in the format its suffix names (see ``read_state``)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as part:
         if path.suffix == ".safetensors":
             save_file(dict(state), part, metadata={"format": "pt"})
         else:
             torch.save(dict(state), part)
         part.chmod(0o644)  # safetensors makes it private
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
