@@ -104,7 +104,7 @@ def test_every_network_run_of_the_page_takes_this_door():
     runs, takes minutes, and stays on the CPU.
     """
     page = ROOT / "ditas_core" / "ui"
-    apart = {page / "zerogpu.py", page / "precompute.py"}
+    apart = {page / "serving" / "zerogpu.py", page / "stored" / "precompute.py"}
     users = set()
     for path in set(page.rglob("*.py")) - apart:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -115,7 +115,7 @@ def test_every_network_run_of_the_page_takes_this_door():
                              "iterate_trajectory", "iterate_latents", "sample_latents",
                              "iterate_forwards"}  # fmt: skip
             if loops:
-                assert node.module == "zerogpu", (path.name, loops)
+                assert node.module == "serving.zerogpu", (path.name, loops)
                 users.add(path.name)
     assert users == {"bench.py", "comparing.py", "injecting.py", "breaking.py"}
 
