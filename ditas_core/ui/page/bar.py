@@ -91,7 +91,7 @@ class Page:
 
     tabs    the tab bar, for going elsewhere: ``gr.Tabs(selected="compare")``
     fields  components whose values stand in the page's address, by parameter
-    deeds   what the tour waits for: name -> listeners' events that do it
+    actions what the tour waits for: name -> listeners' events that do it
     link    shows the page's address
     """
 

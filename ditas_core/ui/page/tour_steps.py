@@ -10,7 +10,7 @@ class Step:
     """One step, Markdown with formulae.
 
     tab    where it happens
-    deed   what the visitor does; a key of ``Page.deeds``
+    action what the visitor does; a key of ``Page.actions``
     task   what to do and why
     seen   said once it is done
     """

@@ -20,7 +20,7 @@ def load(backend: Backend, model: Model) -> Iterator[Progress | Checkpoint]:
 
     Raises:
         CheckpointError: the operator does not offer it, the hub refuses, it is damaged,
-            or it does not fit; see ``fetch_steps`` and ``Bench.load``.
+            or it does not fit; see ``fetch_steps`` and ``Backend.load``.
     """
     entry = backend.entries[model.key]
     if not backend.is_loaded(model):
