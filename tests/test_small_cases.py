@@ -33,6 +33,7 @@ from ditas_core.lowrank import (
     quick_fit,
     released_fits,
 )
+from ditas_core.lowrank.fit import passing_variance
 from ditas_core.search import (
     CandidateDone,
     LayerDone,
@@ -52,6 +53,7 @@ from ditas_core.specs import (
     BitWidths,
     CalibrationSpec,
     Granularity,
+    LayerRecipe,
     LowRankSpec,
     QuantizerSpec,
     SamplingSpec,
@@ -401,3 +403,13 @@ def test_groups_of_another_search_are_told(
         path.write_text("\n".join([MARK.decode() + ', "search": "another"}', *lines, ""]))
         journal = SearchJournal(path, random_calibration, random_checkpoint, DITAS)
         assert journal.discards is discards and journal.finished == {}
+
+
+def test_the_variance_that_passes_the_branch_by_hand() -> None:
+    layer = LayerRecipe(BitWidths(4, 8), low_rank=LowRankSpec(rank=1, weighting="energy"))
+    tokens = torch.tensor([[0.0, 0.4, 255.0], [0.0, 1.0, 255.0]])  # per token: steps of 1
+    convention = get_convention("integer")
+    found = passing_variance(tokens, layer, convention)
+    assert convention.branch_input == "full" and found == pytest.approx(0.4**2 / 6, rel=1e-4)
+    blind = replace(layer, low_rank=replace(layer.low_rank, weighting="none"))
+    assert passing_variance(tokens, blind, convention) == 0
