@@ -91,7 +91,7 @@ def test_forward_is_the_formula(bits: str, convention: str, branch: bool, smooth
     s = random(4, SHAPE[1]).abs() + 0.1 if smoothing else torch.ones(SHAPE[1])
     low = up @ down if branch else torch.zeros(SHAPE)
     rounded = fake_quantize(x / s, activation_spec)
-    source = x / s if convention == "integer" else rounded
+    source = x / s if convention.startswith("integer") else rounded
     expected = rounded @ fake_quantize(weight - low, weight_spec).T + source @ low.T + random(1, 64)
     assert_close(layer(x), expected, terms=2 * SHAPE[1] + 2 * RANK)
 

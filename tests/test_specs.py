@@ -145,8 +145,8 @@ def test_codes_and_steps(bits: int) -> None:
     assert (released.qmin, released.qmax, released.steps) == (0, 2**bits - 1, 2**bits)
 
 
-def test_the_three_conventions() -> None:
-    assert list(CONVENTIONS) == ["integer", "paper", "released"]
+def test_the_conventions() -> None:
+    assert list(CONVENTIONS) == ["integer", "integer-tensor", "paper", "released"]
     for name, convention in CONVENTIONS.items():
         assert get_convention(name) is convention
         weight, activation = convention.quantizers(BitWidths(4, 6))

@@ -84,7 +84,8 @@ def search(
 
     bits        of weights and activations: "W8A8", "W4A8", "W4A6", "W4A4" ...
     method      "plain", "smoothing" (alpha 0.5), "search" (the grid) or "ditas" (and the branch)
-    convention  "integer", "integer-gN" (N weights a scale), "paper" or "released"
+    convention  "integer", "integer-gN" (N weights a scale), "integer-tensor" (one scale of all
+                tokens), "paper" or "released"
     alpha       None: the grid 0, 0.05, ... 1; a sequence: that grid; a number: fixed everywhere
     rank        of the low-rank branch; None: 32 in proportion to the width, as the paper's; or
                 a whole LowRankSpec

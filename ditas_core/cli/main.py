@@ -85,7 +85,8 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
         "--convention",
         default="integer",
         help="integer: runs as an integer product; integer-g64: the same with weights in groups "
-        "of 64 inputs; paper: as described; released: as the authors' code computes (%(default)s)",
+        "of 64 inputs; integer-tensor: with one scale for all activations of a call; paper: as "
+        "described; released: as the authors' code computes (%(default)s)",
     )
     group.add_argument(
         "--rank",

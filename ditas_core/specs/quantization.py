@@ -225,6 +225,13 @@ CONVENTIONS: dict[str, Convention] = {
         activation=QuantizerSpec(8, False, Granularity.PER_TOKEN),
         branch_input="full",
     ),
+    "integer-tensor": Convention(
+        name="integer-tensor",
+        summary="weights per output channel, activations per tensor and call: the fastest product",
+        weight=QuantizerSpec(8, False, Granularity.PER_CHANNEL),
+        activation=QuantizerSpec(8, False, Granularity.PER_TENSOR),
+        branch_input="full",
+    ),
     "paper": Convention(
         name="paper",
         summary="weights per input channel, activations per tensor and step, as described",

@@ -54,6 +54,7 @@ LEAD = (
 )
 GRANULARITY = {
     "integer": "integer: output channel × token",
+    "integer-tensor": "integer-tensor: output channel × tensor",
     "integer-g128": "integer-g128: 128 inputs × token",
     "integer-g32": "integer-g32: 32 inputs × token",
     "paper": "paper: input channel × tensor",
