@@ -26,6 +26,7 @@ from ..checkpoints.files.headers import Headers
 from ..checkpoints.preflight import need_of
 from ..layers import QuantizedLinear, empty_layers
 from ..models import Absorber, Transformer, get_linear, null_class, smoothing_groups
+from ..quantizer import PACKED_BITS
 from ..specs import (
     FULL_PRECISION_BITS,
     LayerRecipe,
@@ -38,7 +39,6 @@ from ..specs import (
 )
 
 MAX_NAMES = 100_000
-PACKED_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Stored:
 
     @property
     def bytes_loaded(self) -> int:
-        """A byte for each unpacked code, four for every other number and derived weight."""
-        return (self.weight if self.bits else 4 * math.prod(self.shape)) + 4 * self.weight
+        """A byte for one code or two, four for every other number and derived weight."""
+        return (1 if self.bits else 4) * math.prod(self.shape) + 4 * self.weight
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -148,13 +148,12 @@ def expected_tensors(transformer: Transformer) -> dict[str, Stored]:
     """All tensors of the file, of a transformer with (empty) quantized layers."""
     found = {key: Stored(tuple(value.shape)) for key, value in transformer.state_dict().items()}
     for path, layer in quantized_layers(transformer):
-        bits, (c_out, c_in) = layer.weight_spec.bits, layer.codes.shape
+        bits = layer.weight_spec.bits
         for name in ("scale", "smoothing", "row_scale"):
             if f"{path}.{name}" in found:
                 found[f"{path}.{name}"] = replace(found[f"{path}.{name}"], positive=True)
         if bits < FULL_PRECISION_BITS:
-            columns = (c_in + 1) // 2 if bits <= PACKED_BITS else c_in
-            found[f"{path}.codes"] = Stored((c_out, columns), bits, weight=c_out * c_in)
+            found[f"{path}.codes"] = Stored(tuple(layer.codes.shape), bits, weight=layer.weights)
     return found
 
 
@@ -193,12 +192,11 @@ def check_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype, stored: 
 
 
 def check_numbers(name: str, value: Tensor, stored: Stored) -> None:
-    """Raise CheckpointError unless the numbers are finite and as far as they go in range.
-
-    Codes are looked at once they are unpacked.
-    """
+    """Raise CheckpointError unless the numbers are finite and as far as they go in range."""
     if value.numel() == 0:
         return
+    if 0 < stored.bits <= PACKED_BITS:
+        value = torch.maximum(value & 15, value >> 4)
     low, high = (float(end) for end in value.aminmax())  # NaN, if there is one, is both
     if stored.bits:
         most = 2**stored.bits - 1
@@ -213,7 +211,7 @@ def check_numbers(name: str, value: Tensor, stored: Stored) -> None:
 def need_of_quantized(
     name: str, file: Headers, vae: Headers, expected: Mapping[str, Stored]
 ) -> Need:
-    """What loading takes: codes a byte each, the rest and the weights they stand for in float32."""
+    """What loading takes: codes as stored, the rest and their weights in single precision."""
     loaded = sum(stored.bytes_loaded for stored in expected.values())
     # three copies of a weight stand beside each other while it is derived
     loaded += 12 * max(stored.weight for stored in expected.values())

@@ -35,11 +35,9 @@ from ..checkpoints.files.weights import iterate_weights
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
 from ..checkpoints.schedule import read_schedule
 from ..models import Transformer, family_of_config
-from ..quantizer import pack_nibbles, unpack_nibbles
 from ..specs import Recipe, show
 from ..writing import whole_folder, write_text
 from .checks import (
-    PACKED_BITS,
     check_count,
     check_marker,
     check_names,
@@ -49,7 +47,6 @@ from .checks import (
     inside,
     install_empty_layers_,
     need_of_quantized,
-    quantized_layers,
     read_object,
 )
 
@@ -94,17 +91,9 @@ def compact(transformer: Transformer) -> dict[str, Tensor]:
 
 
 def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """The state dict, small: codes of at most 4 bits two to a byte, floats in half
-    precision where that is exact."""
-    small = {
-        f"{path}.codes"
-        for path, layer in quantized_layers(transformer)
-        if layer.weight_spec.bits <= PACKED_BITS
-    }
+    """The state dict, floats in half precision where that is exact."""
     for key, value in transformer.state_dict().items():
-        if key in small:
-            value = pack_nibbles(value)
-        elif value.is_floating_point() and bool((value.half().to(value.dtype) == value).all()):
+        if value.is_floating_point() and bool((value.half().to(value.dtype) == value).all()):
             value = value.half()
         yield key, value
 
@@ -166,13 +155,8 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
         tensors = {}
         for name, value in iterate_weights(weights, torch.float32, MAX_STORED):
             check_tensor(name, tuple(value.shape), value.dtype, expected[name])
-            tensors[name] = value
-        for layer, of in quantized_layers(transformer):
-            if of.weight_spec.bits <= PACKED_BITS:
-                codes = tensors[f"{layer}.codes"]
-                tensors[f"{layer}.codes"] = unpack_nibbles(codes, of.codes.shape[1])
-        for name, value in tensors.items():
             check_numbers(name, value, expected[name])
+            tensors[name] = value
         compute_positions_(transformer)
         transformer.load_state_dict(tensors, strict=True, assign=True)
     checkpoint = Checkpoint(

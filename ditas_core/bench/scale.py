@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "stated_calibration_gb": round(need.total / 1e9, 2),
         "quantized_layers": len(layers_made),
         "effective_bits": round(
-            sum(m.bits_stored for m in layers_made) / sum(m.codes.numel() for m in layers_made), 3
+            sum(m.bits_stored for m in layers_made) / sum(m.weights for m in layers_made), 3
         ),
         "machine": describe(),
     }

@@ -1,15 +1,19 @@
 """Quantized linear layers."""
 
 from .build import build_layers, empty_layers, encode
-from .linear import QuantizedLinear, effective_bits, stored_bits
+from .integer import accumulators, signed_activations
+from .linear import QuantizedLinear, effective_bits, run_as_, stored_bits
 from .size import group_bits_stored
 
 __all__ = [
     "QuantizedLinear",
+    "accumulators",
     "build_layers",
     "effective_bits",
     "empty_layers",
     "encode",
     "group_bits_stored",
+    "run_as_",
+    "signed_activations",
     "stored_bits",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from ..quantizer import QParams, group_view, quantize
+from ..quantizer import PACKED_BITS, QParams, group_view, pack_nibbles, quantize
 from ..specs import (
     FULL_PRECISION_BITS,
     BitWidths,
@@ -55,6 +55,8 @@ def build_layers(
             rows = slice(start, start + len(bias))
             part, part_up = codes[rows].clone(), up[rows].clone()
             part_params, row_scale = rows_of(params, rows, weight_spec), None
+            if weight_spec.bits <= PACKED_BITS:
+                part = pack_nibbles(part)
             if divisor is not None:
                 bias, part_up = bias / divisor, part_up / divisor[:, None]
                 part, part_params, row_scale = divide(part, part_params, weight_spec, divisor)

@@ -1,9 +1,9 @@
-"""A linear layer whose product runs on quantized operands (simulated backend).
+"""A linear layer whose product runs on quantized operands.
 
     y = Q_a(x / s) Q_w^T + (x / s) R^T L^T + b
 
 Integer codes, scales and the branch are buffers, so a ``state_dict`` holds the
-whole layer; the dequantized weight is derived and not stored.
+whole layer; what a backend makes of them to compute with is derived and not stored.
 """
 
 from __future__ import annotations
@@ -15,14 +15,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantizer import QParams, dequantize, fake_quantize, from_codes
-from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec
+from ..quantizer import (
+    PACKED_BITS,
+    QParams,
+    dequantize,
+    fake_quantize,
+    from_codes,
+    unpack_nibbles,
+)
+from ..specs import BACKENDS, FULL_PRECISION_BITS, Granularity, QuantizerSpec, check_choice
+from .integer import (
+    Operand,
+    bytes_are_exact,
+    integer_linear,
+    make_operand,
+    runs_as_integers,
+    signed_codes,
+)
+
+OPERAND = ("operand_codes", "operand_sums", "operand_rest", "operand_scale")
 
 
 class QuantizedLinear(nn.Module):
-    """Fake-quantized linear layer.
+    """Quantized linear layer.
 
-    codes        uint8 (C_out, C_in), or the float weight where it is left alone
+    codes        uint8 (C_out, C_in), of at most 4 bits two to a byte, (C_out, ceil(C_in / 2));
+                 or the float weight where it is left alone
     scale, zero_point   as the granularity has them; of strided groups a table
                  (P, C_in) in which row r of the layer uses row (row_start + r) mod P
     up, down     low-rank branch, (C_out, r) and (r, C_in); r may be 0
@@ -31,6 +49,11 @@ class QuantizedLinear(nn.Module):
                  take it, or None
     shared       how many layers hold the same table and ``down`` (fused qkv): their
                  size counts once
+
+    Where the quantizers allow it (``runs_as_integers``), the codes are multiplied: by the
+    backend "integer" as bytes, by "simulated" in floating point, to the same result. Elsewhere
+    both multiply rounded operands in floating point. Derived are the fields of ``Operand`` of
+    the one kind and ``weight`` (C_out, C_in) of the other.
     """
 
     codes: Tensor
@@ -41,7 +64,11 @@ class QuantizedLinear(nn.Module):
     down: Tensor
     smoothing: Tensor | None
     row_scale: Tensor | None
-    weight: Tensor
+    weight: Tensor | None
+    operand_codes: Tensor | None
+    operand_sums: Tensor
+    operand_rest: Tensor
+    operand_scale: Tensor
 
     def __init__(
         self,
@@ -63,6 +90,7 @@ class QuantizedLinear(nn.Module):
         self.branch_on_full = branch_on_full
         self.row_start = row_start
         self.shared = shared
+        self.backend = "simulated"
         self.register_buffer("codes", codes)
         self.register_buffer("scale", params.scale)
         self.register_buffer("zero_point", params.zero_point)
@@ -71,8 +99,56 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("down", branch[1])
         self.register_buffer("smoothing", smoothing)
         self.register_buffer("row_scale", row_scale)
-        self.register_buffer("weight", self.dequantized(), persistent=False)
-        self.register_load_state_dict_post_hook(refresh_weight_)
+        for name in ("weight", *OPERAND):
+            self.register_buffer(name, None, persistent=False)
+        self.derive_()
+        self.register_load_state_dict_post_hook(derive_anew_)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """C_out, C_in."""
+        return self.bias.shape[0], self.down.shape[1]
+
+    @property
+    def weights(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def multiplies_codes(self) -> bool:
+        return self.branch_on_full and runs_as_integers(
+            self.weight_spec, self.activation_spec, self.shape[1]
+        )
+
+    def unpacked(self) -> Tensor:
+        """The codes, uint8 (C_out, C_in)."""
+        if self.weight_spec.bits > PACKED_BITS:
+            return self.codes
+        return unpack_nibbles(self.codes, self.shape[1])
+
+    def derive_(self) -> None:
+        """Make what the backend computes with of the codes as they are now."""
+        for name in ("weight", *OPERAND):
+            setattr(self, name, None)
+        if not self.multiplies_codes:
+            self.weight = self.dequantized()
+        elif not self.codes.is_meta:
+            made = make_operand(
+                self.unpacked(), QParams(self.scale, self.zero_point), self.weight_spec
+            )
+            if self.backend == "simulated" or not (self.codes.is_cuda or bytes_are_exact()):
+                self.operand_codes = made.codes.to(self.bias.dtype)
+            elif not self.codes.is_cuda:  # which unpacks them as it goes, and holds them once
+                self.operand_codes = made.codes
+            self.operand_sums, self.operand_rest, self.operand_scale = made[1:4]
+
+    @property
+    def operand(self) -> Operand:
+        """The weight as ``integer_linear`` takes it."""
+        codes = self.operand_codes
+        if codes is None:
+            codes = signed_codes(self.unpacked(), self.weight_spec.bits)
+        group = self.weight_spec.group_size or self.shape[1]
+        return Operand(codes, self.operand_sums, self.operand_rest, self.operand_scale, group)
 
     def dequantized(self) -> Tensor:
         """The float weight that the codes stand for, without the branch, (C_out, C_in)."""
@@ -80,8 +156,8 @@ class QuantizedLinear(nn.Module):
         if spec.bits >= FULL_PRECISION_BITS:
             return self.codes
         if self.codes.is_meta:
-            return torch.empty_like(self.codes, dtype=self.bias.dtype)
-        codes = self.codes.float() + spec.qmin
+            return torch.empty(self.shape, dtype=self.bias.dtype, device="meta")
+        codes = self.unpacked().float() + spec.qmin
         if spec.granularity is Granularity.PER_STRIDED_GROUP:
             index = (torch.arange(len(codes)) + self.row_start) % len(self.scale)
             weight = from_codes(codes, QParams(self.scale[index], self.zero_point[index]), spec)
@@ -97,21 +173,29 @@ class QuantizedLinear(nn.Module):
             found: Tensor = fn(tensor)
             return found if found.dtype == tensor.dtype else tensor.to(found.device)
 
-        return super()._apply(moved, recurse)
+        was = self.codes.is_cuda
+        result = super()._apply(moved, recurse)
+        if self.multiplies_codes and self.codes.is_cuda != was:
+            self.derive_()
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., C_in) -> (..., C_out) in x's precision, computed in single precision."""
+        """x (..., C_in) -> (..., C_out) in x's precision, scaled in single precision."""
         return self.computed(x.to(self.bias.dtype)).to(x.dtype)
 
     def computed(self, x: Tensor) -> Tensor:
         if self.smoothing is not None:
             x = x / self.smoothing
-        rounded = fake_quantize(x, self.activation_spec)  # (..., C_in)
+        source = x
+        if self.weight is None:
+            result = integer_linear(x, self.operand, self.activation_spec).add_(self.bias)
+        else:
+            rounded = fake_quantize(x, self.activation_spec, checked=False)  # (..., C_in)
+            source = x if self.branch_on_full else rounded
+            result = F.linear(rounded, self.weight, self.bias)  # (..., C_out)
         if self.up.shape[1] == 0:
-            return F.linear(rounded, self.weight, self.bias)
-        source = x if self.branch_on_full else rounded
-        branch = F.linear(F.linear(source, self.down), self.up)  # (..., C_out)
-        return F.linear(rounded, self.weight, self.bias) + branch
+            return result
+        return result + F.linear(F.linear(source, self.down), self.up)  # (..., C_out)
 
     @property
     def bits_stored(self) -> float:
@@ -129,13 +213,26 @@ class QuantizedLinear(nn.Module):
         for name in ("smoothing", "row_scale"):
             vector = getattr(self, name)
             own += 0 if vector is None else size(name, vector)
-        return self.codes.numel() * self.weight_spec.bits + own + table / self.shared
+        return self.weights * self.weight_spec.bits + own + table / self.shared
+
+
+def run_as_(transformer: nn.Module, backend: str) -> None:
+    """Have every quantized layer compute on ``backend``, in place; 16-bit ones stay as they are.
+
+    Raises:
+        SpecError: no such backend.
+    """
+    check_choice("backend", backend, BACKENDS)
+    for layer in transformer.modules():
+        if isinstance(layer, QuantizedLinear) and layer.backend != backend:
+            layer.backend = backend
+            layer.derive_()
 
 
 def effective_bits(transformer: nn.Module) -> float:
     """Stored bits per weight of the quantized layers: codes, scales and branch."""
     layers = [m for m in transformer.modules() if isinstance(m, QuantizedLinear)]
-    return sum(m.bits_stored for m in layers) / max(1, sum(m.codes.numel() for m in layers))
+    return sum(m.bits_stored for m in layers) / max(1, sum(m.weights for m in layers))
 
 
 def stored_bits(tensor: Tensor) -> int:
@@ -144,7 +241,7 @@ def stored_bits(tensor: Tensor) -> int:
     return tensor.numel() * (16 if exact else 32)
 
 
-def refresh_weight_(layer: nn.Module, _incompatible: object) -> None:
-    """The derived weight follows the codes that were just loaded."""
+def derive_anew_(layer: nn.Module, _incompatible: object) -> None:
+    """What is derived follows the codes that were just loaded."""
     assert isinstance(layer, QuantizedLinear)
-    layer.weight = layer.dequantized()
+    layer.derive_()

@@ -2,6 +2,7 @@
 
 from .affine import (
     QParams,
+    activation_codes,
     choose_qparams,
     dequantize,
     fake_quantize,
@@ -11,10 +12,12 @@ from .affine import (
     quantize,
 )
 from .grouping import group_view
-from .packing import pack_nibbles, unpack_nibbles
+from .packing import PACKED_BITS, pack_nibbles, unpack_nibbles
 
 __all__ = [
+    "PACKED_BITS",
     "QParams",
+    "activation_codes",
     "choose_qparams",
     "dequantize",
     "fake_quantize",

@@ -35,11 +35,15 @@ def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
     Raises:
         ValueError: the range holds NaN or infinity.
     """
-    if not bool(torch.isfinite(lo).all() and torch.isfinite(hi).all()):
-        raise ValueError("range: expected finite values, got NaN or infinity")
+    check_finite(lo, hi)
+    return covering(lo, hi, spec)
+
+
+def covering(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
+    """``params_from_range`` without a look at the numbers: NaN and infinity give NaN."""
     if spec.symmetric:
         scale = torch.maximum(lo.abs(), hi.abs()) / (spec.steps / 2)
-        scale = torch.where(scale > TINY, scale, torch.ones_like(scale))
+        scale = torch.where(scale <= TINY, torch.ones_like(scale), scale)
         return QParams(scale, torch.zeros_like(scale))
     if spec.include_zero:
         lo, hi = lo.clamp(max=0), hi.clamp(min=0)
@@ -47,7 +51,7 @@ def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
     # beyond single precision the difference of the ends overflows, that of the parts does not
     scale = torch.where(torch.isfinite(span), span / spec.steps, hi / spec.steps - lo / spec.steps)
     constant = torch.where(lo == 0, torch.ones_like(lo), lo.abs())
-    scale = torch.where(scale > TINY, scale, constant)
+    scale = torch.where(scale <= TINY, constant, scale)
     zero_point = -nearest_(lo / scale, spec)
     if spec.include_zero:
         zero_point = zero_point.clamp(spec.qmin, spec.qmax)
@@ -103,16 +107,39 @@ def dequantize(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     return ungroup(from_codes(grouped, params, spec), codes.shape, spec)
 
 
-def fake_quantize(x: Tensor, spec: QuantizerSpec) -> Tensor:
+def activation_codes(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
+    """Codes (as floats) and parameters of ``x``, both grouped.
+
+    Nothing waits for the device: where x is not finite, the parameters are NaN, and so is
+    what is made of them.
+    """
+    grouped, dims = group_view(x, spec)
+    params = covering(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
+    return to_codes(grouped, params, spec), params
+
+
+def fake_quantize(x: Tensor, spec: QuantizerSpec, checked: bool = True) -> Tensor:
     """Quantize and dequantize; ``x`` itself when the spec has 16 bits.
 
     The source tensor is never written to.
+
+    checked  False, for what runs at every step: NaN and infinity become NaN
+
+    Raises:
+        ValueError: NaN or infinity, where that is checked.
     """
     if spec.bits >= FULL_PRECISION_BITS:
         return x
-    grouped, dims = group_view(x, spec)
-    params = params_from_range(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
-    return ungroup(from_codes(to_codes(grouped, params, spec), params, spec), x.shape, spec)
+    codes, params = activation_codes(x, spec)
+    if checked:
+        check_finite(params.scale)
+    return ungroup(from_codes(codes, params, spec), x.shape, spec)
+
+
+def check_finite(*ends: Tensor) -> None:
+    """Raise ValueError where a range, or the scale that comes of it, holds NaN or infinity."""
+    if not all(bool(torch.isfinite(end).all()) for end in ends):
+        raise ValueError("range: expected finite values, got NaN or infinity")
 
 
 def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> Tensor:

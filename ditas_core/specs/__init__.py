@@ -12,6 +12,7 @@ from .checks import (
 from .document import parse_json, read_text
 from .quantization import (
     ACTIVATION_BITS,
+    BACKENDS,
     BIT_PRESETS,
     CONVENTIONS,
     FULL_PRECISION_BITS,
@@ -46,6 +47,7 @@ from .sampling import (
 
 __all__ = [
     "ACTIVATION_BITS",
+    "BACKENDS",
     "BIT_PRESETS",
     "CONVENTIONS",
     "FULL_PRECISION_BITS",

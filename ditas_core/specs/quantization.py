@@ -135,6 +135,9 @@ class BitWidths:
         return f"W{self.weight}A{self.activation}"
 
 
+BACKENDS = ("simulated", "integer")
+"""How products run: rounded operands in floating point, or codes in integers."""
+
 BIT_PRESETS = ("W8A8", "W4A8", "W4A6", "W4A4")
 
 
@@ -187,6 +190,7 @@ class Convention:
     factor_from    the weight whose maxima enter the smoothing factor: the layer's
                    own ("weight") or the quantized one without its branch ("quantized")
     own_branch     the low-rank branch, whatever the layer's width; None: ``default_rank``
+    only_simulated why its products cannot run as integers; "" where they can
     """
 
     name: str
@@ -197,6 +201,7 @@ class Convention:
     fused_qkv: bool = False
     factor_from: str = "weight"
     own_branch: LowRankSpec | None = None
+    only_simulated: str = ""
 
     @property
     def smoothing_commutes(self) -> bool:
@@ -211,6 +216,15 @@ class Convention:
         if self.own_branch is not None:
             return self.own_branch if rank is None else replace(self.own_branch, rank=rank)
         return LowRankSpec(default_rank(width) if rank is None else rank)
+
+    def check_backend(self, backend: str) -> None:
+        """Raise SpecError where this is no backend, or one that the convention cannot run on."""
+        check_choice("backend", backend, BACKENDS)
+        if backend == "integer" and self.only_simulated:
+            raise SpecError(
+                f"backend: expected simulated with the convention {self.name}, got integer: "
+                f"{self.only_simulated}; search again with integer, integer-gN or integer-tensor"
+            )
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
         """The weight and the activation quantizer at these bits."""
@@ -238,6 +252,7 @@ CONVENTIONS: dict[str, Convention] = {
         weight=QuantizerSpec(8, False, Granularity.PER_INPUT_CHANNEL),
         activation=QuantizerSpec(8, False, Granularity.PER_TENSOR),
         branch_input="quantized",
+        only_simulated="its weights have a scale per input channel, which no sum over them leaves",
     ),
     "released": Convention(
         name="released",
@@ -264,6 +279,7 @@ CONVENTIONS: dict[str, Convention] = {
         fused_qkv=True,
         factor_from="quantized",
         own_branch=RELEASED_BRANCH,
+        only_simulated="its weights change scale along every sum, its zero points are fractions",
     ),
 }
 
