@@ -6,6 +6,7 @@ import doctest
 import json
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,34 @@ def test_the_package_alone_loads_nothing() -> None:
         ditas.quantise  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ditas.__all__)
+@pytest.mark.parametrize("name", [*ditas.__all__, "Checkpoint.of_pipeline"])
 def test_every_public_name_has_an_example_that_runs(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(ditas, name), name, globs={})
+    value = attrgetter(name)(ditas)
+    (example,) = doctest.DocTestFinder(recurse=False).find(value, name, globs={})
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize("made", [dit, pixart])
+def test_a_checkpoint_of_a_pipeline_shares_its_weights(made: Any) -> None:
+    pipeline, captions = made(), tiny_captions() if made is pixart else None
+    before = state_of(pipeline)
+    checkpoint = ditas.Checkpoint.of_pipeline(pipeline, captions)
+    assert state_of(pipeline) == before and ditas.load(checkpoint) is checkpoint
+    assert checkpoint.fingerprint == before[0] and not checkpoint.path.exists()
+    ours, theirs = checkpoint.transformer, pipeline.transformer
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(a.data_ptr() == b.data_ptr() and not a.requires_grad for a, b in pairs)
+    assert checkpoint.captions is captions
+    assert checkpoint.class_names == (captions.names if captions else ("cat", "dog", "fox"))
+    with pytest.raises(CheckpointError, match="expected a DiTPipeline, .* got Checkpoint"):
+        ditas.Checkpoint.of_pipeline(checkpoint)
+    other = tiny_captions() if captions is None else None
+    with pytest.raises(CheckpointError, match="captions: expected (none|embedded captions)"):
+        ditas.Checkpoint.of_pipeline(pipeline, other)
 
 
 @pytest.mark.numeric

@@ -16,14 +16,13 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from PIL.Image import Image
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, CheckpointError
+from ..checkpoints import Checkpoint, CheckpointError, origin_of
 from ..comparison import Comparison, Trajectory, run_trajectory
 from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
 from ..specs import LARGEST_SEED, SamplingSpec, check_whole
 from .models import Model, checkpoint_of, full_checkpoint, placed
-from .origin import origin_of
 from .progress import Progress, check_progress, told
 from .settings import guidance_of
 

@@ -9,16 +9,14 @@ from typing import Any
 
 from ..calibration import Calibration, check_together
 from ..calibration import calibrate as run_calibration
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
 from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
 from ..specs import BitWidths, LowRankSpec, Recipe
-from .checks import is_pipeline
 from .drawing import pipeline_with
-from .models import Model, Prompts, full_checkpoint, placed
-from .origin import remember_
+from .models import Model, full_checkpoint, placed
 from .progress import Progress, check_progress, ended, told
 from .settings import Trajectory, Wanted, check_calibration, check_is_recipe, what_to_search
 

@@ -29,10 +29,11 @@ from ..checkpoints import (
     read_headers,
     this_machine,
 )
-from ..checkpoints.checkpoint import captions_for, check_captions
+from ..checkpoints.captions import captions_for, check_captions
 from ..checkpoints.files.folders import joined_headers, weight_files
 from ..checkpoints.files.weights import iterate_weights
 from ..checkpoints.loading import build_empty, compute_positions_, load_whole
+from ..checkpoints.origin import remember_
 from ..checkpoints.schedule import read_schedule
 from ..models import Transformer, family_of_config
 from ..quantizer import pack_nibbles, unpack_nibbles
@@ -178,13 +179,14 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
     checkpoint = Checkpoint(
         name=path.name,
         path=path,
-        transformer=transformer.requires_grad_(False).eval(),
+        transformer=transformer.eval(),
         vae=vae,
         scheduler=schedule,
         class_names=names if captions is None else captions.names,
         licence=marker["licence"],
         captions=captions,
     )
+    remember_(checkpoint.transformer, checkpoint, recipe)
     return checkpoint, recipe
 
 

@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from ..models import CheckpointError, shown
-from .checkpoint import Checkpoint, licence_of_card, names_from_index
+from .checkpoint import Checkpoint, names_from_index
 from .configurations import check_latents
-from .files.folders import joined_headers, read_json, weight_files
+from .files.folders import joined_headers, licence_of_card, read_json, weight_files
 from .files.headers import Headers
 from .files.weights import read_headers, read_weights, unwrap
 from .foreign import not_original
