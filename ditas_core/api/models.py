@@ -31,6 +31,10 @@ UNLOAD = (
     "hand over the full-precision pipeline, without adapters (unload_lora_weights) and without a "
     "quantization_config"
 )
+QUANTIZED = (
+    "model: expected one in full precision, got one that is quantized already; go back to the one "
+    "it was made of"
+)
 
 
 def load(
@@ -67,7 +71,7 @@ def load(
             "captions: expected embedded captions or their file, got prompts: a checkpoint has no "
             "text encoder; hand over the whole pipeline, or Captions.of_pipeline(pipeline, prompts)"
         )
-    if is_written(source):
+    if is_quantized(Path(source)):
         if captions is not None or like is not None:
             raise CheckpointError(
                 "captions, like: expected neither with a quantized folder, which has its own"
@@ -75,14 +79,6 @@ def load(
         return load_quantized(Path(source))[0]
     with fetching(progress) as tell:
         return load_checkpoint(source, dtype=dtype, like=like, captions=captions, progress=tell)
-
-
-def is_written(source: str | Path) -> bool:
-    """Whether it is a folder of ``save``."""
-    try:
-        return is_quantized(Path(source))
-    except (OSError, ValueError):  # too long a name, or a null byte
-        return False
 
 
 def checkpoint_of(model: Model, captions: Prompts = None, progress: Progress = False) -> Checkpoint:
@@ -101,18 +97,25 @@ def checkpoint_of(model: Model, captions: Prompts = None, progress: Progress = F
 
 
 def full_checkpoint(
-    model: Model, captions: Prompts = None, progress: Progress = False
+    model: Model,
+    captions: Prompts = None,
+    progress: Progress = False,
+    *,
+    or_quantized: bool = False,
 ) -> Checkpoint:
-    """``checkpoint_of`` a model that is not quantized yet.
+    """``checkpoint_of`` a model that is not quantized yet, or was so by this package.
 
     Raises:
         CheckpointError: as there; or its layers are not plain linear layers.
     """
-    if not isinstance(model, Checkpoint | str | Path):
+    if isinstance(model, str | Path):
+        if not or_quantized and is_quantized(Path(model)):
+            raise CheckpointError(QUANTIZED)
+    elif not isinstance(model, Checkpoint):
         check_pipeline(model)
-        check_layers(model.transformer)  # before a text encoder works
+        check_layers(model.transformer, or_quantized)  # before a text encoder works
     checkpoint = checkpoint_of(model, captions, progress)
-    check_layers(checkpoint.transformer)
+    check_layers(checkpoint.transformer, or_quantized)
     return checkpoint
 
 
@@ -127,8 +130,8 @@ def placed(model: Model, checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, **networks)
 
 
-def check_layers(transformer: nn.Module) -> None:
-    """Raise CheckpointError unless the layers to be quantized are plain and full-precision."""
+def check_layers(transformer: nn.Module, or_quantized: bool) -> None:
+    """Raise CheckpointError unless the layers are plain and full-precision, or this package's."""
     if any(getattr(module, "fused_projections", False) for module in transformer.modules()):
         raise CheckpointError(
             "transformer: expected q, k and v apart, got fused projections; call "
@@ -138,9 +141,9 @@ def check_layers(transformer: nn.Module) -> None:
         for path in group.layers:
             layer = transformer.get_submodule(path)
             if isinstance(layer, QuantizedLinear):
-                raise CheckpointError(
-                    "model: expected one in full precision, got one that is quantized already"
-                )
+                if or_quantized:
+                    continue
+                raise CheckpointError(QUANTIZED)
             try:
                 plain = get_linear(transformer, path).weight.is_floating_point()
             except TypeError as error:

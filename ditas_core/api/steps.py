@@ -31,7 +31,10 @@ def calibrate(
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Calibration:
-    """Statistics of every layer's input over one guided full-precision trajectory.
+    """Statistics of every layer's input over one guided trajectory, in float32.
+
+    Of a quantized model they are of what its layers get: where the division by s was folded,
+    divided already. They show what smoothing did; a search starts from the full-precision ones.
 
     samples         images, spread over all classes or captions
     steps           of DDIM, on the model's own betas
@@ -52,7 +55,8 @@ def calibrate(
     """
     check_progress(progress)
     wanted = Trajectory(samples, steps, guidance_scale, seed)
-    return calibrated(model, full_checkpoint(model, captions, progress), wanted, progress)
+    checkpoint = full_checkpoint(model, captions, progress, or_quantized=True)
+    return calibrated(model, checkpoint, wanted, progress)
 
 
 def calibrated(

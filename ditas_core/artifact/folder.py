@@ -117,7 +117,10 @@ def stored_bytes(transformer: Transformer) -> int:
 
 def is_quantized(path: Path) -> bool:
     """Whether ``path`` is a folder written by ``save_quantized``."""
-    return (path / "ditas.json").is_file()
+    try:
+        return (path / "ditas.json").is_file()
+    except (OSError, ValueError):  # too long a name, or a null byte
+        return False
 
 
 def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoint, Recipe]:

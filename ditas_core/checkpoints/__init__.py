@@ -7,7 +7,7 @@ from .files.weights import read_headers
 from .hub.fetching import Progress, fetch_steps
 from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
 from .machine import Machine, this_machine
-from .origin import origin_of, remember_
+from .origin import find_origin, origin_of, remember_
 from .original import from_original, to_original
 from .original_files import (
     check_parts,
@@ -45,6 +45,7 @@ __all__ = [
     "compact_state",
     "converted",
     "fetch_steps",
+    "find_origin",
     "find_parts",
     "find_source",
     "fingerprint",

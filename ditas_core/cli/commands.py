@@ -108,7 +108,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         args.token_dtype,
     )
     check_new_file(args.out, Path(args.checkpoint))
-    checkpoint = load(args)
+    checkpoint, _ = load_any(args)
     if args.token_budget_mb is not None:
         spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
     need = memory_need(checkpoint, spec)

@@ -17,7 +17,7 @@ from .families import (
     smoothing_groups,
 )
 from .family import Conditions, Family
-from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by
+from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by, input_channels
 
 __all__ = [
     "DIT",
@@ -39,6 +39,7 @@ __all__ = [
     "family_of_index",
     "get_linear",
     "group_fed_by",
+    "input_channels",
     "null_class",
     "reason_of",
     "shown",
