@@ -12,7 +12,7 @@ from diffusers.utils import is_transformers_available
 from torch import nn
 
 from ..checkpoints import Checkpoint, CheckpointError, is_pipeline, settle_patches_
-from ..checkpoints.files.folders import read_json
+from ..checkpoints.files import read_json
 from .models import Model
 
 

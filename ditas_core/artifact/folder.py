@@ -25,16 +25,18 @@ from ..checkpoints import (
     Checkpoint,
     CheckpointError,
     Machine,
+    build_empty,
+    captions_for,
+    check_captions,
     check_machine,
+    compute_positions_,
+    load_whole,
     read_headers,
+    read_schedule,
+    remember_,
     this_machine,
 )
-from ..checkpoints.captions import captions_for, check_captions
-from ..checkpoints.files.folders import joined_headers, weight_files
-from ..checkpoints.files.weights import iterate_weights
-from ..checkpoints.loading import build_empty, compute_positions_, load_whole
-from ..checkpoints.origin import remember_
-from ..checkpoints.schedule import read_schedule
+from ..checkpoints.files import iterate_weights, joined_headers, weight_files
 from ..models import Transformer, family_of_config
 from ..quantizer import pack_nibbles, unpack_nibbles
 from ..specs import Recipe, show

@@ -20,6 +20,7 @@ from ..artifact import save_quantized
 from ..calibration import (
     Calibration,
     CalibrationJournal,
+    Exchange,
     Shard,
     calibrate,
     exchange_steps,
@@ -28,7 +29,6 @@ from ..calibration import (
     shard_of,
     tokens_for_budget,
 )
-from ..calibration.trajectory import Exchange
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits

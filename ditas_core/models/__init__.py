@@ -18,6 +18,7 @@ from .families import (
 )
 from .family import Conditions, Family
 from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by, input_channels
+from .pixart import is_told
 
 __all__ = [
     "DIT",
@@ -40,6 +41,7 @@ __all__ = [
     "get_linear",
     "group_fed_by",
     "input_channels",
+    "is_told",
     "null_class",
     "reason_of",
     "shown",

@@ -17,7 +17,7 @@ from ...calibration import Calibration, calibrate
 from ...checkpoints import Checkpoint, load_checkpoint
 from ...comparison import Trajectory, compare, run_trajectory
 from ...conversion import quantize_transformer
-from ...evaluation.outliers import outlier_atlas
+from ...evaluation import outlier_atlas
 from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
 from ...specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ...writing import whole_folder
