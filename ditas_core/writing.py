@@ -35,23 +35,32 @@ def check_new_file(target: Path, source: Path | None = None) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, replaces: bool = False) -> Iterator[Path]:
     """A temporary sibling that becomes ``target`` when the block ends without an error.
+
+    replaces  an older folder: renamed away, then removed, so that there is a whole one or none
 
     Raises:
         FileExistsError: ``target`` exists and is not an empty folder.
     """
-    check_new_folder(target)
+    if not replaces:
+        check_new_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    old: Path | None = None
     try:
         yield work
-        if target.is_dir():
+        work.chmod(0o755)
+        if replaces and target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            target.rename(old / target.name)
+        elif target.is_dir():
             target.rmdir()
         os.replace(work, target)
-        target.chmod(0o755)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import doctest
 import json
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tiny_pipelines import (
     broken,
     dit,
     draw,
+    embedded,
     pixart,
     sigma_class,
     state_of,
@@ -57,14 +59,34 @@ def test_the_package_alone_loads_nothing() -> None:
         ditas.quantise  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ditas.__all__)
+@pytest.mark.parametrize("name", [*ditas.__all__, "Checkpoint.of_pipeline"])
 def test_every_public_name_has_an_example_that_runs(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(ditas, name), name, globs={})
+    value = attrgetter(name)(ditas)
+    (example,) = doctest.DocTestFinder(recurse=False).find(value, name, globs={})
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize("made", [dit, pixart])
+def test_a_checkpoint_of_a_pipeline_shares_its_weights(made: Any) -> None:
+    pipeline, captions = made(), tiny_captions() if made is pixart else None
+    before = state_of(pipeline)
+    checkpoint = ditas.Checkpoint.of_pipeline(pipeline, captions)
+    assert state_of(pipeline) == before and ditas.load(checkpoint) is checkpoint
+    assert checkpoint.fingerprint == before[0] and not checkpoint.path.exists()
+    ours, theirs = checkpoint.transformer, pipeline.transformer
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(a.data_ptr() == b.data_ptr() and not a.requires_grad for a, b in pairs)
+    assert checkpoint.captions is captions
+    assert checkpoint.class_names == (captions.names if captions else ("cat", "dog", "fox"))
+    with pytest.raises(CheckpointError, match=r"expected a DiTPipeline, .* got Checkpoint"):
+        ditas.Checkpoint.of_pipeline(checkpoint)
+    other = tiny_captions() if captions is None else None
+    with pytest.raises(CheckpointError, match=r"captions: expected (none|embedded captions)"):
+        ditas.Checkpoint.of_pipeline(pipeline, other)
 
 
 @pytest.mark.numeric
@@ -165,6 +187,49 @@ def test_the_steps_apart_are_the_one_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.numeric
+@pytest.mark.parametrize("made", [dit, pixart])
+def test_a_quantized_folder_is_calibrated_compared_and_drawn_with(
+    made: Any, tmp_path: Path
+) -> None:
+    pipeline, text = made(), made is pixart
+    captions = tiny_captions() if text else None
+    base = ditas.Checkpoint.of_pipeline(pipeline, captions)
+    calibration = ditas.calibrate(base, **QUICK)
+    recipe = ditas.search(base, calibration, "W4A8", method="smoothing", progress=False)
+    quantized = ditas.convert(base, recipe, calibration, progress=False)
+    folder = ditas.save(quantized, tmp_path / "saved")
+    loaded = ditas.load(folder)
+    again = ditas.calibrate(folder, **QUICK)
+    assert again.checkpoint == loaded.fingerprint != calibration.checkpoint
+    # the first layers see the same image: divided by s where that was folded, as it is elsewhere
+    full, divided = (x.groups["0.qkv"].absmax[0] for x in (calibration, again))  # (2, C)
+    factor = full / divided
+    assert factor.std() > 0.1 if not text else factor.std() == 0  # as PixArt divides on the fly
+    assert torch.allclose(*factor, rtol=1e-4)  # both halves by the same
+    for what in ("search", "convert", "quantize"):
+        given = {"search": (again,), "convert": (recipe, again), "quantize": ()}[what]
+        with pytest.raises(CheckpointError, match="quantized already; go back to the one it was"):
+            getattr(ditas, what)(loaded, *given, progress=untouched)
+    paired = ditas.compare(base, folder, samples=2, steps=2, progress=False)
+    assert torch.equal(
+        paired.quantized, ditas.compare(base, loaded, samples=2, steps=2, progress=False).quantized
+    )
+    with pytest.raises(CheckpointError, match="model: expected one in full precision"):
+        ditas.compare(folder, loaded, progress=untouched)
+    before = loaded.fingerprint
+    cls, parts = type(pipeline), {"tokenizer": None, "text_encoder": None} if text else {}
+    schedule = type(pipeline.scheduler).from_config(loaded.scheduler)
+    stock = cls(transformer=loaded.transformer, vae=loaded.vae, scheduler=schedule, **parts)
+    stock.set_progress_bar_config(disable=True)
+    images = draw(stock, **(embedded(captions) if captions else {}))
+    own = cls(transformer=quantized.transformer, vae=base.vae, scheduler=schedule, **parts)
+    own.set_progress_bar_config(disable=True)
+    assert torch.equal(images, draw(own, **(embedded(captions) if captions else {})))
+    assert loaded.fingerprint == before == ditas.Checkpoint.of_pipeline(stock).fingerprint
+    assert ditas.load(ditas.save(stock, tmp_path / "twice")).fingerprint == before
+
+
+@pytest.mark.numeric
 def test_alpha_and_rank_can_be_given() -> None:
     pipeline = dit()
     calibration = ditas.calibrate(pipeline, **QUICK)
@@ -187,15 +252,8 @@ def test_a_text_conditioned_pipeline(tmp_path: Path) -> None:
         ditas.quantize(pipeline, **QUICK)
     quantized, report = ditas.quantize(pipeline, "W8A8", captions=captions, **QUICK)
     assert type(quantized) is sigma_class() and len(report.rows) == 14
-    embedded = {
-        "negative_prompt": None,
-        "prompt_embeds": captions.embeds[:1],
-        "prompt_attention_mask": captions.mask[:1],
-        "negative_prompt_embeds": captions.null_embeds[None],
-        "negative_prompt_attention_mask": captions.null_mask[None],
-        "use_resolution_binning": False,
-    }
-    assert 0 < (draw(pipeline, **embedded) - draw(quantized, **embedded)).abs().mean() < 0.05
+    one = embedded(captions)
+    assert 0 < (draw(pipeline, **one) - draw(quantized, **one)).abs().mean() < 0.05
     paired = ditas.compare(pipeline, quantized, samples=2, steps=2, progress=False)
     assert paired.metrics.latent_sqnr.min() > 10
     loaded = ditas.load(ditas.save(quantized, tmp_path / "saved"))
@@ -203,7 +261,7 @@ def test_a_text_conditioned_pipeline(tmp_path: Path) -> None:
     folder = save_tiny_pixart(tmp_path / "stock", told=False)
     if is_transformers_available():  # `make stock`
         quantized, _ = ditas.quantize(folder, "W8A8", **QUICK)
-        assert type(quantized) is sigma_class() and draw(quantized, **embedded).std() > 0
+        assert type(quantized) is sigma_class() and draw(quantized, **one).std() > 0
     else:
         with pytest.raises(CheckpointError, match="pip install transformers"):
             ditas.quantize(folder, progress=lambda *_: pytest.fail("before long work"))

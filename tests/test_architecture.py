@@ -90,6 +90,17 @@ def test_dependencies_point_down_and_siblings_stay_apart(path: Path) -> None:
 
 
 @every_module
+def test_rooms_are_entered_by_their_face(path: Path) -> None:
+    """What others need of a room of the library, its ``__init__`` names, or that of a room within
+    it. The command line and the page, whose modules are loaded late, have no such face."""
+    for dotted in imports(path):
+        package, *origin = dotted.split(".")[:-1] or [""]
+        room = origin[0] if package == "ditas_core" and origin else ""
+        if room != room_of(path) and LEVELS.get(room, 9) <= LEVELS["api"]:
+            assert PACKAGE.joinpath(*origin).is_dir(), dotted
+
+
+@every_module
 def test_gradio_and_plotly_stay_in_their_rooms(path: Path) -> None:
     packages = {dotted.split(".")[0] for dotted in imports(path)}
     room = room_of(path)

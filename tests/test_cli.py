@@ -60,7 +60,20 @@ def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     compared = run_json(capsys, f"compare {folder} {quantized} --samples 3 --steps 2")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
+    again = f"calibrate {quantized} --steps 2 --samples 2 --out {tmp_path / 'again'}"
+    assert run_json(capsys, again)["groups"] == 8
+    for wrong, said in (
+        (f"search {quantized} --calibration {calibration}", "search starts from the one it was"),
+        (f"quantize {quantized} --recipe {recipe}", "quantize starts from the one it was made of"),
+        (f"compare {quantized} {quantized}", "q: expected a model in full precision, got a quant"),
+        (f"calibrate {quantized} --precision bfloat16", "precision: expected float32"),
+        (f"calibrate {quantized} --like {folder}", "--like, --captions: expected neither"),
+        (f"search {folder} --calibration {tmp_path / 'again'}", "made for checkpoint"),
+    ):
+        assert main(shlex.split(f"{wrong} --out {tmp_path / 'wrong'}")) == 2, wrong
+        assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("wrong*"))
     weights = quantized / "transformer" / "quantized.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="expected a whole quantized folder"):

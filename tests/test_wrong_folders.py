@@ -31,8 +31,9 @@ from ditas_core.checkpoints import (
     loading,
     weigh,
 )
-from ditas_core.checkpoints.checkpoint import licence_of_card, names_from_index
+from ditas_core.checkpoints.checkpoint import names_from_index
 from ditas_core.checkpoints.configurations import read_configurations
+from ditas_core.checkpoints.files.folders import licence_of_card
 from ditas_core.checkpoints.files.weights import read_headers
 from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 from ditas_core.models import family_of_index

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import is_transformers_available
 from tiny_pixart import SCHEDULE, TEXT_WIDTH, tiny_pixart
 
-from ditas_core.checkpoints import fingerprint
+from ditas_core.checkpoints import Captions, fingerprint
 
 RUN: dict[str, Any] = {"num_inference_steps": 3, "output_type": "np"}
 LABELS = {0: "cat, feline", 1: "dog", 2: "fox"}
@@ -89,6 +89,18 @@ def pixart(told: bool = False, scheduler: Any = None, **parts: Any) -> Any:
     )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def embedded(captions: Captions) -> dict[str, Any]:
+    """Options of a PixArt pipeline that draw the first caption without a text encoder."""
+    return {
+        "negative_prompt": None,
+        "prompt_embeds": captions.embeds[:1],
+        "prompt_attention_mask": captions.mask[:1],
+        "negative_prompt_embeds": captions.null_embeds[None],
+        "negative_prompt_attention_mask": captions.null_mask[None],
+        "use_resolution_binning": False,
+    }
 
 
 def draw(pipeline: Any, **options: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,13 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from PIL.Image import Image
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, CheckpointError
+from ..checkpoints import Checkpoint, CheckpointError, origin_of
 from ..comparison import Comparison, Trajectory, run_trajectory
 from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
 from ..specs import LARGEST_SEED, SamplingSpec, check_whole
-from .models import Model, checkpoint_of, full_checkpoint, placed
-from .origin import origin_of
+from .models import Model, checkpoint_of, full_checkpoint, load, placed
 from .progress import Progress, check_progress, told
 from .settings import guidance_of
 
@@ -100,7 +100,8 @@ def compare(
     """Draw the same noise with a model and with its quantized copy, and measure how far they part.
 
     model           what ``quantized`` was made of
-    quantized       a pipeline of ``quantize``, or what ``convert`` gave or ``load`` read
+    quantized       a pipeline of ``quantize``, what ``convert`` gave or ``load`` read; or the
+                    folder that ``save`` wrote
     classes         names, captions or numbers, one a sample; None: ``samples`` spread over all
     guidance_scale  None: 1.5 of classes, 4.5 of captions
 
@@ -121,6 +122,8 @@ def compare(
     SamplingSpec(steps, SamplingSpec.guidance_scale if guidance_scale is None else guidance_scale)
     check_whole("samples", samples, 1, 256)
     check_whole("seed", seed, 0, LARGEST_SEED)
+    if isinstance(quantized, str | Path):
+        quantized = load(quantized, progress=progress)
     origin = origin_of(quantized)
     captions = None if isinstance(model, Checkpoint) else origin.captions
     checkpoint = full_checkpoint(model, captions, progress)

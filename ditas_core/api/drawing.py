@@ -11,9 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import is_transformers_available
 from torch import nn
 
-from ..checkpoints import Checkpoint, CheckpointError, settle_patches_
-from ..checkpoints.files.folders import read_json
-from .checks import is_pipeline
+from ..checkpoints import Checkpoint, CheckpointError, is_pipeline, settle_patches_
+from ..checkpoints.files import read_json
 from .models import Model
 
 

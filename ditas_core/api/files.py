@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import save_quantized
-from ..checkpoints import Checkpoint, CheckpointError
+from ..checkpoints import NOWHERE, Checkpoint, CheckpointError, origin_of, view_of
 from ..writing import check_new_folder
-from .models import NOWHERE
-from .origin import origin_of
-from .views import view_of
 
 
 def save(quantized: Any, folder: str | Path) -> Path:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from ..calibration import Calibration
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, Prompts, is_pipeline
 from ..search import plain_recipe, relative_error
 from ..specs import BitWidths, LowRankSpec, Recipe, SpecError
-from .checks import is_pipeline
 from .drawing import check_drawable, pipeline_with
-from .models import Model, Prompts, full_checkpoint
+from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
 from .report import Report, make_report
 from .settings import Trajectory, check_calibration, check_is_recipe, what_to_search

@@ -9,16 +9,14 @@ from typing import Any
 
 from ..calibration import Calibration, check_together
 from ..calibration import calibrate as run_calibration
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
 from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
 from ..specs import BitWidths, LowRankSpec, Recipe
-from .checks import is_pipeline
 from .drawing import pipeline_with
-from .models import Model, Prompts, full_checkpoint, placed
-from .origin import remember_
+from .models import Model, full_checkpoint, placed
 from .progress import Progress, check_progress, ended, told
 from .settings import Trajectory, Wanted, check_calibration, check_is_recipe, what_to_search
 
@@ -33,7 +31,10 @@ def calibrate(
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Calibration:
-    """Statistics of every layer's input over one guided full-precision trajectory.
+    """Statistics of every layer's input over one guided trajectory, in float32.
+
+    Of a quantized model they are of what its layers get: where the division by s was folded,
+    divided already. They show what smoothing did; a search starts from the full-precision ones.
 
     samples         images, spread over all classes or captions
     steps           of DDIM, on the model's own betas
@@ -54,7 +55,8 @@ def calibrate(
     """
     check_progress(progress)
     wanted = Trajectory(samples, steps, guidance_scale, seed)
-    return calibrated(model, full_checkpoint(model, captions, progress), wanted, progress)
+    checkpoint = full_checkpoint(model, captions, progress, or_quantized=True)
+    return calibrated(model, checkpoint, wanted, progress)
 
 
 def calibrated(

@@ -20,10 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import CheckpointError, Need
-from ..checkpoints.files.folders import check_inside
-from ..checkpoints.files.headers import Headers
-from ..checkpoints.preflight import need_of
+from ..checkpoints import CheckpointError, Need, need_of
+from ..checkpoints.files import Headers, check_inside
 from ..layers import QuantizedLinear, empty_layers
 from ..models import Absorber, Transformer, get_linear, null_class, smoothing_groups
 from ..quantizer import PACKED_BITS

@@ -25,15 +25,18 @@ from ..checkpoints import (
     Checkpoint,
     CheckpointError,
     Machine,
+    build_empty,
+    captions_for,
+    check_captions,
     check_machine,
+    compute_positions_,
+    load_whole,
     read_headers,
+    read_schedule,
+    remember_,
     this_machine,
 )
-from ..checkpoints.checkpoint import captions_for, check_captions
-from ..checkpoints.files.folders import joined_headers, weight_files
-from ..checkpoints.files.weights import iterate_weights
-from ..checkpoints.loading import build_empty, compute_positions_, load_whole
-from ..checkpoints.schedule import read_schedule
+from ..checkpoints.files import iterate_weights, joined_headers, weight_files
 from ..models import Transformer, family_of_config
 from ..specs import Recipe, show
 from ..writing import whole_folder, write_text
@@ -105,7 +108,10 @@ def stored_bytes(transformer: Transformer) -> int:
 
 def is_quantized(path: Path) -> bool:
     """Whether ``path`` is a folder written by ``save_quantized``."""
-    return (path / "ditas.json").is_file()
+    try:
+        return (path / "ditas.json").is_file()
+    except (OSError, ValueError):  # too long a name, or a null byte
+        return False
 
 
 def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoint, Recipe]:
@@ -162,13 +168,14 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
     checkpoint = Checkpoint(
         name=path.name,
         path=path,
-        transformer=transformer.requires_grad_(False).eval(),
+        transformer=transformer.eval(),
         vae=vae,
         scheduler=schedule,
         class_names=names if captions is None else captions.names,
         licence=marker["licence"],
         captions=captions,
     )
+    remember_(checkpoint.transformer, checkpoint, recipe)
     return checkpoint, recipe
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from ditas_core.checkpoints.checkpoint import fingerprint
+from ditas_core.checkpoints import fingerprint
 from ditas_core.cli.parsing import number
 from ditas_core.ui.serving.limits import Limits
 

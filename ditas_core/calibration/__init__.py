@@ -16,6 +16,7 @@ from .together import check_channels, check_groups, check_together
 from .trajectory import (
     Begun,
     CalibrationProgress,
+    Exchange,
     Shard,
     calibrate,
     iterate_calibration,
@@ -30,6 +31,7 @@ __all__ = [
     "CalibrationError",
     "CalibrationJournal",
     "CalibrationProgress",
+    "Exchange",
     "GroupStatistics",
     "MemoryNeed",
     "Shard",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..checkpoints import Checkpoint
-from ..models import get_linear
+from ..models import input_channels
 from ..specs import CalibrationSpec, SpecError
 
 TOKEN_BYTES = {"float16": 2, "float32": 4}
@@ -47,10 +47,7 @@ class MemoryNeed:
 
 def channels_of(checkpoint: Checkpoint) -> list[int]:
     """Input channels of every smoothing group."""
-    return [
-        get_linear(checkpoint.transformer, group.layers[0]).in_features
-        for group in checkpoint.groups
-    ]
+    return [input_channels(checkpoint.transformer, group) for group in checkpoint.groups]
 
 
 def memory_need(checkpoint: Checkpoint, spec: CalibrationSpec) -> MemoryNeed:

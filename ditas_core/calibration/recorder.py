@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..models import SmoothingGroup, get_linear
+from ..models import SmoothingGroup
 from .calibration import GroupStatistics
 from .draw import TokenDraw
 
@@ -102,7 +102,11 @@ def record_inputs(
     draw: TokenDraw,
     dtype: torch.dtype = torch.float16,
 ) -> Iterator[StepRecorder]:
-    """Within the block, every forward pass is added to the recorder's current step."""
+    """Within the block, every forward pass is added to the recorder's current step.
+
+    Of quantized layers it is the input as they get it: divided by s already, unless they divide
+    it themselves.
+    """
     recorder = StepRecorder(groups, draw, dtype)
     handles = []
     try:
@@ -111,7 +115,8 @@ def record_inputs(
             def hook(_module: nn.Module, args: tuple[Tensor, ...], index: int = index) -> None:
                 recorder.add(index, args[0])
 
-            handles.append(get_linear(transformer, group.layers[0]).register_forward_pre_hook(hook))
+            layer = transformer.get_submodule(group.layers[0])
+            handles.append(layer.register_forward_pre_hook(hook))
         yield recorder
     finally:
         for handle in handles:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..checkpoints import Checkpoint
-from ..models import get_linear
+from ..models import input_channels
 from ..specs import Recipe, RecipeError, SpecError
 from .calibration import Calibration
 
@@ -49,7 +49,7 @@ def check_groups(checkpoint: Checkpoint, recipe: Recipe) -> None:
 def check_channels(checkpoint: Checkpoint, calibration: Calibration) -> None:
     """Raise SpecError unless every group's inputs were recorded, with its channels."""
     for group in checkpoint.groups:
-        channels = get_linear(checkpoint.transformer, group.layers[0]).in_features
+        channels = input_channels(checkpoint.transformer, group)
         statistics = calibration.groups.get(group.name)
         found = 0 if statistics is None else statistics.low.shape[-1]
         if found != channels:

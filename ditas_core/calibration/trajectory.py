@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints import Checkpoint, settle_patches_
+from ..checkpoints import Checkpoint, find_origin, settle_patches_
 from ..events import result_of
 from ..sampling import Position, batches_of, iterate_forwards, spread_labels
 from ..specs import CalibrationSpec, SpecError
@@ -116,9 +116,16 @@ def iterate_calibration(
     at a time. With a ``shard`` only its samples are run; ``exchange`` then joins the steps of
     all shards (``exchange_steps`` over torch.distributed).
 
+    A quantized checkpoint is calibrated as it is: what its layers are given.
+
     Raises:
-        SpecError: more tokens asked for than a step has.
+        SpecError: more tokens asked for than a step has; or a copy in another precision of
+            layers that are quantized.
     """
+    if spec.precision != "float32" and find_origin(checkpoint) is not None:
+        raise SpecError(
+            f"precision: expected float32, in which quantized layers compute, got {spec.precision}"
+        )
     shard = shard or Shard(0, spec.samples)
     available = spec.samples * 2 * checkpoint.fewest_tokens
     if spec.tokens > available:

@@ -1,12 +1,14 @@
 """Finding, checking and loading DiT and PixArt checkpoints."""
 
 from ..models import CheckpointError
-from .captions import Captions
+from .captions import Captions, captions_for, check_captions
 from .checkpoint import Checkpoint, fingerprint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch_steps
 from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
-from .machine import Machine, this_machine
+from .loading import build_empty, compute_positions_, load_whole
+from .machine import Machine, figure, this_machine
+from .origin import find_origin, origin_of, remember_
 from .original import from_original, to_original
 from .original_files import (
     check_parts,
@@ -18,12 +20,25 @@ from .original_files import (
 )
 from .original_layout import Architecture, recognise
 from .patches import settle_patches_
-from .preflight import Need, check_fits, check_machine, preflight
-from .sources import find_parts, load_checkpoint, weigh
+from .pipelines import NOWHERE, Prompts, check_pipeline, is_pipeline
+from .preflight import (
+    WORKING,
+    Need,
+    check_fits,
+    check_machine,
+    diffusers_parameters,
+    need_of,
+    preflight,
+)
+from .schedule import read_schedule
+from .sources import find_parts, is_file, load_checkpoint, weigh
 from .state_files import compact_state, half_is_exact, read_state, write_state
+from .views import view_of, working_place
 
 __all__ = [
     "HUB_SOURCES",
+    "NOWHERE",
+    "WORKING",
     "Architecture",
     "Captions",
     "Checkpoint",
@@ -32,33 +47,51 @@ __all__ = [
     "Machine",
     "Need",
     "Progress",
+    "Prompts",
+    "build_empty",
+    "captions_for",
+    "check_captions",
     "check_fits",
     "check_machine",
     "check_parts",
+    "check_pipeline",
     "choose_parts",
     "compact_state",
+    "compute_positions_",
     "converted",
+    "diffusers_parameters",
     "fetch_steps",
+    "figure",
+    "find_origin",
     "find_parts",
     "find_source",
     "fingerprint",
     "from_original",
     "half_is_exact",
+    "is_file",
+    "is_pipeline",
     "known_need",
     "load_checkpoint",
     "load_folder",
     "load_original",
+    "load_whole",
+    "need_of",
     "need_of_original",
+    "origin_of",
     "own_cache",
     "preflight",
     "read_headers",
+    "read_schedule",
     "read_state",
     "recognise",
     "recognise_file",
     "recognise_with",
+    "remember_",
     "settle_patches_",
     "this_machine",
     "to_original",
+    "view_of",
     "weigh",
+    "working_place",
     "write_state",
 ]

@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models import CheckpointError
+from ..models import CheckpointError, Family, Transformer, family_of
 from ..writing import whole_file
+from .files.folders import check_inside
 from .files.weights import read_headers, read_weights
 
 FILE = "captions.safetensors"
@@ -183,3 +184,35 @@ def as_bool(mask: Tensor, part: str) -> Tensor:
     if not bool(found.any(-1).all()):
         raise CheckpointError(f"captions: expected at least one token per caption in {part}")
     return found
+
+
+def captions_for(family: Family, path: Path, given: Captions | None) -> Captions | None:
+    """What was given, or the folder's; None of a class-conditioned model.
+
+    Raises:
+        CheckpointError: captions are missing, or given where there are classes.
+    """
+    if not family.text:
+        if given is not None:
+            raise CheckpointError(
+                f"captions: expected none, {path.name} is a {family.name} with classes"
+            )
+        return None
+    if given is not None:
+        return given
+    if not (path / FILE).is_file():
+        raise CheckpointError(
+            f"{path.name}: expected {FILE} beside the model, found none: a {family.name} needs "
+            f"embedded captions, and this package has no text encoder; {ADVICE}"
+        )
+    return Captions.load(check_inside(path / FILE, path))
+
+
+def check_captions(captions: Captions, transformer: Transformer) -> None:
+    """Raise CheckpointError unless the transformer takes embeddings of this width."""
+    width = family_of(transformer).caption_width(transformer)
+    if captions.width != width:
+        raise CheckpointError(
+            f"captions: expected embeddings of width {width}, as the transformer takes them, "
+            f"got {captions.width}; encode them with the model's own text encoder"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +22,23 @@ from ..models import (
     shown,
     smoothing_groups,
 )
-from .captions import ADVICE, FILE, LONGEST_NAME, Captions
+from .captions import LONGEST_NAME, Captions, captions_for, check_captions
 from .configurations import read_configurations
-from .files.folders import check_inside, weight_files
+from .files.folders import licence_of_card, weight_files
 from .loading import fill_
+from .origin import find_origin
 from .patches import NOTE as PATCHES_NOTE
 from .patches import has_exact_patches, settle_patches_
-
-MAX_CARD = 65_536
-LICENCE = re.compile(r"[A-Za-z0-9 .+-]{1,60}")
+from .pipelines import (
+    NOWHERE,
+    Prompts,
+    captions_of,
+    check_pipeline,
+    class_names,
+    name_of,
+    schedule_of,
+)
+from .views import view_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,46 @@ class Checkpoint:
     class_names: tuple[str, ...]
     licence: str
     captions: Captions | None = None
+
+    @staticmethod
+    def of_pipeline(pipeline: Any, captions: Prompts = None) -> Checkpoint:
+        """A live diffusers pipeline's networks, on the CPU and in float32; it stays as it is.
+
+        Weights that are there in float32 already are shared, others copied (``view_of``). A
+        pipeline that this package has quantized keeps its name, licence and captions.
+
+        captions  of a text-conditioned pipeline: embedded, or their file; or prompts for its
+                  own text encoder, a few general ones by default; None where there are classes
+
+        Raises:
+            CheckpointError: a pipeline that is not understood, offloaded, compiled, or sampled
+                by no schedule of betas; captions that are missing or do not fit.
+
+        >>> from diffusers import DiTPipeline
+        >>> import ditas_core as ditas
+        >>> pipeline = DiTPipeline.from_pretrained("assets/fluent-emoji-dit")
+        >>> checkpoint = ditas.Checkpoint.of_pipeline(pipeline)
+        >>> theirs, ours = pipeline.transformer, checkpoint.transformer
+        >>> ours is theirs, ours.proj_out_2.weight.data_ptr() == theirs.proj_out_2.weight.data_ptr()
+        (False, True)
+        """
+        check_pipeline(pipeline)
+        origin = find_origin(pipeline)
+        schedule = schedule_of(pipeline)
+        if origin is not None and captions is None:
+            captions = origin.captions
+        found = captions_of(pipeline, captions)
+        name, licence = name_of(pipeline)
+        return Checkpoint(
+            name=origin.name if origin else name,
+            path=NOWHERE,
+            transformer=view_of(pipeline.transformer),
+            vae=view_of(pipeline.vae),
+            scheduler=schedule,
+            class_names=found.names if found is not None else class_names(pipeline),
+            licence=origin.licence if origin else licence,
+            captions=found,
+        )
 
     @property
     def family(self) -> Family:
@@ -213,51 +260,3 @@ def load_folder(
         licence=licence or licence_of_card(path / "README.md"),
         captions=captions,
     )
-
-
-def captions_for(family: Family, path: Path, given: Captions | None) -> Captions | None:
-    """What was given, or the folder's; None of a class-conditioned model.
-
-    Raises:
-        CheckpointError: captions are missing, or given where there are classes.
-    """
-    if not family.text:
-        if given is not None:
-            raise CheckpointError(
-                f"captions: expected none, {path.name} is a {family.name} with classes"
-            )
-        return None
-    if given is not None:
-        return given
-    if not (path / FILE).is_file():
-        raise CheckpointError(
-            f"{path.name}: expected {FILE} beside the model, found none: a {family.name} needs "
-            f"embedded captions, and this package has no text encoder; {ADVICE}"
-        )
-    return Captions.load(check_inside(path / FILE, path))
-
-
-def check_captions(captions: Captions, transformer: Transformer) -> None:
-    """Raise CheckpointError unless the transformer takes embeddings of this width."""
-    width = family_of(transformer).caption_width(transformer)
-    if captions.width != width:
-        raise CheckpointError(
-            f"captions: expected embeddings of width {width}, as the transformer takes them, "
-            f"got {captions.width}; encode them with the model's own text encoder"
-        )
-
-
-def licence_of_card(path: Path) -> str:
-    """The licence that a model card's front matter names, if it looks like one, or "unknown".
-
-    Raises:
-        CheckpointError: the card lies outside its folder.
-    """
-    if path.is_file():
-        with check_inside(path, path.parent).open("rb") as stream:
-            text = stream.read(MAX_CARD).decode("utf-8", errors="replace")
-        for line in text.splitlines()[:40]:
-            if line.startswith("license:"):
-                said = line.split(":", 1)[1].strip().strip("\"'")
-                return said if LICENCE.fullmatch(said) else "unknown"
-    return "unknown"

@@ -14,7 +14,6 @@ takes address space but no memory that cannot be given back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,9 @@ import torch
 from ..models import CheckpointError
 from .files.folders import joined_headers, weight_files
 from .files.headers import Headers
-from .files.weights import read_headers, unwrap
 from .loading import live
 from .machine import Machine, dtype_name, figure
-from .original_layout import EMBEDDERS, Architecture, recognise
+from .original_layout import EMBEDDERS, Architecture
 
 WORKING = 256 * 2**20
 DTYPES = (torch.float32, torch.bfloat16)
@@ -51,16 +49,6 @@ class Need:
     def memory(self, dtype: torch.dtype) -> int:
         return self.bfloat16 if dtype == torch.bfloat16 else self.float32
 
-    def report(self) -> dict[str, int]:
-        """For ``info`` and the page."""
-        return {
-            "file_bytes": self.file_bytes,
-            "parameters": self.parameters,
-            "float32_bytes": self.float32,
-            "bfloat16_bytes": self.bfloat16,
-            "disk_bytes": self.disk,
-        }
-
 
 def diffusers_parameters(found: Architecture) -> int:
     """Parameters once converted: every block gets its own copy of the embedders."""
@@ -75,40 +63,15 @@ def largest(headers: Headers) -> int:
     return max((tensor.nbytes for tensor in headers.tensors.values()), default=0)
 
 
-def preflight(source: Path | Headers, vae: Headers | None = None, name: str = "") -> Need:
-    """What loading ``source`` takes: a diffusers folder, a weight file or its headers.
-
-    vae  headers of the autoencoder that a weight file is loaded with
+def preflight(folder: Path, name: str = "") -> Need:
+    """What loading a diffusers folder takes.
 
     Raises:
-        CheckpointError: the files cannot be loaded at all; no tensor was read to know.
+        CheckpointError: its files cannot be loaded at all; no tensor was read to know.
     """
-    if isinstance(source, Path):
-        if source.is_dir():
-            transformer = live(joined_headers(weight_files(source / "transformer", source)))
-            vae = joined_headers(weight_files(source / "vae", source))
-            return need_of(name or source.name, transformer, vae, transformer.parameters, 0)
-        source = read_headers(source)
-    found = original_in(source)
-    if found is None:
-        return need_of(name or source.name, source, vae, source.parameters, 0)
-    return need_of(name or source.name, source, vae, diffusers_parameters(found), source.parameters)
-
-
-def original_in(headers: Headers) -> Architecture | None:
-    """The original DiT in a file; None where the file does not hold the original layout.
-
-    Raises:
-        CheckpointError: it does, but a tensor is missing, unknown or misshapen.
-    """
-    state: Mapping[str, torch.Tensor] = dict(unwrap(headers.meta()))
-    return recognise(state) if looks_original(state) else None
-
-
-def looks_original(names: Iterable[str]) -> bool:
-    """Whether at least one name is the original's own."""
-    own = ("x_embedder.", "t_embedder.", "y_embedder.", "final_layer.", "blocks.")
-    return any(name.startswith(own) for name in names)
+    transformer = live(joined_headers(weight_files(folder / "transformer", folder)))
+    vae = joined_headers(weight_files(folder / "vae", folder))
+    return need_of(name or folder.name, transformer, vae, transformer.parameters, 0)
 
 
 def need_of(name: str, file: Headers, vae: Headers | None, parameters: int, beside: int) -> Need:

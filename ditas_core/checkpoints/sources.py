@@ -13,7 +13,7 @@ from .captions import Captions
 from .checkpoint import Checkpoint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch
-from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .hub.sources import HUB_SOURCES, converted, find_source, known_need, own_cache
 from .machine import Machine, this_machine
 from .original_files import (
     Parts,
@@ -25,7 +25,6 @@ from .original_files import (
 )
 from .preflight import Need, check_machine, preflight
 
-__all__ = ["HUB_SOURCES", "HubSource", "find_parts", "load_checkpoint", "weigh"]
 HUB_IDS = f"REPO@REVISION on the hub, or one of {', '.join(HUB_SOURCES)}"
 
 

@@ -20,6 +20,7 @@ from ..artifact import save_quantized
 from ..calibration import (
     Calibration,
     CalibrationJournal,
+    Exchange,
     Shard,
     calibrate,
     exchange_steps,
@@ -28,7 +29,6 @@ from ..calibration import (
     shard_of,
     tokens_for_budget,
 )
-from ..calibration.trajectory import Exchange
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
@@ -108,7 +108,7 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         args.token_dtype,
     )
     check_new_file(args.out, Path(args.checkpoint))
-    checkpoint = load(args)
+    checkpoint, _ = load_any(args)
     if args.token_budget_mb is not None:
         spec = replace(spec, tokens=tokens_for_budget(checkpoint, spec, args.token_budget_mb))
     need = memory_need(checkpoint, spec)

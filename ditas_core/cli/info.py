@@ -7,8 +7,12 @@ from pathlib import Path
 
 from ..checkpoints import (
     CheckpointError,
+    Need,
     choose_parts,
+    diffusers_parameters,
+    figure,
     find_parts,
+    is_file,
     need_of_original,
     preflight,
     read_headers,
@@ -16,9 +20,6 @@ from ..checkpoints import (
     recognise_with,
     this_machine,
 )
-from ..checkpoints.machine import figure
-from ..checkpoints.preflight import Need, diffusers_parameters
-from ..checkpoints.sources import is_file
 from ..layers import effective_bits
 from ..specs import summarize
 from .commands import Report, say

@@ -63,11 +63,21 @@ def fetching() -> Iterator[Callable[[Progress], None]]:
 
 
 def load(args: argparse.Namespace) -> Checkpoint:
-    """The checkpoint that the arguments name."""
+    """The full-precision checkpoint that the arguments name.
+
+    Raises:
+        CheckpointError: nothing that can be loaded, or a quantized folder.
+    """
     import torch
 
-    from ..checkpoints import load_checkpoint
+    from ..artifact import is_quantized
+    from ..checkpoints import CheckpointError, load_checkpoint
 
+    if is_quantized(Path(args.checkpoint)):
+        raise CheckpointError(
+            f"{Path(args.checkpoint).name}: expected a model in full precision, got a quantized "
+            f"folder; {args.verb} starts from the one it was made of"
+        )
     half = args.weights == "bfloat16"
     with fetching() as progress:
         return load_checkpoint(
@@ -80,9 +90,18 @@ def load(args: argparse.Namespace) -> Checkpoint:
 
 
 def load_any(args: argparse.Namespace) -> tuple[Checkpoint, Recipe | None]:
-    """A quantized folder, or a checkpoint."""
+    """A quantized folder, or a checkpoint.
+
+    Raises:
+        CheckpointError: neither; or options of a quantized folder that it answers itself.
+    """
     from ..artifact import is_quantized, load_quantized
+    from ..checkpoints import CheckpointError
 
     if is_quantized(Path(args.checkpoint)):
+        if args.like or args.captions:
+            raise CheckpointError(
+                "--like, --captions: expected neither with a quantized folder, which has its own"
+            )
         return load_quantized(Path(args.checkpoint))
     return load(args), None

@@ -123,8 +123,8 @@ def build_parser() -> Parser:
     info.add_argument("checkpoint", help=CHECKPOINT)
     add_loading(info, "--precision")
 
-    calibrate = verb("calibrate", "record one full-precision trajectory's activations")
-    calibrate.add_argument("checkpoint", help=CHECKPOINT)
+    calibrate = verb("calibrate", "record one trajectory's activations")
+    calibrate.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
     add_loading(calibrate)
     calibrate.add_argument(
         "--samples", **setting(CalibrationSpec, "samples"), help="samples in it (%(default)s)"

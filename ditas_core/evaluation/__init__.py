@@ -1,22 +1,38 @@
-"""Metrics of paired results; what work costs before it starts."""
+"""Metrics of paired results; the outlier atlas; what work costs before it starts."""
 
+from .atlas_file import AtlasError
 from .chance import guessing_probability
+from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, estimate, measure_speed
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
+from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
 from .shape import ModelShape, TextShape, forward_flops, transformer_flops
+from .strength import Half, Measure, loudest_channels
 
 __all__ = [
+    "AtlasError",
+    "ChannelRecord",
     "Cost",
+    "GroupOutliers",
+    "Half",
     "Interval",
+    "LayerRank",
+    "Measure",
     "ModelShape",
+    "OutlierAtlas",
     "Plan",
     "TextShape",
+    "channel_record",
     "estimate",
     "forward_flops",
+    "furthest_factor",
     "guessing_probability",
     "interval",
+    "loudest_channels",
     "measure_speed",
+    "outlier_atlas",
     "psnr_db",
+    "rescaled_calibration",
     "sqnr_db",
     "ssim",
     "transformer_flops",

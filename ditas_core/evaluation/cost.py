@@ -17,7 +17,7 @@ import torch
 
 from ..calibration import memory_of
 from ..checkpoints import Checkpoint
-from ..lowrank.subspace import OVERSAMPLING
+from ..lowrank import OVERSAMPLING
 from ..sampling import forward_arguments
 from ..specs import (
     FULL_PRECISION_BITS,

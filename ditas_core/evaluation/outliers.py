@@ -20,21 +20,9 @@ from ..calibration import CONDITIONAL, UNCONDITIONAL, Calibration, GroupStatisti
 from ..checkpoints import Checkpoint
 from ..models import get_linear
 from ..smoothing import FLOOR, smoothing_factor, weight_absmax
-from .atlas_file import AtlasError, StoredGroup, read_atlas, write_atlas
+from .atlas_file import StoredGroup, read_atlas, write_atlas
 from .strength import Half, Measure, loudest_channels, outlier_strength, step_factors
 
-__all__ = [
-    "AtlasError",
-    "GroupOutliers",
-    "Half",
-    "LayerRank",
-    "Measure",
-    "OutlierAtlas",
-    "outlier_atlas",
-    "outlier_strength",
-    "rescaled_calibration",
-    "weight_maxima",
-]
 HALF_MAX = 65504.0
 
 

@@ -22,8 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checkpoints import Checkpoint
-from ..models import get_linear, null_class
-from ..models.pixart import is_told
+from ..models import get_linear, is_told, null_class
 
 FREQUENCIES = 256
 """Sines and cosines that a DiT's timestep embedder starts from."""

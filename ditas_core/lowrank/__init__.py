@@ -12,9 +12,10 @@ from .fit import (
     released_fits,
 )
 from .moment import InputMoment, input_moment
-from .subspace import leading_subspace
+from .subspace import OVERSAMPLING, leading_subspace
 
 __all__ = [
+    "OVERSAMPLING",
     "InputMoment",
     "LowRankFit",
     "WeightFit",

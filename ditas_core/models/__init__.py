@@ -17,7 +17,8 @@ from .families import (
     smoothing_groups,
 )
 from .family import Conditions, Family
-from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by
+from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by, input_channels
+from .pixart import is_told
 
 __all__ = [
     "DIT",
@@ -39,6 +40,8 @@ __all__ = [
     "family_of_index",
     "get_linear",
     "group_fed_by",
+    "input_channels",
+    "is_told",
     "null_class",
     "reason_of",
     "shown",

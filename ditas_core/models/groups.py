@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import torch.nn as nn
 
@@ -71,6 +72,12 @@ def attended(block: int, kind: str, attention: str) -> SmoothingGroup:
     return SmoothingGroup(
         f"{block}.{kind}", block, kind, (f"{at}.to_out.0",), Absorber.VALUE_ROWS, f"{at}.to_v"
     )
+
+
+def input_channels(transformer: nn.Module, group: SmoothingGroup) -> int:
+    """Of the group's input, whether its layers are quantized or not."""
+    weight: Any = transformer.get_submodule(group.layers[0]).weight  # (C_out, C_in)
+    return int(weight.shape[1])
 
 
 def group_fed_by(

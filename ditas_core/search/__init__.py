@@ -14,10 +14,11 @@ from .alpha import (
     search,
     search_group,
 )
+from .frontier import Allocation, frontier, largest_uniform, priced, uniform_allocations
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
-from .predicted import PredictedError, predicted_error, predicted_errors
+from .predicted import PredictedError, predicted_error, predicted_errors, relative
 from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
@@ -28,8 +29,10 @@ from .totals import (
     relative_error,
     search_totals,
 )
+from .weighed import at_width, weighed
 
 __all__ = [
+    "Allocation",
     "AlphaLab",
     "BudgetError",
     "CandidateDone",
@@ -48,19 +51,26 @@ __all__ = [
     "SensitivityMap",
     "SensitivityProgress",
     "allocate",
+    "at_width",
     "bits_per_weight",
     "change_db",
+    "frontier",
     "iterate_group_search",
     "iterate_search",
     "iterate_sensitivity",
+    "largest_uniform",
     "mean_error",
     "partial_recipe",
     "plain_recipe",
     "predicted_error",
     "predicted_errors",
+    "priced",
+    "relative",
     "relative_error",
     "search",
     "search_group",
     "search_totals",
     "sensitivity",
+    "uniform_allocations",
+    "weighed",
 ]

@@ -311,7 +311,7 @@ def test_every_file_is_made_once_and_whole(taken, tmp_path):
     with zipfile.ZipFile(files.path("zip")) as bundle:
         assert bundle.testzip() is None
         assert set(bundle.namelist()) == {files.names[n] for n in there - {"zip"}}
-    assert not list(files.folder.glob(".part-*"))
+    assert not list(files.folder.glob("*.part"))
     stamp = files.path("sheet").stat().st_mtime_ns
     again = Files(files.store, taken)
     again.make_small()
@@ -325,7 +325,7 @@ def test_stopping_leaves_no_half_file(taken, tmp_path):
     next(events)
     events.close()
     assert files.path("sheet") is not None and files.path("report") is None
-    assert not list(files.folder.glob(".part-*"))
+    assert not list(files.folder.glob("*.part"))
 
 
 def test_the_store_is_bounded_and_goes_with_its_owner(tmp_path):

@@ -20,6 +20,8 @@ WEIGHTS = f"{STEM}.safetensors"
 REVISION = re.compile("[0-9a-f]{40}")
 VARIANTS = ("", "fp16", "bf16")
 """What ``save_pretrained(variant=...)`` puts into names, in the order in which they are taken."""
+MAX_CARD = 65_536
+LICENCE = re.compile(r"[A-Za-z0-9 .+-]{1,60}")
 SHARD = re.compile(rf"{STEM}[A-Za-z0-9._-]{{0,60}}\.safetensors")
 MAX_SHARDS = 100
 NAMES = tuple(
@@ -194,3 +196,19 @@ def joined_weights(files: Weights, dtype: torch.dtype) -> Iterator[tuple[str, Te
     """The tensors of all files one at a time; see ``iterate_weights``."""
     for file in files:
         yield from iterate_weights(file, dtype)
+
+
+def licence_of_card(path: Path) -> str:
+    """The licence that a model card's front matter names, if it looks like one, or "unknown".
+
+    Raises:
+        CheckpointError: the card lies outside its folder.
+    """
+    if path.is_file():
+        with check_inside(path, path.parent).open("rb") as stream:
+            text = stream.read(MAX_CARD).decode("utf-8", errors="replace")
+        for line in text.splitlines()[:40]:
+            if line.startswith("license:"):
+                said = line.split(":", 1)[1].strip().strip("\"'")
+                return said if LICENCE.fullmatch(said) else "unknown"
+    return "unknown"

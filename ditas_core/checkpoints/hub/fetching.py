@@ -122,7 +122,7 @@ def no_place(place: Path, error: OSError) -> CheckpointError:
     """What is said where the checkpoint cannot be kept."""
     return CheckpointError(
         f"{'/'.join(place.parts[-3:])}: expected a place to keep the checkpoint, got "
-        f"{error.strerror or error}; free it, or set HF_HOME to another place"
+        f"{error.strerror or 'another file there'}; free it, or set HF_HOME to another place"
     )
 
 
@@ -136,7 +136,7 @@ def make(
     captions: bool,
 ) -> Generator[Progress, None, Path]:
     """With the lock held: download unless another program did, then convert."""
-    for left in place.glob(".convert-*"):  # of a process that was killed
+    for left in place.glob(f".{CONVERTED}-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     cached = in_hub_cache(source)
     if cached is not None:

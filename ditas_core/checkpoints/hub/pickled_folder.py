@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from ...models import CheckpointError
+from ...writing import whole_folder
 from ..captions import FILE
 from ..configurations import read_configurations
 from ..files.folders import NAMES, STEM, WEIGHTS, Weights, check_inside, joined, weight_files
@@ -41,25 +41,22 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
     if target.is_dir():
         return
     said = read_configurations(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".convert-", dir=target.parent))
     try:
-        for name in COPIED:
-            if (folder / name).is_file():
-                (work / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(check_inside(folder / name, folder), work / name)
-        done = 0
-        for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
-            files = weights_of(folder / part)
-            wanted = set(model.state_dict())
-            headers = [live(read_headers(file), wanted) for file in files]
-            check_against(model, joined(headers), part)
-            model.save_config(work / part)
-            for count in rewrite(files, headers, work / part / WEIGHTS, wanted):
-                yield done + count
-            done += sum(file.stat().st_size for file in files)
-        os.chmod(work, 0o755)
-        os.replace(work, target)
+        with whole_folder(target) as work:
+            for name in COPIED:
+                if (folder / name).is_file():
+                    (work / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(check_inside(folder / name, folder), work / name)
+            done = 0
+            for part, model in zip(PARTS, (said.transformer, said.vae), strict=True):
+                files = weights_of(folder / part)
+                wanted = set(model.state_dict())
+                headers = [live(read_headers(file), wanted) for file in files]
+                check_against(model, joined(headers), part)
+                model.save_config(work / part)
+                for count in rewrite(files, headers, work / part / WEIGHTS, wanted):
+                    yield done + count
+                done += sum(file.stat().st_size for file in files)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             heavy = (file for part in PARTS for file in weights_of(folder / part))
@@ -69,8 +66,6 @@ def convert_folder(folder: Path, target: Path) -> Iterator[int]:
                 f"got none left ({error.strerror}); make room, or set HF_HOME to another disk"
             ) from None
         raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def weights_of(folder: Path) -> Weights:

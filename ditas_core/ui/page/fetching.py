@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ...checkpoints import Checkpoint, find_source, known_need
-from ...checkpoints.machine import figure
+from ...checkpoints import Checkpoint, figure, find_source, known_need
 from ..serving.errors import status
 from ..serving.validate import one_of
 from ..stored.catalogue import Entry

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...figures.encoding import LEVELS, Array, LogRange, shared_range, short
-from ...figures.stills import colour_table, map_cells
+from ...figures import LEVELS, Array, LogRange, colour_table, map_cells, shared_range, short
 from .pictures import data_uri
 
 ROW_TICKS, COLUMN_TICKS, BAR_STOPS = 4, 5, 16

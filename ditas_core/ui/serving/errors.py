@@ -11,7 +11,7 @@ import gradio as gr
 
 from ...calibration import CalibrationError
 from ...checkpoints import CheckpointError
-from ...evaluation.outliers import AtlasError
+from ...evaluation import AtlasError
 from ...specs import SpecError
 from ..visitors.queue import QueueFull
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoints import HUB_SOURCES, CheckpointError, HubSource, find_source
-from ...checkpoints.sources import is_file
+from ...checkpoints import HUB_SOURCES, CheckpointError, HubSource, find_source, is_file
 
 CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 LIKE_VARIABLE = "DITAS_LIKE"

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ...comparison import Comparison, Trajectory
-from ...evaluation.outliers import OutlierAtlas
+from ...evaluation import OutlierAtlas
 from ...figures import contact_strip, split_strip, to_uint8
 from ...search import LayerDone
 from ...specs import Recipe

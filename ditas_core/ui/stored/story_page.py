@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from ...evaluation.outliers import LayerRank, OutlierAtlas
-from ...figures import ROLES, relative_db, role
-from ...figures.vector import Line, chart_key, line_chart
+from ...evaluation import LayerRank, OutlierAtlas
+from ...figures import ROLES, Line, chart_key, line_chart, relative_db, role
 from ...search import LayerDone
 from ..page.heat import heat
 from ..tabs.overview.draw import STORY

@@ -27,7 +27,7 @@ from ...checkpoints import (
     weigh,
 )
 from ...conversion import inject_outliers, injected_factors
-from ...evaluation.outliers import OutlierAtlas, outlier_atlas, rescaled_calibration
+from ...evaluation import OutlierAtlas, outlier_atlas, rescaled_calibration
 from ...search import plain_recipe
 from ...specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
 from ..serving.errors import without_folders

@@ -16,7 +16,7 @@ import torch
 
 from ...calibration import Calibration
 from ...checkpoints import Checkpoint
-from ...evaluation.outliers import OutlierAtlas
+from ...evaluation import OutlierAtlas
 
 CACHE_BYTES = 8 * 2**30
 ALONE, DEEPEST = 1 << 20, 8

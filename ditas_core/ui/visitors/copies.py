@@ -5,8 +5,7 @@ They are float32 whatever the model is in, so they may take twice what it does.
 
 from __future__ import annotations
 
-from ...checkpoints import Checkpoint, Need, check_fits, own_cache, this_machine
-from ...checkpoints.preflight import WORKING
+from ...checkpoints import WORKING, Checkpoint, Need, check_fits, own_cache, this_machine
 from .cache import Cache
 
 INJECTED = 4

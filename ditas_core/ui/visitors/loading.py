@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
-from ...checkpoints import Checkpoint, CheckpointError, fetch_steps, find_source
-from ...checkpoints.machine import figure
+from ...checkpoints import Checkpoint, CheckpointError, fetch_steps, figure, find_source
 from ..stored.catalogue import Entry
 from .backend import Backend, Model
 from .running import Progress

@@ -9,8 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from ....search import SensitivityMap, allocate
-from ....search.frontier import Allocation, largest_uniform, priced, uniform_allocations
+from ....search import (
+    Allocation,
+    SensitivityMap,
+    allocate,
+    largest_uniform,
+    priced,
+    uniform_allocations,
+)
 from ...page.bar import BarInputs, Page, View, recipe_names, setup_notice
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, status

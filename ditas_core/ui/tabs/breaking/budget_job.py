@@ -9,10 +9,20 @@ import torch
 
 from ....comparison import iterate_measured_sensitivity
 from ....evaluation import interval
-from ....search import Cells, SearchSpec, SensitivityMap, SensitivityProgress, iterate_sensitivity
-from ....search.frontier import Allocation, frontier, largest_uniform, priced
-from ....search.predicted import relative
-from ....search.weighed import at_width, weighed
+from ....search import (
+    Allocation,
+    Cells,
+    SearchSpec,
+    SensitivityMap,
+    SensitivityProgress,
+    at_width,
+    frontier,
+    iterate_sensitivity,
+    largest_uniform,
+    priced,
+    relative,
+    weighed,
+)
 from ....specs import LEFT_ALONE, BitWidths, LowRankSpec, Recipe, SpecError
 from ...stored.results import DITAS
 from ...visitors.backend import Backend, Choice

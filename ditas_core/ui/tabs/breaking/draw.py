@@ -9,10 +9,16 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ....evaluation import Interval
-from ....figures import empty_figure, relative_db, sensitivity_map, size_error_curve
-from ....figures.breaking import layer_bars, parting_curves, step_curve
-from ....search import SensitivityMap
-from ....search.frontier import Allocation, largest_uniform, uniform_allocations
+from ....figures import (
+    empty_figure,
+    layer_bars,
+    parting_curves,
+    relative_db,
+    sensitivity_map,
+    size_error_curve,
+    step_curve,
+)
+from ....search import Allocation, SensitivityMap, largest_uniform, uniform_allocations
 from ....specs import FULL_PRECISION_BITS, BitWidths
 from ...page.pictures import picture, picture_rows
 from .budget_job import WIDTHS

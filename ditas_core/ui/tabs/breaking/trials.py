@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ....evaluation import Interval
-from ....search.frontier import Allocation
+from ....search import Allocation
 from ...visitors.session import Session
 
 NOTE = "breaking"

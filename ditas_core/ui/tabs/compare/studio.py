@@ -13,8 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from ....evaluation import Interval, interval
-from ....figures import contact_strip, enlarge, role, to_uint8
-from ....figures.bars import Estimate
+from ....figures import Estimate, contact_strip, enlarge, role, to_uint8
 from ....sampling import decode_latents
 from ...page.pictures import data_uri
 from ...stored.results import REFERENCE, Result, kept_frames

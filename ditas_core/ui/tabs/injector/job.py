@@ -13,7 +13,7 @@ from ....calibration import Calibration
 from ....checkpoints import Checkpoint
 from ....comparison import Trajectory, compare, preserved
 from ....conversion import inject_outliers, injected_factors, quantize_transformer
-from ....evaluation.outliers import rescaled_calibration
+from ....evaluation import rescaled_calibration
 from ....figures import difference, to_uint8
 from ....search import LayerDone, SearchSpec, iterate_search, plain_recipe
 from ....specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec

@@ -10,9 +10,17 @@ import plotly.graph_objects as go
 import torch
 
 from ....calibration import Calibration
-from ....evaluation.channel import ChannelRecord, channel_record, furthest_factor
-from ....evaluation.outliers import GroupOutliers, Half, LayerRank, Measure, OutlierAtlas
-from ....evaluation.strength import loudest_channels
+from ....evaluation import (
+    ChannelRecord,
+    GroupOutliers,
+    Half,
+    LayerRank,
+    Measure,
+    OutlierAtlas,
+    channel_record,
+    furthest_factor,
+    loudest_channels,
+)
 from ....figures import (
     MAGNITUDE,
     NATURAL,

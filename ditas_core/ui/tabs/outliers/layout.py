@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ....calibration import Calibration
-from ....evaluation.outliers import Half, Measure, OutlierAtlas
+from ....evaluation import Half, Measure, OutlierAtlas
 from ....figures import empty_figure
 from ....models import FAMILIES
 from ...page.bar import BarInputs, Page, View, first_choice

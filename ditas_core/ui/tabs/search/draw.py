@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import html
-import os
 import re
 import tempfile
-import uuid
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ....search import (
     search_totals,
 )
 from ....specs import LayerRecipe, Recipe
+from ....writing import write_text
 from ...serving.errors import refuse
 from ...serving.validate import is_plain, shown
 from ...stored.results import BUILT_IN, REFERENCE
@@ -45,6 +45,7 @@ NOTHING = "Press “Start”:<br>each layer appears here<br>as it is found"
 HEIGHT = 520
 LONGEST_NAME, LONGEST_METHOD = 40, 60
 KEPT_FILES = 64
+LOCK = threading.Lock()
 FOLDER = tempfile.TemporaryDirectory(prefix="ditas-recipes-")
 UNKNOWN = "–"
 
@@ -234,9 +235,8 @@ def recipe_file(name: str, recipe: Recipe) -> str:
     short = hashlib.sha256(text.encode()).hexdigest()[:8]
     folder = Path(FOLDER.name)
     path = folder / f"{stem}-{short}.json"
-    part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)  # two visitors may want the same one
+    with LOCK:  # two visitors may want the same one
+        write_text(path, text)
     files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
     for old in files[:-KEPT_FILES]:
         old.unlink(missing_ok=True)

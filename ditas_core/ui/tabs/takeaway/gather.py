@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ....evaluation.outliers import Half, Measure, OutlierAtlas
+from ....evaluation import Half, Measure, OutlierAtlas
 from ....search import LayerDone
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
 from ...stored.catalogue import ASSETS

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ....evaluation import Interval, interval
-from ....figures.stills import contact_sheet, map_still
+from ....figures import contact_sheet, map_still
 from ...stored.results import Result
 from .gather import Taken
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ import zipfile
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import IO
+
+from ....writing import whole_file
 
 KEPT_BYTES = 200 * 2**20
 NAME_LENGTH = 80
@@ -74,27 +77,18 @@ class Store:
         """A file, whole or not at all; the oldest folders make room."""
         data = content.encode(errors="replace") if isinstance(content, str) else content
         with self.lock:
-            path.parent.mkdir(exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(part, path)
+            with whole_file(path) as part:
+                part.write_bytes(data)
             self.sweep(path.parent)
         return str(path)
 
     def pack(self, path: Path, files: Mapping[str, Path]) -> str:
         """A zip of the files, whole or not at all."""
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        with (
-            os.fdopen(handle, "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle,
-        ):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bundle:
             for name, each in files.items():
                 bundle.write(each, name)
-        with self.lock:
-            os.replace(part, path)
-            self.sweep(path.parent)
-        return str(path)
+        return self.write(path, packed.getvalue())
 
     def sweep(self, kept: Path) -> None:
         """Remove the folders that were used longest ago, but never ``kept``."""
@@ -112,10 +106,9 @@ class Store:
 
 def own(folder: Path) -> IO[bytes]:
     """Lock the folder for as long as the file is open, at most until this process ends."""
-    part = folder / (OWNER + ".part")
-    file = part.open("wb")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.replace(part, folder / OWNER)
+    with whole_file(folder / OWNER) as part:
+        file = part.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
 
 

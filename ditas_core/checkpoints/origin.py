@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..checkpoints import Captions, Checkpoint, CheckpointError
+from ..models import CheckpointError
 from ..specs import Recipe
+from .captions import Captions
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
