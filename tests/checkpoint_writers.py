@@ -69,7 +69,7 @@ def converted_writer(_: Any) -> Writer:
 def exported_writer(things: Any) -> Writer:
     """A trained checkpoint that takes another one's place: the old one, the new one, or none."""
     from ditas_core.checkpoints import load_folder
-    from ditas_core.training.export import replace_folder
+    from training.export import replace_folder
 
     def write(version: int, folder: Path) -> None:
         part = folder / ".model.part"
@@ -88,7 +88,7 @@ def exported_writer(things: Any) -> Writer:
 
 def picture_writer(_: Any) -> Writer:
     """The contact sheets of the training's report."""
-    from ditas_core.training.evaluate import save_image
+    from training.evaluate import save_image
 
     both = [Image.effect_noise((160, 160), 40.0 + version) for version in range(2)]
 

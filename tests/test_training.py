@@ -13,11 +13,11 @@ from diffusers import DiTPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ditas_core.training.__main__ import main
-from ditas_core.training.card import count_parameters, write_card
-from ditas_core.training.classes import CLASS_RULES, classify
-from ditas_core.training.data import composite_on_white
-from ditas_core.training.dit import (
+from training.__main__ import main
+from training.card import count_parameters, write_card
+from training.classes import CLASS_RULES, classify
+from training.data import composite_on_white
+from training.dit import (
     DiTConfig,
     build_dit,
     load_weights_,
@@ -25,7 +25,7 @@ from ditas_core.training.dit import (
     save_state,
     train_dit,
 )
-from ditas_core.training.evaluate import (
+from training.evaluate import (
     EvaluationConfig,
     contact_sheet,
     frechet_distance,
@@ -37,9 +37,9 @@ from ditas_core.training.evaluate import (
     symmetric_sqrt,
     training_record,
 )
-from ditas_core.training.export import export_checkpoint
-from ditas_core.training.runs import Run, cosine_rate, read_config, read_log
-from ditas_core.training.vae import VAEConfig, build_vae, edges, train_vae, vae_loss
+from training.export import export_checkpoint
+from training.runs import Run, cosine_rate, read_config, read_log
+from training.vae import VAEConfig, build_vae, edges, train_vae, vae_loss
 
 pytestmark = pytest.mark.numeric
 
@@ -183,7 +183,7 @@ def test_a_finished_dit_run_resumes_to_the_same_weights(
             raise Interrupted
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("ditas_core.training.dit.save_state", count)
+        patch.setattr("training.dit.save_state", count)
         train_dit(images, run / "vae" / "vae", tmp_path, config, silent)
     before = torch.load(tmp_path / "state.pt", weights_only=True)
     assert before["step"] == 4

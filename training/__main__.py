@@ -31,11 +31,11 @@ from .vae import VAEConfig, train_vae
 
 EXAMPLE = """\
 the whole recipe:
-  python -m ditas_core.training prepare --out data/
-  python -m ditas_core.training train --data data/ --out runs/
-  python -m ditas_core.training export --run runs/ --out assets/NAME
-  python -m ditas_core.training evaluate assets/NAME --data data/ --run runs/
-  python -m ditas_core.training card assets/NAME
+  python -m training prepare --out data/
+  python -m training train --data data/ --out runs/
+  python -m training export --run runs/ --out assets/NAME
+  python -m training evaluate assets/NAME --data data/ --run runs/
+  python -m training card assets/NAME
 """
 EXPECTED_ERRORS = (ValueError, OSError, ArithmeticError, ImportError, SafetensorError)
 
@@ -146,7 +146,7 @@ def run_card(args: argparse.Namespace) -> None:
 
 def build_parser() -> Parser:
     parser = Parser(
-        prog="python -m ditas_core.training",
+        prog="python -m training",
         description="Make the demo checkpoint: a small DiT that draws emoji, trained on a CPU.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ..models import NULL_CLASS
-from ..writing import write_text
+from ditas_core.models import NULL_CLASS
+from ditas_core.writing import write_text
+
 from .data import HELD_OUT_EVERY, IMAGE_PACKAGE, NAMES_PACKAGE
 
 Json = dict[str, Any]

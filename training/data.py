@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ..writing import whole_file
+from ditas_core.writing import whole_file
+
 from .classes import CLASS_RULES, classify
 
 IMAGE_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"

