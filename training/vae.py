@@ -44,6 +44,11 @@ def build_vae(size: int) -> AutoencoderKL:
     )
 
 
+def latent_size(vae: AutoencoderKL) -> int:
+    """Latents per side of an image of the size it was trained for."""
+    return int(vae.config.sample_size) // 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 def edges(images: torch.Tensor) -> torch.Tensor:
     """Finite differences along both axes, flattened."""
     down = images[..., 1:, :] - images[..., :-1, :]
@@ -148,3 +153,15 @@ def train_vae(data: Path, folder: Path, config: VAEConfig, log: Log) -> Path:
 def latent_std(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """Standard deviation of the latent means over ``images``."""
     return float(torch.cat([vae.encode(c).latent_dist.mean for c in images.split(64)]).std())
+
+
+def adapt_vae(trained: Path, images: torch.Tensor, size: int, out: Path) -> AutoencoderKL:
+    """Write the autoencoder ``trained`` for images of ``size`` pixels, latents of unit variance.
+
+    It is convolutional: one trained on small images serves larger ones.
+    images  float32 (N, 3, size, size) in [-1, 1], from which the variance is taken
+    """
+    vae = AutoencoderKL.from_pretrained(trained).float()
+    vae.register_to_config(sample_size=size, scaling_factor=1 / latent_std(vae, images))
+    vae.save_pretrained(out)
+    return vae
