@@ -35,23 +35,29 @@ def check_new_file(target: Path, source: Path | None = None) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary sibling that becomes ``target`` when the block ends without an error.
 
+    With ``replace`` an older folder there is renamed away, then removed: at every
+    moment there is a whole one or none.
+
     Raises:
-        FileExistsError: ``target`` exists and is not an empty folder.
+        FileExistsError: ``target`` exists and is not an empty folder, without ``replace``.
     """
-    check_new_folder(target)
+    if not replace:
+        check_new_folder(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    old = work.with_name(f"{work.name}-old")
     try:
         yield work
-        if target.is_dir():
-            target.rmdir()
+        work.chmod(0o755)
+        if target.exists():
+            os.replace(target, old)
         os.replace(work, target)
-        target.chmod(0o755)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, ModelMixin
 
-from ditas_core.writing import write_text
+from ditas_core.writing import whole_folder, write_text
 
 from .dit import DiTConfig, build_scheduler, plain_dit
 from .vae import latent_size
@@ -42,17 +41,14 @@ def export_checkpoint(
         scheduler=build_scheduler(),
     )
 
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.save_pretrained(part, safe_serialization=True)
-    index = _read_json(part / "model_index.json")
-    index["id2label"] = {str(label): name for label, name in enumerate(names)}
-    write_text(part / "model_index.json", json.dumps(index, indent=2) + "\n")
-    for path in [*part.glob("*.json"), *part.glob("*/*.json")]:
-        kept = {key: value for key, value in _read_json(path).items() if key != "_name_or_path"}
-        write_text(path, json.dumps(kept, indent=2) + "\n")
-    replace_folder(part, target)
+    with whole_folder(target, replace=True) as part:
+        pipeline.save_pretrained(part, safe_serialization=True)
+        index = _read_json(part / "model_index.json")
+        index["id2label"] = {str(label): name for label, name in enumerate(names)}
+        write_text(part / "model_index.json", json.dumps(index, indent=2) + "\n")
+        for path in [*part.glob("*.json"), *part.glob("*/*.json")]:
+            kept = {key: value for key, value in _read_json(path).items() if key != "_name_or_path"}
+            write_text(path, json.dumps(kept, indent=2) + "\n")
     return target
 
 
@@ -63,16 +59,6 @@ def to_half_(model: ModelMixin) -> ModelMixin:
         if not torch.isfinite(weight).all():
             raise OverflowError(f"expected weights within float16, got more in {name}")
     return model
-
-
-def replace_folder(part: Path, target: Path) -> None:
-    """Rename ``part`` to ``target``; what was there is gone only after that."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

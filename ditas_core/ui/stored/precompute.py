@@ -7,9 +7,7 @@ the search at every preset, and a comparison of plain rounding and the recipe.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ...conversion import quantize_transformer
 from ...evaluation.outliers import outlier_atlas
 from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
 from ...specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
+from ...writing import whole_folder
 from ..serving.errors import FAILURES
 from ..tabs.injector.job import ladder
 from .catalogue import precomputed_folder, showcase
@@ -109,27 +108,13 @@ def precompute(
 
 
 def write(shipped: Shipped, target: Path, steps: Ladder | None = None) -> None:
-    """Build the folder beside its place, then rename; an older one is renamed away, then removed:
-    at every moment there is a whole folder or none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
-    try:
+    """Into a whole new folder that takes an older one's place."""
+    with whole_folder(target, replace=True) as work:
         save_shipped(shipped, work)
         if steps is not None:
             save_ladder(steps, work)
-        work.chmod(0o755)
         for file in work.iterdir():
             file.chmod(0o644)
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=".precomputed-"))
-        try:
-            if target.exists():
-                target.rename(old / target.name)
-            work.rename(target)
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
