@@ -69,15 +69,13 @@ def converted_writer(_: Any) -> Writer:
 def exported_writer(things: Any) -> Writer:
     """A trained checkpoint that takes another one's place: the old one, the new one, or none."""
     from ditas_core.checkpoints import load_folder
-    from ditas_core.training.export import replace_folder
+    from ditas_core.writing import whole_folder
 
     def write(version: int, folder: Path) -> None:
-        part = folder / ".model.part"
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(things.checkpoint.path, part)
-        card = f"---\nlicense: number-{version}\n---\n"
-        (part / "README.md").write_text(card, encoding="utf-8")
-        replace_folder(part, folder / "model")
+        with whole_folder(folder / "model", replaces=True) as part:
+            shutil.copytree(things.checkpoint.path, part, dirs_exist_ok=True)
+            card = f"---\nlicense: number-{version}\n---\n"
+            (part / "README.md").write_text(card, encoding="utf-8")
 
     def load(folder: Path) -> list[str]:
         checkpoint = load_folder(folder / "model")
@@ -88,7 +86,7 @@ def exported_writer(things: Any) -> Writer:
 
 def picture_writer(_: Any) -> Writer:
     """The contact sheets of the training's report."""
-    from ditas_core.training.evaluate import save_image
+    from training.evaluate import save_image
 
     both = [Image.effect_noise((160, 160), 40.0 + version) for version in range(2)]
 

@@ -5,6 +5,7 @@
     python tests/rooms.py --write   put the table into docs/design.md
 
 A room is a folder of the package; what a row says is the first line of its ``__init__``.
+The last rows are folders beside the package, which are not installed with it.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ LEVELS = {
     "ui": 7,
     "bench": 8,
 }
-APART = {"training"}
-"""Imports nothing of the command line and the page, and none imports it."""
+APART = ("training",)
+"""Beside the package: imports nothing of the command line and the page, and nothing imports it."""
 HEAD = "| level | room of `ditas_core` | what lives there |\n|---|---|---|\n"
 
 
@@ -56,9 +57,10 @@ def said(room: Path) -> str:
 def table() -> str:
     """A row per room, from the lowest level up; rooms within rooms below theirs."""
     rows = []
-    for room in sorted(rooms_in(PACKAGE), key=lambda room: LEVELS.get(room.name, 99)):
-        rows.append(f"| {LEVELS.get(room.name, 'apart')} | `{room.name}` | {said(room)} |")
+    for room in sorted(rooms_in(PACKAGE), key=lambda room: LEVELS[room.name]):
+        rows.append(f"| {LEVELS[room.name]} | `{room.name}` | {said(room)} |")
         rows += [f"| | `{room.name}/{inner.name}` | {said(inner)} |" for inner in rooms_in(room)]
+    rows += [f"| apart | `{name}`, beside it | {said(ROOT / name)} |" for name in APART]
     return HEAD + "\n".join(rows) + "\n"
 
 
@@ -69,6 +71,7 @@ def lines_of(paths: Iterable[Path]) -> int:
 def lines() -> str:
     """Lines of Python, per room."""
     found = {room.name: lines_of(room.rglob("*.py")) for room in rooms_in(PACKAGE)}
+    found |= {name: lines_of((ROOT / name).rglob("*.py")) for name in APART}
     found["the package"] = lines_of(PACKAGE.rglob("*.py"))
     tests = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
     found["the tests"] = lines_of(tests)

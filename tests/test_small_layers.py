@@ -281,9 +281,14 @@ def test_where_something_new_can_be_written(tmp_path: Path) -> None:
     with whole_folder(empty) as work:
         (work / "b").write_text("")
     assert [p.name for p in empty.iterdir()] == ["b"]
-    with pytest.raises(KeyError), whole_folder(tmp_path / "never") as work:
-        (work / "c").write_text("")
-        raise KeyError
+    with whole_folder(empty, replaces=True) as work:
+        (work / "d").write_text("")
+    assert [p.name for p in empty.iterdir()] == ["d"]
+    for target in (tmp_path / "never", empty):
+        with pytest.raises(KeyError), whole_folder(target, replaces=True) as work:
+            (work / "c").write_text("")
+            raise KeyError
+    assert [p.name for p in empty.iterdir()] == ["d"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full"]
     check_new_file(file)
     check_new_file(tmp_path / "x" / "y", full)

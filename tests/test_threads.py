@@ -29,7 +29,7 @@ STARTS = {
     "script": "sys.argv = ['ditas', 'bench', 'busy', '--help']\n"
     "from ditas_core.cli import main; main()",
     "precompute": "runpy.run_module('ditas_core.ui.stored.precompute', run_name='__main__')",
-    "training": "runpy.run_module('ditas_core.training', run_name='__main__')",
+    "training": "runpy.run_module('training', run_name='__main__')",
     "tests": "import tests.conftest",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from diffusers import DiTPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ditas_core.training.__main__ import main
-from ditas_core.training.card import count_parameters, write_card
-from ditas_core.training.classes import CLASS_RULES, classify
-from ditas_core.training.data import composite_on_white
-from ditas_core.training.dit import (
+from training.__main__ import main
+from training.card import count_parameters, write_card
+from training.classes import GROUPS, Emoji, class_name, class_names, groups_of, is_wanted
+from training.data import composite_on_white, jitter
+from training.dit import (
     DiTConfig,
     build_dit,
     load_weights_,
+    optimiser,
     plain_dit,
-    save_state,
+    rate_at,
     train_dit,
 )
-from ditas_core.training.evaluate import (
+from training.evaluate import (
     EvaluationConfig,
     contact_sheet,
     frechet_distance,
@@ -33,20 +35,23 @@ from ditas_core.training.evaluate import (
     loss_curve,
     outlier_strength,
     record_absmax,
+    right_label,
     sample,
     symmetric_sqrt,
     training_record,
 )
-from ditas_core.training.export import export_checkpoint
-from ditas_core.training.runs import Run, cosine_rate, read_config, read_log
-from ditas_core.training.vae import VAEConfig, build_vae, edges, train_vae, vae_loss
+from training.export import export_checkpoint
+from training.latents import Latents, encode_looks, looks_of
+from training.look import look
+from training.runs import Run, cosine_rate, read_config, read_log
+from training.vae import VAEConfig, adapt_vae, build_vae, edges, train_vae, vae_loss
 
 pytestmark = pytest.mark.numeric
 
 SIZE = 16
 TINY_VAE = VAEConfig(steps=6, batch=2, save_every=3)
-TINY_DIT = DiTConfig(minutes=0.02, layers=2, heads=2, head_dim=16, batch=4, compile=False)
-NAMES = [rule.name for rule in CLASS_RULES]
+TINY_DIT = DiTConfig(minutes=0.02, layers=2, heads=2, head_dim=16, patch=2, batch=4)
+NAMES = ["fox", "pizza", "rocket", "any animal"]
 
 
 class Interrupted(Exception):
@@ -63,21 +68,32 @@ def same_tensors(first: dict[str, Any], second: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``prepare`` writes: the class -1 and three emoji, the first of which has a group."""
     generator = torch.Generator().manual_seed(0)
     path = tmp_path_factory.mktemp("data") / f"images-{SIZE}.safetensors"
     index = torch.arange(44)
-    pixels = torch.randint(256, (44, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    tensors = {"images": pixels, "labels": index % 5 - 1, "held_out": index % 11 == 0}
-    save_file(tensors | {"mirror": index % 2 == 0}, path)
+    labels = index % 4 - 1
+    tensors = {
+        "images": torch.randint(256, (44, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8),
+        "labels": labels,
+        "groups": torch.where(labels == 0, 3, -1)[:, None].repeat(1, 3),
+        "held_out": index % 11 == 0,
+        "mirror": index % 2 == 0,
+    }
+    save_file(tensors, path)
     return path
 
 
 @pytest.fixture(scope="session")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished tiny runs of the VAE and the DiT."""
+    """Finished tiny runs of the VAE, for half the size, and the DiT."""
     folder = tmp_path_factory.mktemp("runs")
-    vae = train_vae(images, folder / "vae", TINY_VAE, silent)
-    train_dit(images, vae, folder / "dit", TINY_DIT, silent)
+    (folder / "classes.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    trained = train_vae(images, folder / "vae", TINY_VAE, silent)
+    small = torch.rand(4, 3, SIZE // 2, SIZE // 2) * 2 - 1
+    vae = adapt_vae(trained, small, SIZE // 2, folder / "vae" / "vae")
+    encode_looks(images, vae, folder / "latents.safetensors", SIZE // 2, silent)
+    train_dit(folder / "latents.safetensors", folder / "dit", TINY_DIT, silent)
     for name in ("vae", "dit"):  # too short to have logged a loss
         Run(folder / name, silent).record(step=50, loss=0.5)
         Run(folder / name, silent).record(step=100, loss=0.25)
@@ -87,33 +103,58 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("assets") / "tiny"
-    return export_checkpoint(run / "vae" / "vae", run / "dit" / "state.pt", target, TINY_DIT)
+    state = run / "dit" / "state.pt"
+    return export_checkpoint(run / "vae" / "vae", state, target, TINY_DIT, NAMES)
 
 
 @pytest.mark.parametrize(
-    ("subgroup", "label", "name"),
+    ("label", "name"),
     [
-        ("face-smiling", "grinning face", "happy-face"),
-        ("face-negative", "angry face with horns", "sad-face"),
-        ("person-role", "woman police officer: dark skin tone", "police-officer"),
-        ("person-fantasy", "Mrs. Claus", "santa"),
-        ("animal-mammal", "dog face", "mammal"),
-        ("time", "three-thirty", "clock"),
-        ("country-flag", "flag: Japan", "flag"),
+        ("fox", "fox"),
+        ("woman astronaut", "astronaut"),
+        ("man in tuxedo", "person in tuxedo"),
+        ("man: red hair", "man"),
+        ("woman’s boot", "woman’s boot"),
+        ("old woman", "old woman"),
+        ("three-thirty", "clock"),
     ],
 )
-def test_classify_takes_the_first_rule_that_matches(subgroup: str, label: str, name: str) -> None:
-    index = classify(subgroup, label)
-    assert index is not None
-    assert CLASS_RULES[index].name == name
+def test_people_and_hours_go_under_one_label(label: str, name: str) -> None:
+    assert class_name(label, {"astronaut", "person in tuxedo", "man", "boot"}) == name
 
 
-@pytest.mark.parametrize(
-    ("subgroup", "label"),
-    [("face-negative", "skull"), ("animal-mammal", "paw prints"), ("time", "hourglass"), ("", "")],
-)
-def test_classify_leaves_out_what_no_rule_wants(subgroup: str, label: str) -> None:
-    assert classify(subgroup, label) is None
+def test_classes_are_emoji_in_their_order_and_then_the_groups() -> None:
+    fox, flag = Emoji("fox", "animals-nature", "animal-mammal"), Emoji("flag: Fiji", "flags", "x")
+    bus, man = Emoji("bus stop", "travel", "transport-ground"), Emoji("man cook", "people", "role")
+    cook = Emoji("cook", "people", "role")
+    assert [is_wanted(each) for each in (fox, flag, bus, cook)] == [True, False, False, True]
+    names = class_names([fox, flag, cook, bus, man], {"fox", "cook"})
+    assert names == ["fox", "cook", *(group.name for group in GROUPS)]
+    assert groups_of("animal-mammal") == ["any animal", "any mammal"]
+    assert groups_of("science") == []
+
+
+def test_jitter_keeps_white_and_mirrors_only_what_may_be() -> None:
+    images = torch.full((64, 3, 32, 32), 255, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    assert (jitter(images, torch.ones(64).bool(), 16, generator) == 1).all()
+    images[..., :16] = 0  # the left half is black
+    looks = jitter(images, torch.arange(64) % 2 == 0, 16, generator)
+    assert looks.shape == (64, 3, 16, 16) and looks.min() >= -1 and looks.max() <= 1
+    flipped = looks[..., :8].mean((1, 2, 3)) > looks[..., 8:].mean((1, 2, 3))
+    assert not flipped[1::2].any()
+    assert 5 < flipped[::2].sum() < 27
+    assert len({tuple(look.flatten().tolist()) for look in looks}) == 64
+
+
+def test_latents_have_unit_variance_and_draw_groups_at_their_share(run: Path) -> None:
+    data = Latents(run / "latents.safetensors", group_share=0.5)
+    assert data.latents.shape[1:] == (4, SIZE // 8, SIZE // 8)
+    assert looks_of(torch.tensor([0, 1, 1, 1])).tolist() == [16, 5, 5, 5]
+    latents, labels = data.draw(4000, torch.Generator().manual_seed(0))
+    assert latents.dtype == torch.float32
+    share = torch.bincount(labels, minlength=4) / 4000
+    torch.testing.assert_close(share, torch.tensor([1 / 6, 1 / 3, 1 / 3, 1 / 6]), atol=0.03, rtol=0)
 
 
 def test_composite_puts_transparency_on_white(tmp_path: Path) -> None:
@@ -168,37 +209,51 @@ def test_a_resumed_vae_run_ends_where_an_uninterrupted_one_does(
     assert same_tensors(load_file(tmp_path / weights), load_file(run / "vae" / weights))
 
 
-def test_a_finished_dit_run_resumes_to_the_same_weights(
-    images: Path, run: Path, tmp_path: Path
-) -> None:
-    config = DiTConfig(
-        minutes=60, layers=1, heads=2, head_dim=8, batch=2, compile=False, save_every=2
-    )
-    states: list[int] = []
+def test_rate_is_constant_until_the_anneal() -> None:
+    config = DiTConfig(minutes=100, anneal_minutes=10, peak_rate=1.0, warmup=10)
+    assert rate_at(0, 0, config) == pytest.approx(0.1)
+    for minute, rate in ((0, 1.0), (90, 1.0), (95, 0.5), (100, 0.0), (101, 0.0)):
+        assert rate_at(minute * 60, 9, config) == pytest.approx(rate)
 
-    def count(run: Run, model: Any, ema: Any, optimizer: Any, generator: Any, step: int) -> None:
-        save_state(run, model, ema, optimizer, generator, step)
-        states.append(step)
-        if len(states) == 2:
-            raise Interrupted
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("ditas_core.training.dit.save_state", count)
-        train_dit(images, run / "vae" / "vae", tmp_path, config, silent)
+def test_modulation_has_a_rate_of_its_own() -> None:
+    groups = optimiser(build_dit(4, TINY_DIT), TINY_DIT).param_groups
+    assert [group["lr_scale"] for group in groups] == [1.0, TINY_DIT.modulation_rate]
+    assert len(groups[1]["params"]) == 2 * TINY_DIT.layers  # weights and biases
+
+
+def test_a_dit_run_that_was_stopped_resumes_to_the_same_weights(run: Path, tmp_path: Path) -> None:
+    config = replace(TINY_DIT, minutes=60.0, save_minutes=0.0, look_minutes=0.0)
+    seen: list[int] = []
+    data = run / "latents.safetensors"
+    train_dit(data, tmp_path, config, silent, stop=lambda: len(seen) == 4, look=seen.append)
+    assert seen == [1, 2, 3, 4]
     before = torch.load(tmp_path / "state.pt", weights_only=True)
     assert before["step"] == 4
-    spent = DiTConfig(minutes=0, layers=1, heads=2, head_dim=8, batch=2, compile=False)
-    train_dit(images, run / "vae" / "vae", tmp_path, spent, silent)
+    other = replace(TINY_DIT, minutes=0.0, modulation_rate=3.0, epsilon=1e-8)
+    train_dit(data, tmp_path, other, silent)
     after = torch.load(tmp_path / "state.pt", weights_only=True)
     assert after["step"] == 4
     assert same_tensors(after["model"], before["model"])
     assert same_tensors(after["ema"], before["ema"])
     assert after["optimizer"]["state"].keys() == before["optimizer"]["state"].keys()
+    groups = after["optimizer"]["param_groups"]
+    assert [(group["lr_scale"], group["eps"]) for group in groups] == [(1.0, 1e-8), (3.0, 1e-8)]
+
+
+def test_a_look_leaves_a_sheet_outliers_and_weights(run: Path) -> None:
+    sheet = look(run, ("fox", "any animal"), silent)
+    row = json.loads((run / "looks" / "outliers.jsonl").read_text().splitlines()[-1])
+    assert len(row["layers"]) == 2 * 4 and row["largest"] >= row["median"] >= 1
+    weights = load_file(sheet.with_suffix(".safetensors"))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    with pytest.raises(ValueError, match="got \\['ox'\\]"):
+        look(run, ("ox",), silent)
 
 
 def test_a_run_refuses_another_shape(run: Path) -> None:
     with pytest.raises(ValueError, match=r"expected layers = 2, .* got 3"):
-        Run(run / "dit", silent).configure(DiTConfig(layers=3), fixed=("layers",))
+        Run(run / "dit", silent).configure(replace(TINY_DIT, layers=3), fixed=("layers",))
     assert read_config(run / "dit", DiTConfig) == TINY_DIT
 
 
@@ -228,13 +283,13 @@ def test_stock_pipeline_loads_the_averaged_weights_and_samples(run: Path, checkp
     for name, weight in ema.items():
         assert torch.equal(loaded[name], weight.half().float()), name
     result = pipeline(
-        class_labels=[0, 50],
+        class_labels=[0, 3],
         guidance_scale=2.0,
         num_inference_steps=2,
         generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
         output_type="np",
     ).images
-    assert result.shape == (2, SIZE, SIZE, 3)
+    assert result.shape == (2, SIZE // 2, SIZE // 2, 3)
     assert np.isfinite(result).all()
 
 
@@ -252,10 +307,10 @@ def test_export_replaces_a_checkpoint_but_nothing_else(run: Path, tmp_path: Path
     target = tmp_path / "tiny"
     target.mkdir()
     with pytest.raises(FileExistsError):
-        export_checkpoint(vae, state, target, TINY_DIT)
+        export_checkpoint(vae, state, target, TINY_DIT, NAMES)
     (target / "model_index.json").touch()
     (target / "evaluate.json").touch()
-    export_checkpoint(vae, state, target, TINY_DIT)
+    export_checkpoint(vae, state, target, TINY_DIT, NAMES)
     assert not (target / "evaluate.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
@@ -309,6 +364,12 @@ def test_outlier_strength_of_every_projection(checkpoint: Path) -> None:
     assert all(ratio >= 1 for ratio in strengths.values())
 
 
+def test_right_label_is_a_mean_over_classes() -> None:
+    images, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    samples, asked = torch.eye(3)[[0, 0, 0, 1, 1]], torch.tensor([0, 0, 0, 1, 2])
+    assert right_label(samples, asked, images, labels) == pytest.approx((1 + 1 + 0) / 3)
+
+
 def test_record_absmax_keeps_the_largest_and_leaves_no_hook(checkpoint: Path) -> None:
     transformer = load_pipeline(checkpoint).transformer
     proj = transformer.transformer_blocks[0].ff.net[0].proj
@@ -333,11 +394,12 @@ def test_card_takes_its_figures_from_the_files(
     assert main(["card", str(checkpoint)]) == 2
     assert capsys.readouterr().err.startswith("error: expected ")
     group = {"images": 4, "distance": 123.456}
-    names = ("samples", "samples_subset", "held_out", "training_subset")
+    names = ("samples", "training_subset")
     report = {
         "config": EvaluationConfig().__dict__,
         "image_size": SIZE,
-        "classes": {name: {"training": 7, "held_out": 1} for name in NAMES},
+        "classes": {name: 7 for name in NAMES},
+        "right_label": 0.934,
         "frechet": {"reference_images": 357, **dict.fromkeys(names, group)},
         "vae": {"held_out_images": 5, "psnr_db": 28.765},
         "outliers": {"transformer_blocks.1.ff.net.2": 17.25},
@@ -346,7 +408,13 @@ def test_card_takes_its_figures_from_the_files(
     (checkpoint / "evaluate.json").write_text(json.dumps(report), encoding="utf-8")
     card = write_card(checkpoint).read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: mit\n")
-    for figure in ("357 images", "123.46", "28.77 dB", "| `ff.net.2` | 17.2 | 17.2 | 1 |"):
+    for figure in (
+        "357 training images",
+        "123.46",
+        "93%",
+        "28.77 dB",
+        "| `ff.net.2` | 17.2 | 17.2 | 1 |",
+    ):
         assert figure in card
     assert loss_curve(run).size == (1280, 420)
 
@@ -356,7 +424,7 @@ def test_command_line_says_one_line_and_exits_with_two(
 ) -> None:
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
-    assert "images-64.safetensors" in error and error.count("\n") == 1
+    assert "images-256.safetensors" in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "x", "--data", "d", "--run", "r", "--samples", "0"])
     assert stopped.value.code == 2
@@ -373,7 +441,7 @@ def test_vae_reconstructs_the_size_it_was_given() -> None:
 
 def test_a_run_starts_from_an_exported_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = DiTConfig(layers=2, heads=2, head_dim=16)
+    config = replace(TINY_DIT, layers=2)
     donor = plain_dit(8, config)
     donor.save_pretrained(tmp_path / "donor" / "transformer")
     model = build_dit(8, config)

@@ -200,7 +200,7 @@ def recipe_download_writer(things: Things) -> Writer:
 
 
 def training_writer(things: Things) -> Writer:
-    from ditas_core.training.runs import Run
+    from training.runs import Run
 
     def load(folder: Path) -> list[str]:
         state = Run(folder, lambda _: None).restore()

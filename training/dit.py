@@ -3,52 +3,61 @@
 eps prediction, linear schedule, adaLN-Zero, label dropout 0.1, EMA. The
 timestep and label embedders are one module shared by all blocks, as in the
 original DiT (Peebles & Xie, 2023), so the weights also exist in its layout.
+
+The optimiser lets outlier features grow, as long training of large models does: a high and
+constant rate, a tiny epsilon, a short memory of squares, no weight decay (He et al., NeurIPS
+2024). The anneal at the end gives the looks back.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
-from ..models import NULL_CLASS
-from .data import load_images, to_float
-from .runs import Log, Run, cosine_rate
+from ditas_core.models import NULL_CLASS
+
+from .latents import Latents
+from .runs import Log, Run
 
 
 @dataclass(frozen=True)
 class DiTConfig:
     """Hyper-parameters of the transformer's training.
 
-    ``minutes`` bounds the wall time of the run over all its sessions: the rate
-    decays with time spent, so a run that is cut short still ends annealed.
-
-    For the first ``coarse_share`` of that time the images are halved: a quarter
-    of the tokens, so ``coarse_batch`` images cost what ``batch`` do afterwards.
-    Positions are scaled to the full grid, so the weights carry over as they are.
+    ``minutes`` bounds the wall time of the run over all its sessions: the rate is constant until
+    ``anneal_minutes`` before its end and falls to zero there. A run of open end is given many
+    minutes first, and resumed with fewer when it is to end.
     """
 
-    minutes: float = 47.0
-    batch: int = 32
-    coarse_share: float = 0.45
-    coarse_batch: int = 96
+    minutes: float = 600.0
+    anneal_minutes: float = 90.0
+    batch: int = 64
     layers: int = 8
     heads: int = 4
     head_dim: int = 64
-    peak_rate: float = 1.2e-3
-    warmup: int = 200
+    patch: int = 4
+    peak_rate: float = 1.5e-3
+    modulation_rate: float = 2.0  # of adaLN's layers, in multiples of the rate
+    second_moment: float = 0.95
+    epsilon: float = 1e-12
+    warmup: int = 500
+    group_share: float = 0.12
     label_dropout: float = 0.1
     weight_decay: float = 0.0
     snr_cap: float = 5.0
-    ema_halflife: int = 400
+    ema_halflife: int = 1000
     seed: int = 0
-    save_every: int = 250
+    save_minutes: float = 8.0
+    look_minutes: float = 60.0
     compile: bool = False
 
 
@@ -61,7 +70,7 @@ def plain_dit(latent_size: int, config: DiTConfig) -> DiTTransformer2DModel:
         out_channels=4,
         num_layers=config.layers,
         sample_size=latent_size,
-        patch_size=2,
+        patch_size=config.patch,
         num_embeds_ada_norm=NULL_CLASS,
     )
 
@@ -105,42 +114,28 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-@torch.no_grad()
-def encode_all(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Scaled latent means of uint8 images, (N, 4, h, w)."""
-    scale = float(vae.config.scaling_factor)
-    chunks = [vae.encode(to_float(c)).latent_dist.mean * scale for c in images.split(64)]
-    return torch.cat(chunks)
+def optimiser(model: DiTTransformer2DModel, config: DiTConfig) -> torch.optim.Optimizer:
+    """AdamW with adaLN's layers in a group of their own, whose ``lr_scale`` is theirs."""
+    named = list(model.named_parameters())
+    modulation = [weight for name, weight in named if ".norm1.linear." in name]
+    others = [weight for name, weight in named if ".norm1.linear." not in name]
+    return torch.optim.AdamW(
+        [
+            {"params": others, "lr_scale": 1.0},
+            {"params": modulation, "lr_scale": config.modulation_rate},
+        ],
+        lr=config.peak_rate,
+        betas=(0.9, config.second_moment),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
-def label_weights(labels: torch.Tensor) -> torch.Tensor:
-    """Per-image sampling weight: classes drawn in proportion to sqrt(size)."""
-    counts = torch.bincount(labels).clamp(min=1).double()
-    return counts[labels].rsqrt()
-
-
-class Dataset:
-    """Latents of the training images, ``shrink`` times smaller, and of their mirrored copies."""
-
-    def __init__(self, data: Path, vae: AutoencoderKL, shrink: int = 1) -> None:
-        tensors = load_images(data)
-        keep = (tensors["labels"] >= 0) & ~tensors["held_out"]
-        images, labels = tensors["images"][keep], tensors["labels"][keep]
-        mirror = tensors["mirror"][keep]
-        if shrink > 1:
-            images = F.avg_pool2d(images.float(), shrink).round().to(torch.uint8)
-        latents = encode_all(vae, images)
-        mirrored = encode_all(vae, images.flip(-1))
-        self.latents = torch.stack([latents, mirrored])  # (2, N, 4, h, w)
-        self.labels = labels
-        self.mirror = mirror
-        self.weights = label_weights(labels)
-
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        picked = torch.multinomial(self.weights, batch, replacement=True, generator=generator)
-        flip = torch.rand(batch, generator=generator) < 0.5
-        side = (flip & self.mirror[picked]).long()
-        return self.latents[side, picked], self.labels[picked]
+def rate_at(seconds: float, step: int, config: DiTConfig) -> float:
+    """Linear warm-up, constant, linear to zero in the last ``anneal_minutes``."""
+    left = (config.minutes * 60 - seconds) / max(1e-9, config.anneal_minutes * 60)
+    return config.peak_rate * min(1.0, (step + 1) / config.warmup) * min(1.0, max(0.0, left))
 
 
 def load_weights_(model: DiTTransformer2DModel, exported: Path) -> None:
@@ -150,34 +145,36 @@ def load_weights_(model: DiTTransformer2DModel, exported: Path) -> None:
 
 
 def train_dit(
-    data: Path,
-    vae_folder: Path,
+    latents: Path,
     folder: Path,
     config: DiTConfig,
     log: Log,
+    *,
     init: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    look: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Train (or resume); ``folder/state.pt`` then holds the weights and their EMA.
 
-    A new run starts from the weights of the exported checkpoint ``init`` where given.
+    latents  the file of ``encode_looks``
+    init     an exported checkpoint whose weights a new run starts from
+    stop     asked after every step; the run is saved and left where it says so
+    look     called with the step every ``look_minutes``, after a save
     """
-    vae = AutoencoderKL.from_pretrained(vae_folder)
     torch.manual_seed(config.seed)
-    dataset, coarse = Dataset(data, vae), Dataset(data, vae, shrink=2)
+    dataset = Latents(latents, config.group_share)
     model = build_dit(dataset.latents.shape[-1], config)
     if init is not None:
         load_weights_(model, init)
     ema = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.peak_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
+    optimizer = optimiser(model, config)
     generator = torch.Generator().manual_seed(config.seed)
     run = Run(folder, log)
-    run.configure(config, fixed=("layers", "heads", "head_dim", "seed"))
+    run.configure(config, fixed=("layers", "heads", "head_dim", "patch", "seed"))
     step = 0
     if (state := run.restore()) is not None:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore_optimiser_(optimizer, state["optimizer"], config)
         ema, step = state["ema"], int(state["step"])
         generator.set_state(state["generator"])
 
@@ -186,21 +183,18 @@ def train_dit(
     loss_weight = (snr.clamp(max=config.snr_cap) / snr).clamp(min=0.05)  # min-SNR, Hang et al. 2023
     forward = torch.compile(model) if config.compile else model
     losses: list[float] = []
-    while run.seconds < config.minutes * 60:
-        spent = run.seconds / (config.minutes * 60)
-        rate = cosine_rate(int(spent * 10_000), 10_000, config.peak_rate, 0)
+    saved = looked = run.seconds
+    while run.seconds < config.minutes * 60 and not stop():
+        rate = rate_at(run.seconds, step, config)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / config.warmup)
-        if spent < config.coarse_share:
-            latents, labels = coarse.draw(config.coarse_batch, generator)
-        else:
-            latents, labels = dataset.draw(config.batch, generator)
+            group["lr"] = rate * group["lr_scale"]
+        clean, labels = dataset.draw(config.batch, generator)
         dropped = torch.rand(len(labels), generator=generator) < config.label_dropout
         labels = torch.where(dropped, NULL_CLASS, labels)
         timesteps = torch.randint(1000, (len(labels),), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
         level = signal[timesteps][:, None, None, None]
-        noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = forward(noisy, timestep=timesteps, class_labels=labels).sample
         error = F.mse_loss(predicted.float(), noise, reduction="none").flatten(1).mean(1)  # (B,)
@@ -212,19 +206,32 @@ def train_dit(
         step += 1
         decay = 0.5 ** (1 / min(config.ema_halflife, max(1, step / 4)))
         with torch.no_grad():
-            live = [v for v in model.state_dict().values()]
-            torch._foreach_lerp_(list(ema.values()), live, 1 - decay)
+            torch._foreach_lerp_(list(ema.values()), list(model.state_dict().values()), 1 - decay)
         losses.append(float(error.detach().mean()))
         if step % 50 == 0:
-            rate = optimizer.param_groups[0]["lr"]
-            run.record(step=step, loss=sum(losses) / len(losses), rate=rate)
-            losses.clear()
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"loss is {loss.item()} at step {step}")
-        if step % config.save_every == 0:
+            run.record(step=step, loss=sum(losses) / len(losses), rate=rate)
+            losses.clear()
+        if run.seconds - saved >= config.save_minutes * 60:
             save_state(run, model, ema, optimizer, generator, step)
+            saved = run.seconds
+            if run.seconds - looked >= config.look_minutes * 60:
+                look(step)
+                looked = run.seconds
     save_state(run, model, ema, optimizer, generator, step)
     return folder
+
+
+def restore_optimiser_(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], config: DiTConfig
+) -> None:
+    """Its moments, under the settings of ``config``: a resumed run may have others."""
+    optimizer.load_state_dict(state)
+    scales = (1.0, config.modulation_rate)
+    for group, scale in zip(optimizer.param_groups, scales, strict=True):
+        group |= {"lr_scale": scale, "eps": config.epsilon, "weight_decay": config.weight_decay}
+        group["betas"] = (0.9, config.second_moment)
 
 
 def save_state(

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKL
 from .data import load_images, to_float
 from .runs import Log, Run, cosine_rate
 
+EMPTY = 0.3  # of the median channel's standard deviation
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -42,6 +44,11 @@ def build_vae(size: int) -> AutoencoderKL:
         sample_size=size,
         mid_block_add_attention=False,
     )
+
+
+def latent_size(vae: AutoencoderKL) -> int:
+    """Latents per side of an image of the size it was trained for."""
+    return int(vae.config.sample_size) // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def edges(images: torch.Tensor) -> torch.Tensor:
@@ -138,13 +145,33 @@ def train_vae(data: Path, folder: Path, config: VAEConfig, log: Log) -> Path:
             )
 
     vae.load_state_dict(ema)
-    vae.register_to_config(scaling_factor=1 / latent_std(vae, to_float(training)))
+    vae.register_to_config(scaling_factor=1 / float(encode_means(vae, to_float(training)).std()))
     vae.save_pretrained(folder / "vae")
     run.record(step=step, held_out_psnr=reconstruction_psnr(vae, validation))
     return folder / "vae"
 
 
 @torch.no_grad()
-def latent_std(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """Standard deviation of the latent means over ``images``."""
-    return float(torch.cat([vae.encode(c).latent_dist.mean for c in images.split(64)]).std())
+def encode_means(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+    """Latent means of images, unscaled."""
+    return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.split(64)])
+
+
+def adapt_vae(trained: Path, images: torch.Tensor, size: int, out: Path) -> AutoencoderKL:
+    """Write the autoencoder ``trained`` for images of ``size`` pixels, latents of unit variance.
+
+    It is convolutional: one trained on small images serves larger ones. A channel that
+    the KL term has emptied is zero from here on, so that nothing learns to draw it.
+    images  float32 (N, 3, size, size) in [-1, 1], from which the variance is taken
+    """
+    vae = AutoencoderKL.from_pretrained(trained).float()
+    latents = encode_means(vae, images)  # (N, C, h, w)
+    spread = latents.std((0, 2, 3))
+    empty = (spread < EMPTY * spread.median()).nonzero()[:, 0]
+    for parameter in (vae.quant_conv.weight, vae.quant_conv.bias):
+        parameter.data[empty] = 0  # rows of the means come first
+    vae.post_quant_conv.weight.data[:, empty] = 0
+    latents[:, empty] = 0
+    vae.register_to_config(sample_size=size, scaling_factor=1 / float(latents.std()))
+    vae.save_pretrained(out)
+    return vae

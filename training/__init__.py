@@ -1,5 +1,5 @@
 """The demo checkpoint's recipe: data, VAE, DiT, export and measurement."""
 
-from ..threads import share_cores
+from ditas_core.threads import share_cores
 
 share_cores()  # before torch is loaded: this package is a program, not a library

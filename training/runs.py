@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..writing import whole_file, write_text
+from ditas_core.writing import whole_file, write_text
 
 State = dict[str, Any]
 Log = Callable[[str], None]

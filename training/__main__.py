@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
 from .card import write_card
-from .data import prepare
+from .data import load_images, prepare, read_classes, to_float
 from .dit import DiTConfig, train_dit
 from .evaluate import (
     EvaluationConfig,
@@ -26,17 +30,37 @@ from .evaluate import (
     save_image,
 )
 from .export import export_checkpoint
+from .latents import encode_looks
+from .look import LOOKED_AT, look
 from .runs import read_config
-from .vae import VAEConfig, train_vae
+from .vae import VAEConfig, adapt_vae, train_vae
 
 EXAMPLE = """\
 the whole recipe:
-  python -m ditas_core.training prepare --out data/
-  python -m ditas_core.training train --data data/ --out runs/
-  python -m ditas_core.training export --run runs/ --out assets/NAME
-  python -m ditas_core.training evaluate assets/NAME --data data/ --run runs/
-  python -m ditas_core.training card assets/NAME
+  python -m training prepare --out data/ --size 64
+  python -m training prepare --out data/ --size 256
+  python -m training train --data data/ --out runs/
+  python -m training export --run runs/ --out assets/NAME
+  python -m training evaluate assets/NAME --data data/ --run runs/
+  python -m training card assets/NAME
 """
+TRAIN_OPTIONS = {
+    "minutes": "wall time of the DiT",
+    "anneal_minutes": "the last part of it, in which the rate falls",
+    "batch": "images per DiT step",
+    "layers": "blocks of the DiT",
+    "heads": "heads per block",
+    "head_dim": "width of a head",
+    "patch": "latents per side of a token",
+    "peak_rate": "learning rate",
+    "modulation_rate": "that of adaLN's layers, in multiples of it",
+    "second_moment": "beta2 of Adam",
+    "epsilon": "of Adam",
+    "weight_decay": "of Adam",
+    "group_share": "how often a group's label is drawn instead of the emoji's",
+    "save_minutes": "between saves",
+    "look_minutes": "between looks",
+}
 EXPECTED_ERRORS = (ValueError, OSError, ArithmeticError, ImportError, SafetensorError)
 
 
@@ -84,32 +108,60 @@ def run_prepare(args: argparse.Namespace) -> None:
         raise OSError(f"expected npm to fetch {error.cmd[2]}, got: {reason}") from error
 
 
-def run_train(args: argparse.Namespace) -> None:
-    data = images_file(args.data, args.size)
-    dit_config = DiTConfig(
-        minutes=args.minutes,
-        batch=args.batch,
-        layers=args.layers,
-        heads=args.heads,
-        head_dim=args.head_dim,
-        seed=args.seed,
-        coarse_share=args.coarse_share,
-        compile=args.compile,
-    )
+def run_vae(args: argparse.Namespace) -> Path:
+    """The autoencoder of a run, for its size: ``--vae``'s, or trained at half of the size."""
     vae = args.out / "vae" / "vae"
-    if args.init is not None and not vae.is_dir():
-        shutil.copytree(args.init / "vae", vae)
-    if not (vae / "config.json").is_file():
+    if (vae / "config.json").is_file():
+        return Path(vae)
+    trained = args.vae / "vae" if args.vae is not None else args.out / "vae" / "small"
+    if not (trained / "config.json").is_file():
         say("training the VAE")
-        train_vae(data, args.out / "vae", VAEConfig(steps=args.vae_steps, seed=args.seed), say)
+        config = VAEConfig(steps=args.vae_steps, seed=args.seed)
+        shutil.move(
+            train_vae(images_file(args.data, args.size // 2), args.out / "vae", config, say),
+            trained,
+        )
+    large = load_images(images_file(args.data, 2 * args.size))
+    some = large["images"][large["labels"] >= 0][::10]
+    adapt_vae(trained, F.avg_pool2d(to_float(some), 2), args.size, vae)
+    return Path(vae)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    data = images_file(args.data, 2 * args.size)
+    config = DiTConfig(
+        **{name: getattr(args, name) for name in TRAIN_OPTIONS},
+        compile=args.compile,
+        seed=args.seed,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(args.data / "classes.json", args.out / "classes.json")
+    vae = run_vae(args)
+    latents = args.out / "latents.safetensors"
+    encode_looks(data, AutoencoderKL.from_pretrained(vae), latents, args.size, say)
     say("training the DiT")
-    train_dit(data, vae, args.out / "dit", dit_config, say, args.init)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    train_dit(
+        latents,
+        args.out / "dit",
+        config,
+        say,
+        init=args.init,
+        stop=stopping.is_set,
+        look=lambda _: say(f"wrote {look(args.out, LOOKED_AT, say)}"),
+    )
+
+
+def run_look(args: argparse.Namespace) -> None:
+    say(f"wrote {look(args.run, LOOKED_AT, say)}")
 
 
 def run_export(args: argparse.Namespace) -> None:
     config = read_config(args.run / "dit", DiTConfig)
     state = args.run / "dit" / "state.pt"
-    say(f"wrote {export_checkpoint(args.run / 'vae' / 'vae', state, args.out, config)}")
+    names = read_classes(args.run)
+    say(f"wrote {export_checkpoint(args.run / 'vae' / 'vae', state, args.out, config, names)}")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -128,7 +180,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         save_image(draw_all_classes(pipeline, config, say), beside)
         say(f"wrote {args.sheet} and {beside.name}")
         return
-    data = images_file(args.data, pipeline.vae.config.sample_size)
+    data = images_file(args.data, 2 * pipeline.vae.config.sample_size)
     out = args.out or args.checkpoint
     report = evaluate(args.checkpoint, data, args.run, out, config, say)
     for name in ("samples", "samples_subset", "held_out", "training_subset"):
@@ -146,7 +198,7 @@ def run_card(args: argparse.Namespace) -> None:
 
 def build_parser() -> Parser:
     parser = Parser(
-        prog="python -m ditas_core.training",
+        prog="python -m training",
         description="Make the demo checkpoint: a small DiT that draws emoji, trained on a CPU.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -161,34 +213,29 @@ def build_parser() -> Parser:
 
     verb = add("prepare", run_prepare, "Fetch the emoji with npm and write them as one file.")
     verb.add_argument("--out", type=Path, required=True, help="folder for the data")
-    verb.add_argument("--size", type=positive, default=64, help="pixels per side")
+    verb.add_argument("--size", type=positive, default=256, help="pixels per side")
 
     verb = add("train", run_train, "Train the VAE, then the DiT. Run it again to resume.")
     verb.add_argument("--data", type=Path, required=True, help="folder that `prepare` wrote")
-    verb.add_argument("--out", type=Path, required=True, help="folder for the two runs")
-    verb.add_argument("--minutes", type=float, default=dit.minutes, help="wall time of the DiT")
+    verb.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    verb.add_argument("--size", type=positive, default=128, help="pixels per side of the images")
+    verb.add_argument("--vae", type=Path, help="take the VAE of this checkpoint")
     verb.add_argument("--vae-steps", type=positive, default=vae.steps, help="steps of the VAE")
-    verb.add_argument("--size", type=positive, default=64, help="pixels per side of the images")
-    verb.add_argument("--layers", type=positive, default=dit.layers, help="blocks of the DiT")
-    verb.add_argument("--heads", type=positive, default=dit.heads, help="heads per block")
-    verb.add_argument("--head-dim", type=positive, default=dit.head_dim, help="width of a head")
-    verb.add_argument("--batch", type=positive, default=dit.batch, help="images per DiT step")
+    verb.add_argument("--init", type=Path, help="start a new run from this exported checkpoint")
     verb.add_argument("--seed", type=int, default=dit.seed, help="seed of both runs")
-    verb.add_argument(
-        "--init", type=Path, help="start a new run from this exported checkpoint and its VAE"
-    )
-    verb.add_argument(
-        "--coarse-share",
-        type=float,
-        default=dit.coarse_share,
-        help="share of the time on images of half the size",
-    )
+    for name, text in TRAIN_OPTIONS.items():
+        default = getattr(dit, name)
+        kind = positive if isinstance(default, int) else float
+        verb.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     verb.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=dit.compile,
         help="compile the DiT; needs a C++ compiler and minutes at each start",
     )
+
+    verb = add("look", run_look, "Draw 48 classes and measure the outliers of a run as it is.")
+    verb.add_argument("--run", type=Path, required=True, help="folder that `train` writes")
 
     verb = add("export", run_export, "Write the trained weights as a diffusers DiTPipeline folder.")
     verb.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, ModelMixin
 
-from ..writing import write_text
-from .classes import CLASS_RULES
+from ditas_core.writing import whole_folder, write_text
+
 from .dit import DiTConfig, build_scheduler, plain_dit
+from .vae import latent_size
 
 
 def export_checkpoint(
-    vae_folder: Path, dit_state_path: Path, target: Path, config: DiTConfig
+    vae_folder: Path, dit_state_path: Path, target: Path, config: DiTConfig, names: list[str]
 ) -> Path:
     """The averaged weights of a run -> ``target``, a folder stock diffusers loads.
 
+    ``names`` are its classes', in the order of their labels.
     The embedders that all blocks shared while training are written once per
     block, as ``DiTTransformer2DModel`` has them. Float16 safetensors.
     ``target`` appears by a rename; an older checkpoint there, with the figures
@@ -31,9 +32,8 @@ def export_checkpoint(
     if target.exists() and not (target / "model_index.json").is_file():
         raise FileExistsError(f"expected no {target}, or a checkpoint to replace; got another file")
     vae = AutoencoderKL.from_pretrained(vae_folder)
-    latent_size = vae.config.sample_size // 2 ** (len(vae.config.block_out_channels) - 1)
     state = torch.load(dit_state_path, weights_only=True, map_location="cpu")
-    transformer = plain_dit(latent_size, config)
+    transformer = plain_dit(latent_size(vae), config)
     transformer.load_state_dict(state["ema"])
     pipeline = DiTPipeline(
         transformer=to_half_(transformer).eval(),
@@ -41,17 +41,14 @@ def export_checkpoint(
         scheduler=build_scheduler(),
     )
 
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    pipeline.save_pretrained(part, safe_serialization=True)
-    index = _read_json(part / "model_index.json")
-    index["id2label"] = {str(label): rule.name for label, rule in enumerate(CLASS_RULES)}
-    write_text(part / "model_index.json", json.dumps(index, indent=2) + "\n")
-    for path in [*part.glob("*.json"), *part.glob("*/*.json")]:
-        kept = {key: value for key, value in _read_json(path).items() if key != "_name_or_path"}
-        write_text(path, json.dumps(kept, indent=2) + "\n")
-    replace_folder(part, target)
+    with whole_folder(target, replaces=True) as part:
+        pipeline.save_pretrained(part, safe_serialization=True)
+        index = _read_json(part / "model_index.json")
+        index["id2label"] = {str(label): name for label, name in enumerate(names)}
+        write_text(part / "model_index.json", json.dumps(index, indent=2) + "\n")
+        for path in [*part.glob("*.json"), *part.glob("*/*.json")]:
+            kept = {key: value for key, value in _read_json(path).items() if key != "_name_or_path"}
+            write_text(path, json.dumps(kept, indent=2) + "\n")
     return target
 
 
@@ -62,16 +59,6 @@ def to_half_(model: ModelMixin) -> ModelMixin:
         if not torch.isfinite(weight).all():
             raise OverflowError(f"expected weights within float16, got more in {name}")
     return model
-
-
-def replace_folder(part: Path, target: Path) -> None:
-    """Rename ``part`` to ``target``; what was there is gone only after that."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
