@@ -394,3 +394,31 @@ def test_the_shipped_model_in_one_call() -> None:
     quantized, report = ditas.quantize(pipeline, "W8A8", method="smoothing", **QUICK)
     assert report.model == "fluent-emoji-dit" and len(report.rows) == 32
     assert ditas.load(pipeline).licence == "mit" and quantized.labels == pipeline.labels
+
+
+def test_the_integer_backend_draws_what_the_simulated_one_does(tmp_path: Path) -> None:
+    """Through every way in: quantize, convert, and a saved folder read for it."""
+    pipeline = dit()
+    settings: dict[str, Any] = {"samples": 1, "steps": 2, "alpha": (0.5,), "progress": False}
+    simulated, _ = ditas.quantize(pipeline, "W4A8", **settings)
+    integer, report = ditas.quantize(pipeline, "W4A8", backend="integer", **settings)
+    assert type(integer) is type(pipeline) and report.notes[0].startswith("Integer: ")
+    layers = [m for m in integer.transformer.modules() if isinstance(m, QuantizedLinear)]
+    assert layers and all(m.backend == "integer" and m.weight is None for m in layers)
+    want = draw(simulated)
+    assert torch.equal(draw(integer), want)
+    ditas.save(integer, tmp_path / "folder")
+    for backend in ("simulated", "integer"):
+        read = ditas.load(tmp_path / "folder", backend=backend)
+        kinds = {m.backend for m in read.transformer.modules() if isinstance(m, QuantizedLinear)}
+        assert kinds == {backend} and torch.equal(draw(ditas.pipeline(read)), want)
+
+
+def test_a_backend_that_cannot_run_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    for arguments in ({"convention": "paper"}, {"convention": "released"}):
+        with pytest.raises(SpecError, match="expected simulated with the convention"):
+            ditas.quantize("nowhere", backend="integer", **arguments)
+    with pytest.raises(SpecError, match="expected one of simulated, integer"):
+        ditas.quantize("nowhere", backend="int8")
+    with pytest.raises(CheckpointError, match="quantize it first"):
+        ditas.load("assets/fluent-emoji-dit", backend="integer")

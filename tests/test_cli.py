@@ -60,6 +60,17 @@ def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     compared = run_json(capsys, f"compare {folder} {quantized} --samples 3 --steps 2")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
+    comparing = f"compare {folder} {quantized} --samples 3 --steps 2 --backend integer"
+    integer = run_json(capsys, comparing)
+    alike = ("latent_sqnr_db", "psnr_db", "ssim", "effective_bits")
+    (other,) = integer["results"]
+    assert {key: other[key] for key in alike} == {key: row[key] for key in alike}
+    assert (row["backend"], other["backend"]) == ("simulated", "integer")
+    run_json(capsys, f"{drawing}-integer --backend integer")
+    for picture in ("0000-cat.png", "0001-owl.png"):
+        assert (tmp_path / "s" / picture).read_bytes() == (
+            tmp_path / "s-integer" / picture
+        ).read_bytes()
     again = f"calibrate {quantized} --steps 2 --samples 2 --out {tmp_path / 'again'}"
     assert run_json(capsys, again)["groups"] == 8
     for wrong, said in (

@@ -42,6 +42,7 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     like: str | Path | None = None,
+    backend: str = "simulated",
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Checkpoint:
@@ -51,6 +52,7 @@ def load(
     source    a path, ``REPO@COMMIT`` on the hub, or a pipeline, whose weights are shared
     dtype     of the transformer as it is read: float32 or bfloat16
     like      of a weight file: the folder or hub id that lends autoencoder and schedule
+    backend   of a folder that ``save`` wrote: see ``convert``
     captions  of a text-conditioned model: embedded prompts or their file; or prompts, where
               ``source`` is a pipeline with its text encoder
     progress  of a download: see ``calibrate``
@@ -76,7 +78,12 @@ def load(
             raise CheckpointError(
                 "captions, like: expected neither with a quantized folder, which has its own"
             )
-        return load_quantized(Path(source))[0]
+        return load_quantized(Path(source), backend=backend)[0]
+    if backend != "simulated":
+        raise CheckpointError(
+            f"backend: expected a quantized folder to run as {backend}, got a model in full "
+            "precision; quantize it first"
+        )
     with fetching(progress) as tell:
         return load_checkpoint(source, dtype=dtype, like=like, captions=captions, progress=tell)
 

@@ -13,7 +13,7 @@ import torch
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline
 from ..search import plain_recipe, relative_error
-from ..specs import BitWidths, LowRankSpec, Recipe, SpecError
+from ..specs import BitWidths, LowRankSpec, Recipe, SpecError, get_convention
 from .drawing import check_drawable, pipeline_with
 from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
@@ -34,6 +34,7 @@ def quantize(
     steps: int = 20,
     guidance_scale: float | None = None,
     seed: int = 0,
+    backend: str = "simulated",
     captions: Prompts = None,
     calibration: Calibration | None = None,
     recipe: Recipe | None = None,
@@ -46,6 +47,8 @@ def quantize(
                  ``seed`` are then not looked at
     recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``
                  and ``rank`` are then not looked at
+    backend      how its products run: "simulated", in floating point, or "integer", in bytes, to
+                 the same numbers; conventions of the integer kind can
     The others are those of ``calibrate`` and ``search``. The pipeline has the class, device and
     precision of the one that was given, and shares all but transformer and scheduler with it.
 
@@ -63,11 +66,13 @@ def quantize(
     """
     check_progress(progress)
     wanted = what_to_search(bits, method, convention, alpha, rank)
+    get_convention(wanted.spec.convention).check_backend(backend)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
     if calibration is not None:
         check_calibration(calibration)
     if recipe is not None:
         check_is_recipe(recipe)
+        get_convention(recipe.convention).check_backend(backend)
         if recipe.needs_calibration and calibration is None:
             raise SpecError("calibration: expected the one the recipe was searched with, got none")
     checkpoint = full_checkpoint(model, captions, progress)
@@ -87,10 +92,10 @@ def quantize(
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)
     with clock(seconds, "conversion"):
-        quantized = converted(checkpoint, recipe, calibration, progress)
+        quantized = converted(checkpoint, recipe, calibration, progress, backend)
     source = model.transformer if is_pipeline(model) else checkpoint.transformer
     made = pipeline_with(model, checkpoint, quantized)
-    notes = notes_of(model, checkpoint, made)
+    notes = notes_of(model, checkpoint, made, backend)
     return made, make_report(checkpoint, source, quantized, recipe, errors, seconds, notes)
 
 
@@ -101,9 +106,15 @@ def clock(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = time.perf_counter() - started
 
 
-def notes_of(model: Model, checkpoint: Checkpoint, made: Any) -> tuple[str, ...]:
+NOTES = {
+    "simulated": "simulated: operands are rounded and multiplied in float32; no speed is claimed",
+    "integer": "integer: products of codes run in bytes, to the numbers of the simulation",
+}
+
+
+def notes_of(model: Model, checkpoint: Checkpoint, made: Any, backend: str) -> tuple[str, ...]:
     """What a reader of the report should know besides its figures."""
-    notes = ["simulated: operands are rounded and multiplied in float32; no speed is claimed"]
+    notes = [NOTES[backend]]
     notes += replace(checkpoint, transformer=made.transformer).notes
     dtype = made.transformer.dtype
     if is_pipeline(model) and dtype != torch.float32:

@@ -11,10 +11,11 @@ from ..calibration import Calibration, check_together
 from ..calibration import calibrate as run_calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
+from ..layers import run_as_
 from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
-from ..specs import BitWidths, LowRankSpec, Recipe
+from ..specs import BitWidths, LowRankSpec, Recipe, get_convention
 from .drawing import pipeline_with
 from .models import Model, full_checkpoint, placed
 from .progress import Progress, check_progress, ended, told
@@ -152,6 +153,7 @@ def convert(
     recipe: Recipe,
     calibration: Calibration | None = None,
     *,
+    backend: str = "simulated",
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Any:
@@ -161,9 +163,11 @@ def convert(
     ``model`` stays as it is.
 
     calibration  that the recipe was searched with; None where it needs none
+    backend      how its products run: "simulated", in floating point, or "integer", in bytes
 
     Raises:
         RecipeError: the three do not belong together.
+        SpecError: a backend that the recipe's convention cannot run on.
 
     >>> import ditas_core as ditas
     >>> model = ditas.load("assets/fluent-emoji-dit")
@@ -175,17 +179,22 @@ def convert(
     """
     check_progress(progress)
     check_is_recipe(recipe)
+    get_convention(recipe.convention).check_backend(backend)
     if calibration is not None:
         check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)
-    quantized = converted(checkpoint, recipe, calibration, progress)
+    quantized = converted(checkpoint, recipe, calibration, progress, backend)
     if is_pipeline(model):
         return pipeline_with(model, checkpoint, quantized)
     return replace(checkpoint, transformer=quantized)
 
 
 def converted(
-    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None, progress: Progress
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    progress: Progress,
+    backend: str,
 ) -> Any:
     """The quantized transformer, which remembers its origin."""
     check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
@@ -193,4 +202,5 @@ def converted(
         quantized = quantize_transformer(
             checkpoint, recipe, calibration, lambda event: tell(event.index)
         )
+    run_as_(quantized, backend)
     return remember_(quantized, checkpoint, recipe)

@@ -37,8 +37,9 @@ from ..checkpoints import (
     this_machine,
 )
 from ..checkpoints.files import iterate_weights, joined_headers, weight_files
+from ..layers import run_as_
 from ..models import Transformer, family_of_config
-from ..specs import Recipe, show
+from ..specs import Recipe, get_convention, show
 from ..writing import whole_folder, write_text
 from .checks import (
     check_count,
@@ -114,15 +115,19 @@ def is_quantized(path: Path) -> bool:
         return False
 
 
-def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoint, Recipe]:
+def load_quantized(
+    path: Path, machine: Machine | None = None, backend: str = "simulated"
+) -> tuple[Checkpoint, Recipe]:
     """The quantized transformer as a Checkpoint (its fingerprint is its own), and its recipe.
 
     machine  what may be used; None: what this machine has left
+    backend  see ``run_as_``
 
     Raises:
         CheckpointError: a file is missing, damaged, a link to elsewhere, or does not fit the
             configuration and the recipe; or it does not fit the machine. Names, shapes and
             sizes are looked at before anything is allocated.
+        SpecError: a backend that the recipe's convention cannot run on.
     """
     with wholeness_of(path):
         marker = read_object(path, "ditas.json")
@@ -148,6 +153,8 @@ def load_quantized(path: Path, machine: Machine | None = None) -> tuple[Checkpoi
             check_tensor(name, header.shape, header.dtype, expected[name])
         vae_headers = joined_headers(weight_files(path / "vae", path))
         schedule = read_schedule(path / "scheduler")
+    get_convention(recipe.convention).check_backend(backend)
+    run_as_(transformer, backend)
     room = this_machine(path.parent) if machine is None else machine
     check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)
     with wholeness_of(path):

@@ -280,7 +280,7 @@ def run_quantize(args: argparse.Namespace) -> Report:
 def run_sample(args: argparse.Namespace) -> Report:
     spec = sampling_spec(args)
     check_new_folder(args.out)
-    checkpoint, _ = load_any(args)
+    checkpoint, _ = load_any(args, args.backend)
     if args.classes.strip():
         chosen = split_names(args.classes, checkpoint.class_names)
         wanted = [checkpoint.class_index(name) for name in chosen]

@@ -17,10 +17,10 @@ from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
 from ..conversion import inject_outliers
 from ..evaluation import Interval, interval
-from ..layers import effective_bits
+from ..layers import effective_bits, run_as_
 from ..sampling import spread_labels
 from ..search import SearchSpec
-from ..specs import BitWidths, CalibrationSpec, SpecError, summarize
+from ..specs import BitWidths, CalibrationSpec, Recipe, SpecError, get_convention, summarize
 from ..writing import check_new_folder, whole_folder
 from .commands import (
     Report,
@@ -78,10 +78,12 @@ def ablation(
                 checkpoint, CalibrationSpec(sampling_spec(args), seed=1_000_000)
             )
         recipe, _ = searched(checkpoint, calibration, spec)
+        transformer = converted(checkpoint, recipe, calibration)
+        run_as_(transformer, args.backend)
         yield Contestant(
             f"{spec.bits} {spec.method}",
             summarize(recipe),
-            converted(checkpoint, recipe, calibration),
+            transformer,
             str(spec.bits),
             spec.method,
         )
@@ -94,7 +96,7 @@ def contestants(
     calibration: Calibration | None,
 ) -> Iterator[Contestant]:
     for path in args.quantized:
-        quantized, recipe = load_quantized(path)
+        quantized, recipe = load_quantized(path, backend=args.backend)
         if recipe.checkpoint != checkpoint.fingerprint:
             raise SpecError(
                 f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
@@ -122,6 +124,12 @@ def run_compare(args: argparse.Namespace) -> Report:
             checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
         )
     # everything that can be wrong is looked at before the long work
+    if args.ablation:
+        get_convention(args.convention).check_backend(args.backend)
+    if args.backend != "simulated":
+        for path in args.quantized:
+            recipe = Recipe.load(path / "recipe.json")
+            get_convention(recipe.convention).check_backend(args.backend)
     specs = ablation_specs(args, checkpoint)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     if args.out is not None:
@@ -134,16 +142,21 @@ def run_compare(args: argparse.Namespace) -> Report:
         return trajectory(label, checkpoint, transformer, labels, spec, args.seed)
 
     reference = run("full precision", checkpoint.transformer)
+    full_seconds = time.perf_counter() - started
     images = {"full-precision": reference.images}
     rows: list[dict[str, Any]] = []
     plain: dict[str, Tensor] = {}
     for one in contestants(args, checkpoint, specs, calibration):
+        begun = time.perf_counter()
         result = run(one.label, one.transformer)
+        took = time.perf_counter() - begun
         found = compare(reference, result)
         row: dict[str, Any] = {
             "label": one.label,
             "recipe": one.recipe,
+            "backend": args.backend,
             "effective_bits": round(effective_bits(one.transformer), 3),
+            "seconds_per_sample": round(took / args.samples, 3),
             **metrics(found.summary()),
         }
         if one.method == "plain":
@@ -169,6 +182,7 @@ def run_compare(args: argparse.Namespace) -> Report:
         "guidance_scale": spec.guidance_scale,
         "scheduler": spec.scheduler,
         "seed": args.seed,
+        "seconds_per_sample": round(full_seconds / args.samples, 3),
         "results": rows,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -184,7 +198,7 @@ def line_of(row: dict[str, Any]) -> str:
     text = (
         f"{row['label']:>16}  latent SQNR {show(row['latent_sqnr_db'], 2)} dB"
         f"  PSNR {show(row['psnr_db'], 2)} dB  SSIM {show(row['ssim'], 4)}"
-        f"  {row['effective_bits']} bits/weight"
+        f"  {row['effective_bits']} bits/weight  {row['seconds_per_sample']:.2f} s/sample"
     )
     if "gain_over_plain_db" in row:
         text += f"  gain over plain {show(row['gain_over_plain_db'], 2)} dB"

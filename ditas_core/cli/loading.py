@@ -89,7 +89,9 @@ def load(args: argparse.Namespace) -> Checkpoint:
         )
 
 
-def load_any(args: argparse.Namespace) -> tuple[Checkpoint, Recipe | None]:
+def load_any(
+    args: argparse.Namespace, backend: str = "simulated"
+) -> tuple[Checkpoint, Recipe | None]:
     """A quantized folder, or a checkpoint.
 
     Raises:
@@ -103,5 +105,10 @@ def load_any(args: argparse.Namespace) -> tuple[Checkpoint, Recipe | None]:
             raise CheckpointError(
                 "--like, --captions: expected neither with a quantized folder, which has its own"
             )
-        return load_quantized(Path(args.checkpoint))
+        return load_quantized(Path(args.checkpoint), backend=backend)
+    if backend != "simulated":
+        raise CheckpointError(
+            f"--backend: expected a quantized folder to run as {backend}, got a model in "
+            "full precision; quantize it first"
+        )
     return load(args), None

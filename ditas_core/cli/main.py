@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..specs import SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
+from ..specs import BACKENDS, SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
@@ -76,6 +76,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         choices=("cpu", "cuda"),
         default="cpu",
         help="where the networks run; of several processes each takes its own GPU (%(default)s)",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="simulated",
+        help="how quantized products run: simulated, in floating point, or integer, in bytes, "
+        "where the convention allows it (%(default)s)",
     )
 
 
@@ -200,6 +210,7 @@ def build_parser() -> Parser:
     )
     sample.add_argument("--out", type=Path, required=True, help="new folder to write")
     add_device(sample)
+    add_backend(sample)
     add_sampling(sample)
 
     compare = verb("compare", "same noise through full precision and quantized models")
@@ -232,6 +243,7 @@ def build_parser() -> Parser:
         "--samples", type=number(int, 1, 4096), default=16, help="how many (%(default)s)"
     )
     compare.add_argument("--out", type=Path, help="new folder for the paired images")
+    add_backend(compare)
     add_sampling(compare)
     add_quantization(compare)
 

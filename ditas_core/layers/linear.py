@@ -105,25 +105,28 @@ class QuantizedLinear(nn.Module):
         self.register_load_state_dict_post_hook(derive_anew_)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """C_out, C_in."""
-        return self.bias.shape[0], self.down.shape[1]
+    def in_features(self) -> int:
+        return self.down.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.bias.shape[0]
 
     @property
     def weights(self) -> int:
-        return self.shape[0] * self.shape[1]
+        return self.out_features * self.in_features
 
     @property
     def multiplies_codes(self) -> bool:
         return self.branch_on_full and runs_as_integers(
-            self.weight_spec, self.activation_spec, self.shape[1]
+            self.weight_spec, self.activation_spec, self.in_features
         )
 
     def unpacked(self) -> Tensor:
         """The codes, uint8 (C_out, C_in)."""
         if self.weight_spec.bits > PACKED_BITS:
             return self.codes
-        return unpack_nibbles(self.codes, self.shape[1])
+        return unpack_nibbles(self.codes, self.in_features)
 
     def derive_(self) -> None:
         """Make what the backend computes with of the codes as they are now."""
@@ -147,7 +150,7 @@ class QuantizedLinear(nn.Module):
         codes = self.operand_codes
         if codes is None:
             codes = signed_codes(self.unpacked(), self.weight_spec.bits)
-        group = self.weight_spec.group_size or self.shape[1]
+        group = self.weight_spec.group_size or self.in_features
         return Operand(codes, self.operand_sums, self.operand_rest, self.operand_scale, group)
 
     def dequantized(self) -> Tensor:
@@ -156,7 +159,9 @@ class QuantizedLinear(nn.Module):
         if spec.bits >= FULL_PRECISION_BITS:
             return self.codes
         if self.codes.is_meta:
-            return torch.empty(self.shape, dtype=self.bias.dtype, device="meta")
+            return torch.empty(
+                self.out_features, self.in_features, dtype=self.bias.dtype, device="meta"
+            )
         codes = self.unpacked().float() + spec.qmin
         if spec.granularity is Granularity.PER_STRIDED_GROUP:
             index = (torch.arange(len(codes)) + self.row_start) % len(self.scale)

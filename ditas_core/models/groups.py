@@ -76,8 +76,8 @@ def attended(block: int, kind: str, attention: str) -> SmoothingGroup:
 
 def input_channels(transformer: nn.Module, group: SmoothingGroup) -> int:
     """Of the group's input, whether its layers are quantized or not."""
-    weight: Any = transformer.get_submodule(group.layers[0]).weight  # (C_out, C_in)
-    return int(weight.shape[1])
+    layer: Any = transformer.get_submodule(group.layers[0])
+    return int(layer.in_features)
 
 
 def group_fed_by(
