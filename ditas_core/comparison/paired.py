@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,11 +18,21 @@ from ..specs import SamplingSpec
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One run: latents after every step (S, N, C, H, W), timesteps, decoded images in [0, 1]."""
+    """One run: latents after every step (S, N, C, H, W), timesteps, decoded images in [0, 1].
+
+    seconds  of its steps, on a wall clock, without decoding
+    """
 
     latents: Tensor
     timesteps: tuple[int, ...]
     images: Tensor
+    seconds: float = 0.0
+
+    @property
+    def ms_per_step(self) -> float:
+        """Of one picture: milliseconds of a step over the samples that it advances."""
+        steps, samples = self.latents.shape[:2]
+        return 1000 * self.seconds / (steps * samples)
 
     @property
     def final(self) -> Tensor:
@@ -115,9 +126,11 @@ def iterate_trajectory(
     """
     parts: list[Tensor] = []
     timesteps: tuple[int, ...] = ()
+    seconds = 0.0
     for first in range(0, len(labels), batch):
         chunk = labels[first : first + batch]
         latents, times = [], []
+        begun = time.perf_counter()
         for step in iterate_latents(
             transformer,
             checkpoint.scheduler,
@@ -127,14 +140,16 @@ def iterate_trajectory(
             seed + first,
             checkpoint.conditions,
         ):
+            seconds += time.perf_counter() - begun
             latents.append(step.latents)
             times.append(step.timestep)
             yield TrajectoryProgress(step.index + 1, step.total, first, len(labels))
+            begun = time.perf_counter()
         parts.append(torch.stack(latents))  # (S, n, C, H, W)
         timesteps = tuple(times)
     latents_all = torch.cat(parts, dim=1)  # (S, N, C, H, W)
     images = decode_latents(checkpoint.vae, latents_all[-1])
-    yield Trajectory(latents_all, timesteps, images)
+    yield Trajectory(latents_all, timesteps, images, seconds)
 
 
 def check_shapes(reference: Trajectory, other: Trajectory) -> None:

@@ -53,7 +53,7 @@ def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.
         open_tab = gr.Textbox(tabs[0].key, visible="hidden", elem_id="open-tab", label="open tab")
         redraws = []
         with gr.Tabs(elem_id="tabs") as places:
-            page = Page(bar, places)
+            page = Page(bar, places, {"backend": bar.inputs.backend})
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.key, elem_id=f"tab-{tab.key}") as shown:
                     view = tab.build(backend, page)

@@ -108,10 +108,11 @@ def hooked(module: torch.nn.Module) -> bool:
 
 
 def bar(checkpoint: Any = DEMO.name, **changes: Any) -> list[Any]:
-    """The bar's nine values."""
+    """The bar's ten values."""
     values = {
         "checkpoint": checkpoint, "preset": "W4A8", "weight": 4, "activation": 8,
         "convention": "integer", "recipe": DITAS, "inject": False, "strength": 60, "dark": False,
+        "backend": "simulated",
     }  # fmt: skip
     assert set(changes) <= set(values)
     return list({**values, **changes}.values())

@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
+from ...specs import BACKENDS, BIT_PRESETS, CONVENTIONS, BitWidths, get_convention
 from ..serving.errors import refuse, status
 from ..serving.inputs import Inputs
 from ..serving.validate import flag, is_plain, one_of, real, whole
 from ..stored.results import BUILT_IN, DITAS
 from ..visitors.backend import Backend, Choice, Model
+from ..visitors.engine import speed_line
 from ..visitors.running import QUIET, answer
 from ..visitors.session import Session
 from .fetching import LoadRow, build_load_row, wire_load_row
@@ -36,6 +37,7 @@ class BarInputs(Inputs):
     inject: Any
     strength: Any
     dark: Any
+    backend: Any
 
     def read(self, backend: Backend) -> Choice:
         """Check the values."""
@@ -56,7 +58,8 @@ class BarInputs(Inputs):
             # to the slider's steps: each strength is a copy of the whole model
             factor = float(round(self.read_strength()))
         dark = flag(self.dark, "dark")
-        return Choice(Model(key, factor), bits, self.convention, self.recipe, dark)
+        one_of(self.backend, "products", list(BACKENDS))
+        return Choice(Model(key, factor), bits, self.convention, self.recipe, dark, self.backend)
 
     def read_strength(self) -> float:
         """The slider's value, whether or not the injected model is used everywhere."""
@@ -75,7 +78,14 @@ class SetupBar:
     def changes(self) -> list[Any]:
         """The events after which the open tab is drawn anew."""
         bar = self.inputs
-        chosen = (bar.checkpoint, bar.preset, bar.convention, bar.recipe, bar.inject)
+        chosen = (
+            bar.checkpoint,
+            bar.preset,
+            bar.convention,
+            bar.recipe,
+            bar.inject,
+            bar.backend,
+        )
         slid = (bar.weight_bits, bar.activation_bits, bar.strength)
         return [
             *(each.input for each in chosen),
@@ -151,7 +161,14 @@ def setup_notice(backend: Backend, session: Session, choice: Choice) -> str:
             "÷ the same; the full-precision image does not change"
         )
         return status(text, "warn")
-    return status(f"{choice.title} · recipe: {name}", "done")
+    text = f"{choice.title} · recipe: {name} · {speed_line(backend, choice)}"
+    return status(text + why_simulated(choice), "done")
+
+
+def why_simulated(choice: Choice) -> str:
+    """Where integers were asked for and the convention cannot."""
+    cannot = get_convention(choice.convention).only_simulated
+    return f"; no integers: {cannot}" if cannot and choice.backend != choice.runs_as else ""
 
 
 def build_setup(backend: Backend) -> SetupBar:
@@ -191,6 +208,14 @@ def build_setup(backend: Backend) -> SetupBar:
             elem_id="recipe",
             min_width=170,
         )
+        products = gr.Dropdown(
+            [("simulated", "simulated"), ("in integers", "integer")],
+            value=BACKENDS[0],
+            label="Products",
+            info="how quantized layers multiply",
+            elem_id="backend",
+            min_width=130,
+        )
     with gr.Row(visible=False) as custom_row:
         weight_bits = gr.Slider(2, 8, 4, step=1, label="Weight bits", elem_id="weight-bits")
         activation_bits = gr.Slider(
@@ -212,7 +237,16 @@ def build_setup(backend: Backend) -> SetupBar:
         setup_notice(backend, Session(""), first_choice(backend)), padding=False, elem_id="notice"
     )
     inputs = BarInputs(
-        checkpoint, preset, weight_bits, activation_bits, convention, recipe, inject, strength, dark
+        checkpoint,
+        preset,
+        weight_bits,
+        activation_bits,
+        convention,
+        recipe,
+        inject,
+        strength,
+        dark,
+        products,
     )
     bar = SetupBar(inputs, notice, build_load_row(backend, first_choice(backend)))
 

@@ -29,7 +29,7 @@ from ...checkpoints import (
 from ...conversion import inject_outliers, injected_factors
 from ...evaluation import OutlierAtlas, outlier_atlas, rescaled_calibration
 from ...search import plain_recipe
-from ...specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe
+from ...specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, get_convention
 from ..serving.errors import without_folders
 from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
@@ -72,10 +72,17 @@ class Choice:
     convention: str
     recipe: str = DITAS
     dark: bool = False
+    backend: str = "simulated"
 
     @property
     def title(self) -> str:
         return f"{self.model.title} · {self.bits} · {self.convention}"
+
+    @property
+    def runs_as(self) -> str:
+        """The backend that was asked for, where the convention can run on it."""
+        cannot = get_convention(self.convention).only_simulated
+        return "simulated" if cannot else self.backend
 
 
 class Backend:

@@ -21,6 +21,7 @@ from ...serving.zerogpu import iterate_trajectory
 from ...stored.catalogue import showcase
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
+from ...visitors.engine import fastest, running
 from ...visitors.session import Session
 from .trials import LayerSweep, StepSweep, Trial, notes_of
 
@@ -165,7 +166,7 @@ def quantizing(
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):
-                found = event
+                found = running(fastest(backend, choice), event)
             else:
                 text = f"quantizing: layer {event.index} of {event.total}"
                 yield Step(text, event.index / event.total, part)

@@ -62,6 +62,7 @@ def shown(backend: Backend, session: Session, choice: Choice) -> OnView | None:
         and last.settings.get("strength") == choice.model.strength
         and last.settings.get("bits") == str(choice.bits)
         and last.settings.get("convention") == choice.convention
+        and last.settings.get("backend") == choice.runs_as
     ):
         return OnView(f"{session.result}-{len(last.variants)}", last)
     shipped, bits = backend.shipped, str(choice.bits)
@@ -70,6 +71,7 @@ def shown(backend: Backend, session: Session, choice: Choice) -> OnView | None:
         or bits not in shipped.presets
         or choice.model != backend.default
         or choice.convention != shipped.convention
+        or choice.runs_as != "simulated"
     ):
         return None
     return OnView(f"shipped {bits}", shipped.presets[bits].result)

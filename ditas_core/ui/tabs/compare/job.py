@@ -16,6 +16,7 @@ from ...serving.zerogpu import iterate_trajectory
 from ...stored.results import DITAS, REFERENCE, SEARCHED, Result, make_result
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
+from ...visitors.engine import keep_speed, running
 from ...visitors.measuring import measure
 from ...visitors.running import Progress
 from ...visitors.session import Session
@@ -126,7 +127,12 @@ def run_comparison(
             else:
                 yield step
         title = f"{checkpoint.name} · {job.choice.bits} · {job.choice.convention}"
-        yield make_result(title, job.classes, reference, dict(runs), used, settings_of(job))
+        settings = settings_of(job)
+        timed = {REFERENCE: reference} | {variant: run for variant, (run, _) in runs.items()}
+        settings["seconds"] = {
+            variant: run.seconds / len(job.classes) for variant, run in timed.items()
+        }
+        yield make_result(title, job.classes, reference, dict(runs), used, settings)
 
 
 def settings_of(job: CompareJob) -> dict[str, object]:
@@ -140,6 +146,7 @@ def settings_of(job: CompareJob) -> dict[str, object]:
         "strength": job.choice.model.strength,
         "bits": str(job.choice.bits),
         "convention": job.choice.convention,
+        "backend": job.choice.runs_as,
         "calibration": asdict(job.calibration),
         "asked": list(job.recipes),
     }
@@ -169,7 +176,8 @@ def sampled(
     """One guided run, of the quantized model where there is a recipe; from the cache if known."""
     checkpoint = backend.checkpoint(job.choice.model)
     text = "" if recipe is None else recipe.to_json()
-    key = ("run", job.choice.model, text, job.sampling, job.seed, job.classes)
+    runs_as = job.choice.runs_as if recipe is not None else ""
+    key = ("run", job.choice.model, text, runs_as, job.sampling, job.seed, job.classes)
     known: Kept | None = backend.cache.get(key)
     if known is not None:
         yield known.run
@@ -182,7 +190,7 @@ def sampled(
         with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):
-                    transformer = step
+                    transformer = running(job.choice, step)
                 else:
                     share = first * step.index / step.total
                     yield parts.say(f"{name}: layer {step.index} of {step.total} rounded", share)
@@ -193,6 +201,7 @@ def sampled(
         for event in events:
             if isinstance(event, Trajectory):
                 backend.cache.put(key, Kept(event))
+                keep_speed(backend, job.choice, event, transformer, full=recipe is None)
                 yield event
             else:
                 share = first + (1 - first) * event.step / event.steps

@@ -36,7 +36,7 @@ def headline(result: Result) -> str:
     parts += [f"{text} {settings[name]:g}" for name, text in
               (("seed", "seed"), ("steps", "steps"), ("guidance", "guidance"))
               if name in settings]  # fmt: skip
-    return " · ".join(parts)
+    return " · ".join([*parts, f"runs as {settings.get('backend', 'simulated')}"])
 
 
 # ---- the viewer ----------------------------------------------------------------------------
@@ -181,14 +181,23 @@ def estimate(found: Interval) -> Estimate:
 def metrics_table(result: Result) -> str:
     """Mean ± 95 % interval of every metric and recipe, n said."""
     found, n = intervals(result), len(result.labels)
+    seconds: dict[str, float] = result.settings.get("seconds", {})
     what = f"mean ± 95 % interval over n = {n} samples" if n > 1 else "n = 1: no interval"
     head = "".join(f'<th scope="col">{html.escape(metric)}</th>' for metric in found)
+    head += '<th scope="col">seconds a picture</th>' if seconds else ""
     rows = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'
         + "".join(f"<td>{number(metric, found[metric][name])}</td>" for metric in found)
+        + (f"<td>{seconds[name]:.2f}</td>" if name in seconds else "")
         + "</tr>"
         for name in result.variants
     )
+    if REFERENCE in seconds:
+        rows += (
+            f'<tr><th scope="row">{REFERENCE}</th>'
+            + "<td>-</td>" * len(found)
+            + f"<td>{seconds[REFERENCE]:.2f}</td></tr>"
+        )
     return (
         f'<div class="score"><table><caption>Distance to full precision, {what}; '
         f'higher is closer</caption><thead><tr><th scope="col">recipe</th>{head}</tr></thead>'

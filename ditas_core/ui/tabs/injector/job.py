@@ -15,6 +15,7 @@ from ....comparison import Trajectory, compare, preserved
 from ....conversion import inject_outliers, injected_factors, quantize_transformer
 from ....evaluation import rescaled_calibration
 from ....figures import difference, to_uint8
+from ....layers import run_as_
 from ....search import LayerDone, SearchSpec, iterate_search, plain_recipe
 from ....specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ...serving.zerogpu import iterate_trajectory
@@ -48,6 +49,7 @@ class Setting:
     repair: str = DITAS
     sampling: SamplingSpec = SamplingSpec(steps=20)
     seed: int = 0
+    backend: str = "simulated"
 
 
 LADDER_SETTING = Setting(BitWidths(8, 8), "paper")
@@ -157,6 +159,7 @@ def climb(
     for part, (name, each) in enumerate({PLAIN: plain, setting.repair: recipe}.items(), start=5):
         if name not in begun.runs:
             quantized = quantize_transformer(checkpoint, each, measured)
+            run_as_(quantized, setting.backend)
             events = sampled(checkpoint, quantized, labels, setting, name, part)
             begun.runs[name] = yield from run_of(events)
         run = begun.runs[name]

@@ -314,7 +314,7 @@ def build_lab(backend: Backend, page: Page) -> View | None:
                 f"{setting.convention}; a recipe has one for all its layers"
             )
         session.keep(MINE, used(backend, recipe, setting, at, calibration))
-        chosen = Choice(choice.model, choice.bits, choice.convention, MINE, choice.dark)
+        chosen = replace(choice, recipe=MINE)
         rank = setting.spec.branch(backend.checkpoint(choice.model).width).rank
         text = (
             f"“{MINE}” is {name} with {setting.group} at {setting.bits}, {named(at)}, "
