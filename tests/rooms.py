@@ -31,6 +31,7 @@ LEVELS = {
     "conversion": 4,
     "artifact": 4,
     "evaluation": 4,
+    "onnx_runtime": 4,
     "comparison": 5,
     "api": 6,
     "figures": 6,

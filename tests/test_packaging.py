@@ -91,7 +91,8 @@ def test_the_library_alone_asks_for_nothing_of_the_app(metadata: Message) -> Non
     assert {"gradio", "plotly"} <= set(required(metadata, "app"))
     train = set(required(metadata, "train"))
     assert "efficientnet-lite-pytorch" in train and "gradio" not in train
-    assert {"pytest", "efficientnet-lite-pytorch"} <= set(required(metadata, "dev"))
+    assert {"pytest", "onnx", "efficientnet-lite-pytorch"} <= set(required(metadata, "dev"))
+    assert {"onnx", "onnxruntime", "onnxscript"} <= set(required(metadata, "onnx"))
 
 
 def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
@@ -101,7 +102,7 @@ def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
     found = {
         dotted.partition(".")[0]
         for path in MODULES
-        if room_of(path) not in {"ui", "figures", "bench", "training"}
+        if room_of(path) not in {"ui", "figures", "bench", "training", "onnx_runtime"}
         for dotted in imports(path)
     }
     third = {modules.get(name, name) for name in found - set(sys.stdlib_module_names)}
@@ -123,6 +124,7 @@ def test_every_requirement_is_pinned() -> None:
     for file in (
         "requirements.txt",
         "requirements-dev.txt",
+        "ditas_core/onnx_runtime/requirements.txt",
         "ditas_core/training/requirements.txt",
     ):
         names = {Requirement(line).name.lower() for line in listed(file)}
