@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,13 +12,25 @@ from torch import Tensor, nn
 from ..layers import QuantizedLinear
 from ..models import CheckpointError
 from .building import GraphBuilder, as_array
+from .exporter import Traced
 from .linear import add_linear
 from .packages import IR_VERSION, OPSET, imported, versions
-from .trace import Traced
+
+
+class Rewritten(NamedTuple):
+    """A whole model, and the names of input and output of each quantized layer by its path."""
+
+    model: Any
+    layers: dict[str, tuple[str, str]]
 
 
 def onnx_model(traced: Traced, transformer: nn.Module, half: bool = False) -> Any:
-    """The graph with these weights, an onnx.ModelProto; its quantized layers are integer products.
+    """The model of ``rewritten``, an onnx.ModelProto."""
+    return rewritten(traced, transformer, half).model
+
+
+def rewritten(traced: Traced, transformer: nn.Module, half: bool = False) -> Rewritten:
+    """The graph with these weights; its quantized layers are integer products.
 
     Layers and parameters are found by their names in the transformer. Tensors that are equal,
     such as a label table that each block has its own copy of, are there once.
@@ -46,8 +58,9 @@ def onnx_model(traced: Traced, transformer: nn.Module, half: bool = False) -> An
     builder.names.update(name for node in graph.node for name in node.output)
     builder.names.update(each.name for each in (*graph.initializer, *graph.input))
     builder.initializers.extend(graph.initializer)
-    Rewriting(builder, traced, values, layers).run()
-    return assembled(traced, builder)
+    work = Rewriting(builder, traced, values, layers)
+    work.run()
+    return Rewritten(assembled(traced, builder), work.placed)
 
 
 def tensors_of(transformer: nn.Module) -> dict[str, Tensor]:
@@ -78,6 +91,7 @@ class Rewriting:
         self.values, self.layers = values, layers
         self.turned: dict[str, str] = {}  # results of Transpose of a weight -> its name
         self.renamed: dict[str, str] = {}  # results that are something else now
+        self.placed: dict[str, tuple[str, str]] = {}
         self.skipped: set[str] = set()  # results of nodes that a layer took in
         self.uses = Counter(name for node in traced.model.graph.node for name in node.input)
         self.bias_of = {
@@ -111,6 +125,7 @@ class Rewriting:
             result = following.output[0]
         x = self.renamed.get(node.input[0], node.input[0])
         self.renamed[result] = add_linear(self.builder, layer, x, path, rank)
+        self.placed[path] = (x, self.renamed[result])
         return True
 
     def copy(self, node: Any) -> None:

@@ -1,6 +1,5 @@
-"""The graph of a transformer, once per configuration, without its weights.
+"""The graphs of a transformer and of a decoder, once per configuration, without their weights.
 
-torch.onnx.export of a transformer on the meta device: what a value is called, not what it is.
 Any transformer of that configuration, quantized or not, lends the weights afterwards (see
 ``rewrite``), so that a recipe never traces again. Tracing takes seconds a block.
 """
@@ -9,45 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.loading import build_empty
-from ..models import class_conditions, family_of
+from ..models import class_conditions
 from ..writing import whole_file
-from .packages import IR_VERSION, OPSET, imported, versions
+from .exporter import Traced, described, trace_module
+from .packages import imported, versions
 
-SAMPLE, LATENTS, TIMESTEP, BATCH = "sample", "hidden_states", "timestep", "batch"
-PREFIX = "transformer."
+SAMPLE, LATENTS, TIMESTEP = "sample", "hidden_states", "timestep"
 EXAMPLES = 2
 KEPT: dict[str, Traced] = {}
 LOCK = threading.Lock()
 FORMAT = "ditas-graph-1"
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A graph whose weights are names.
-
-    model       onnx.ModelProto, opset 21; parameters and buffers of the transformer appear as
-                inputs of nodes under their names in it, and are defined nowhere
-    parameters  these names
-    inputs      of the graph, in order: hidden_states, timestep and what conditions them
-    """
-
-    model: Any
-    parameters: frozenset[str]
-    inputs: tuple[str, ...]
 
 
 class Called(nn.Module):
@@ -95,32 +76,38 @@ def flat_arguments(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 def traced(checkpoint: Checkpoint, cache: Path | None = None) -> Traced:
     """The graph of the checkpoint's configuration; traced once in this process.
 
-    cache  folder that keeps graphs from one process to the next (100 kB a graph)
+    cache  folder that keeps graphs from one process to the next (tens of kB a graph)
 
     Raises:
         MissingPackage: the extra ``[onnx]`` is not installed.
     """
     arguments = conditions_of(checkpoint, torch.zeros(EXAMPLES // 2, dtype=torch.long))
-    key = key_of(checkpoint, flat_arguments(arguments))
+    shapes = {name: tuple(each.shape[1:]) for name, each in flat_arguments(arguments).items()}
+    config = dict(checkpoint.transformer.config)
+    key = key_of(checkpoint.family.name, config, shapes)
+    return kept(key, cache, lambda: trace(checkpoint, arguments))
+
+
+def key_of(kind: str, config: Mapping[str, Any], shapes: Any) -> str:
+    """Of all that a graph depends on."""
+    known = {name: value for name, value in config.items() if not name.startswith("_")}
+    parts = [FORMAT, kind, known, shapes, versions(), torch.__version__]
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def kept(key: str, cache: Path | None, make: Callable[[], Traced]) -> Traced:
+    """The graph of this process or of an earlier one; made where there is none."""
     with LOCK:
         if key not in KEPT:
             path = None if cache is None else cache / f"{key}.onnx"
             found = None if path is None else read(path)
             if found is None:
-                found = trace(checkpoint, arguments)
+                found = make()
                 if path is not None:
                     with whole_file(path) as part:
                         part.write_bytes(found.model.SerializeToString())
             KEPT[key] = found
         return KEPT[key]
-
-
-def key_of(checkpoint: Checkpoint, arguments: Mapping[str, Tensor]) -> str:
-    """Of all that a graph depends on."""
-    config = {k: v for k, v in checkpoint.transformer.config.items() if not k.startswith("_")}
-    shapes = {name: tuple(value.shape[1:]) for name, value in arguments.items()}
-    parts = [FORMAT, checkpoint.family.name, config, shapes, versions(), torch.__version__]
-    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read(path: Path) -> Traced | None:
@@ -131,116 +118,43 @@ def read(path: Path) -> Traced | None:
         return None
 
 
-def described(model: Any) -> Traced:
-    """What a graph says of itself."""
-    made = {name for node in model.graph.node for name in node.output}
-    known = made | {each.name for each in model.graph.initializer}
-    inputs = tuple(each.name for each in model.graph.input)
-    used = {name for node in model.graph.node for name in node.input if name}
-    return Traced(model, frozenset(used - known - set(inputs)), inputs)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which say nothing about the model."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def trace(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Traced:
     """``traced`` without any memory."""
-    for name in ("onnx", "onnxscript"):
-        imported(name)
     stock = checkpoint.transformer
-    cls = family_of(stock).cls
-    empty = build_empty(cls, dict(stock.config), "transformer", positions=False)
-    empty.requires_grad_(False).eval()
+    empty = build_empty(checkpoint.family.cls, dict(stock.config), "transformer", positions=False)
     flat = flat_arguments(arguments)
-    batch = next(iter(flat.values())).shape[0]
-    channels, height, width = checkpoint.latent_shape
+    batch = len(next(iter(flat.values())))
     values = {
-        LATENTS: torch.empty(batch, channels, height, width),
+        LATENTS: torch.empty(batch, *checkpoint.latent_shape),
         TIMESTEP: torch.empty(batch),
         **flat,
     }
-    names = tuple(values)
-    module = Called(empty, names, dict(arguments))
-    dimension = torch.export.Dim(BATCH)
-    with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            tuple(value.to("meta") for value in values.values()),
-            dynamo=True,
-            dynamic_shapes=(tuple({0: dimension} for _ in names),),
-            input_names=list(names),
-            output_names=[SAMPLE],
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-        assert program is not None
-        unknown = nameless(program.model.graph)
-        program.optimize()
-        keep_wide_(program.model.graph)
-    model = program.model_proto
-    strip_(model, set(names) | {SAMPLE})
-    keep = [each for each in model.graph.input if each.name not in unknown]
-    del model.graph.input[:]
-    model.graph.input.extend(keep)
-    rename_(model, {name: name.removeprefix(PREFIX) for name in unknown})
-    model.ir_version = IR_VERSION
-    return described(model)
+    module = Called(empty.requires_grad_(False).eval(), tuple(values), dict(arguments))
+    return trace_module(module, values, SAMPLE, "transformer.")
 
 
-def nameless(graph: Any) -> set[str]:
-    """Make inputs of the initializers that have no values, so that nothing is folded into them;
-    their names."""
-    found = set()
-    for name, value in list(graph.initializers.items()):
-        raw = getattr(value.const_value, "raw", None)
-        if isinstance(raw, Tensor) and raw.is_meta:
-            value.const_value = None
-            del graph.initializers[name]
-            graph.inputs.append(value)
-            found.add(str(name))
-    return found
+class Decoder(nn.Module):
+    """From latents as sampling ends with them to images in [0, 1], (N, 3, H, W)."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, *values: Tensor) -> Tensor:
+        (latents,) = values
+        scaled = latents / float(self.vae.config.scaling_factor)
+        found: Tensor = (self.vae.decode(scaled).sample / 2 + 0.5).clamp(0, 1)
+        return found
 
 
-def keep_wide_(graph: Any) -> None:
-    """Exchange Squeeze of a dimension that is not 1: torch leaves such a tensor as it is, ONNX
-    refuses it (PixArt ends with one)."""
-    for node in graph:
-        if node.op_type != "Squeeze" or len(node.inputs) != 2:
-            continue
-        shape, axes = node.inputs[0].shape, node.inputs[1].const_value
-        if shape is not None and axes is not None:
-            sizes = [shape[axis] for axis in axes.numpy().tolist()]
-            if any(isinstance(size, int) and size != 1 for size in sizes):
-                node.op_type = "Identity"
-                node.resize_inputs(1)
+def traced_decoder(checkpoint: Checkpoint, cache: Path | None = None) -> Traced:
+    """The graph of the checkpoint's decoder; as ``traced``."""
+    config = dict(checkpoint.vae.config)
 
+    def make() -> Traced:
+        empty = build_empty(AutoencoderKL, config, "vae", positions=False)
+        decoder = Decoder(empty.requires_grad_(False).eval())
+        latents = torch.empty(EXAMPLES, *checkpoint.latent_shape)
+        return trace_module(decoder, {"latents": latents}, "images", "vae.")
 
-def strip_(model: Any, named: set[str]) -> None:
-    """Without what only the exporter's own tools read: 9 of 10 bytes."""
-    del model.graph.value_info[:]
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for each in (*model.graph.node, *model.graph.input, *model.graph.output):
-        del each.metadata_props[:]
-        each.doc_string = ""
-    for each in (*model.graph.input, *model.graph.output):
-        if each.name in named:
-            each.type.tensor_type.shape.dim[0].dim_param = BATCH
-    model.graph.name, model.producer_name, model.producer_version = "transformer", "ditas", ""
-
-
-def rename_(model: Any, names: Mapping[str, str]) -> None:
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
+    return kept(key_of("decoder", config, checkpoint.latent_shape), cache, make)
