@@ -1,4 +1,4 @@
-"""The library in thirteen names: what is handed in stays as it is, what comes out draws."""
+"""The library in fourteen names: what is handed in stays as it is, what comes out draws."""
 
 from __future__ import annotations
 

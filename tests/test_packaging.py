@@ -90,7 +90,8 @@ def test_the_library_alone_asks_for_nothing_of_the_app(metadata: Message) -> Non
     assert {"torch", "diffusers", "safetensors", "tqdm"} <= set(alone)
     assert not set(alone) & {"gradio", "plotly", "pytest", "efficientnet-lite-pytorch"}
     assert {"gradio", "plotly"} <= set(required(metadata, "app"))
-    assert {"pytest", "efficientnet-lite-pytorch"} <= set(required(metadata, "dev"))
+    assert {"pytest", "onnx", "efficientnet-lite-pytorch"} <= set(required(metadata, "dev"))
+    assert {"onnx", "onnxruntime", "onnxscript"} <= set(required(metadata, "onnx"))
 
 
 def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
@@ -100,7 +101,7 @@ def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
     found = {
         dotted.partition(".")[0]
         for path in MODULES
-        if room_of(path) not in {"ui", "figures", "bench", "training"}
+        if room_of(path) not in {"ui", "figures", "bench", "training", "onnx_runtime"}
         for dotted in imports(path)
     }
     third = {modules.get(name, name) for name in found - set(sys.stdlib_module_names)}
@@ -122,6 +123,7 @@ def test_every_requirement_is_pinned() -> None:
     for file in (
         "requirements.txt",
         "requirements-dev.txt",
+        "ditas_core/onnx_runtime/requirements.txt",
         "training/requirements.txt",
     ):
         names = {Requirement(line).name.lower() for line in listed(file)}

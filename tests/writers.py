@@ -140,6 +140,33 @@ def quantized_writer(things: Things) -> Writer:
     return Writer(write, load)
 
 
+def onnx_writer(things: Things) -> Writer:
+    """As ``quantized_writer``; the graphs are traced once, before anything is killed."""
+    import onnx
+
+    from ditas_core.onnx_runtime import export_onnx
+
+    models = [replace(things.checkpoint, transformer=each) for each in things.models]
+
+    def write(version: int, folder: Path) -> None:
+        export_onnx(folder / f"o{time.monotonic_ns()}", models[version], things.recipes[version])
+
+    def load(folder: Path) -> list[str]:
+        found = []
+        for target in sorted(folder.iterdir()):
+            if not target.name.startswith("o"):
+                continue  # hidden: a folder that was not finished
+            for name in ("transformer.onnx", "vae_decoder.onnx"):
+                onnx.checker.check_model(str(target / name), full_check=True)
+            digest = hashlib.sha256((target / "transformer.onnx").read_bytes()).hexdigest()
+            assert "```python" in (target / "README.md").read_text()
+            found.append(digest + (target / "recipe.json").read_text())
+            shutil.rmtree(target)
+        return found
+
+    return Writer(write, load)
+
+
 def shipped_writer(things: Things) -> Writer:
     from ditas_core.ui.stored.precompute import write
     from ditas_core.ui.stored.results import load_shipped
@@ -220,6 +247,7 @@ WRITERS: dict[str, Callable[[Things], Writer]] = {
     "state dict, safetensors": state_writer(".safetensors"),
     "state dict, pt": state_writer(".pt"),
     "quantized folder": quantized_writer,
+    "onnx folder": onnx_writer,
     "shipped results": shipped_writer,
     "downloads": download_writer,
     "recipe download": recipe_download_writer,

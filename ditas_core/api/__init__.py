@@ -1,10 +1,11 @@
-"""The library in thirteen names: a pipeline, a folder or a hub id in, a quantized pipeline out."""
+"""The library in fourteen names: a pipeline, a folder or a hub id in, a quantized pipeline out."""
 
 from ..calibration import Calibration
 from ..checkpoints import Captions, Checkpoint
 from ..specs import Recipe
 from .comparing import Paired, compare
 from .drawing import pipeline
+from .exporting import export
 from .files import save
 from .models import Model, load
 from .quantizing import quantize
@@ -23,6 +24,7 @@ __all__ = [
     "calibrate",
     "compare",
     "convert",
+    "export",
     "load",
     "pipeline",
     "quantize",

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import (
     Checkpoint,
@@ -51,6 +51,7 @@ from .checks import (
     inside,
     install_empty_layers_,
     need_of_quantized,
+    quantized_layers,
     read_object,
 )
 
@@ -105,6 +106,19 @@ def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
 def stored_bytes(transformer: Transformer) -> int:
     """What ``save_quantized`` writes of its tensors; one of them is alive at a time."""
     return sum(value.nbytes for _, value in compacted(transformer))
+
+
+def parameter_count(transformer: nn.Module) -> int:
+    """Weights and biases that a transformer stands for; of a quantized one as before it was."""
+    layers = [layer for _, layer in quantized_layers(transformer)]
+    counted = sum(layer.weights + layer.bias.numel() for layer in layers)
+    return counted + sum(each.numel() for each in transformer.parameters())
+
+
+def whole_model_bits(transformer: Transformer) -> float:
+    """Stored bits per parameter of the whole transformer: its quantized layers, and all that was
+    left in floats (embeddings, modulation, biases)."""
+    return 8 * stored_bytes(transformer) / parameter_count(transformer)
 
 
 def is_quantized(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..artifact import whole_model_bits
 from ..checkpoints import (
     CheckpointError,
     Need,
@@ -113,6 +114,7 @@ def describe_checkpoint(args: argparse.Namespace) -> Report:
     if recipe is not None:
         report["recipe"] = summarize(recipe)
         report["effective_bits"] = round(effective_bits(transformer), 3)
+        report["whole_model_bits"] = round(whole_model_bits(transformer), 3)
     if recipe is None and checkpoint.path.is_dir():
         report["preflight"] = weigh(preflight(checkpoint.path))
     return report

@@ -15,6 +15,7 @@ from ..specs import BACKENDS, SCHEDULERS, CalibrationSpec, LowRankSpec, Sampling
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
+from .export import add_export, run_export
 from .loading import CHECKPOINT, add_loading
 from .parsing import Parser, number, setting
 
@@ -37,6 +38,9 @@ EXTRA_OF = {
     "playwright": "dev",
     "httpx": "app",
     "pytest": "dev",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
 }
 """Packages that the library does without, and the extra of this one that brings each."""
 
@@ -249,6 +253,7 @@ def build_parser() -> Parser:
 
     add_bench(verb("bench", "run one of the project's benchmarks"))
     add_convert(verb("convert", "between a diffusers folder and the original DiT's state dict"))
+    add_export(verb("export", "a model, quantized or not, as files that other runtimes load"))
     return parser
 
 
@@ -277,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": run_compare,
             "bench": run_bench,
             "convert": run_convert,
+            "export": run_export,
         }
         if args.threads:
             commands.set_threads(args.threads)

@@ -7,6 +7,7 @@ from .fold import (
     rescaled_transformer,
     set_affine_,
 )
+from .modulation import MODULATIONS, quantize_modulation
 from .quantized import (
     ConversionProgress,
     iterate_conversion,
@@ -14,11 +15,13 @@ from .quantized import (
 )
 
 __all__ = [
+    "MODULATIONS",
     "ConversionProgress",
     "get_affine",
     "inject_outliers",
     "injected_factors",
     "iterate_conversion",
+    "quantize_modulation",
     "quantize_transformer",
     "rescaled_transformer",
     "set_affine_",

@@ -44,6 +44,13 @@ class DiT(Family):
             on_the_fly(block, "fc2", "ff.net.2"),
         )
 
+    def modulations(self, transformer: nn.Module) -> tuple[str, ...]:
+        blocks: Any = transformer.transformer_blocks
+        return (
+            *(f"transformer_blocks.{i}.norm1.linear" for i in range(len(blocks))),
+            "proj_out_1",
+        )
+
 
 def null_class(transformer: nn.Module) -> int:
     """The row of no class, the last one of the label table: as many classes are before it."""

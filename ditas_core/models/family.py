@@ -80,6 +80,10 @@ class Family(Protocol):
         blocks: Any = transformer.transformer_blocks
         return tuple(group for i in range(len(blocks)) for group in self.block_groups(i))
 
+    def modulations(self, transformer: nn.Module) -> tuple[str, ...]:
+        """Paths of the linear layers that compute shifts, scales and gates; in no group."""
+        ...
+
     def check_options(self, config: Mapping[str, Any]) -> None:
         """Raise CheckpointError for an option of the configuration that changes the blocks."""
         return

@@ -65,6 +65,9 @@ class PixArt(Family):
             on_the_fly(block, "fc2", "ff.net.2"),
         )
 
+    def modulations(self, transformer: nn.Module) -> tuple[str, ...]:
+        return ("adaln_single.linear",)
+
     def check_options(self, config: Mapping[str, Any]) -> None:
         if config.get("attention_type", "default") not in ("default", None):
             raise CheckpointError(

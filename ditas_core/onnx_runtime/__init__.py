@@ -1,0 +1,25 @@
+"""Quantized transformers as ONNX graphs of integer products, run by ONNX Runtime on a CPU."""
+
+from .export import STEPS, Exported, export_onnx
+from .exporter import Traced
+from .linear import why_not_integer
+from .packages import MissingPackage, check_installed, versions
+from .rewrite import onnx_model
+from .session import OnnxTransformer, open_session
+from .trace import traced, traced_decoder
+
+__all__ = [
+    "STEPS",
+    "Exported",
+    "MissingPackage",
+    "OnnxTransformer",
+    "Traced",
+    "check_installed",
+    "export_onnx",
+    "onnx_model",
+    "open_session",
+    "traced",
+    "traced_decoder",
+    "versions",
+    "why_not_integer",
+]
