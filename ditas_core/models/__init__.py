@@ -1,7 +1,7 @@
 """Families of models: what a block consists of, what conditions it, what its layers are called."""
 
 from .dit import NULL_CLASS, class_conditions, null_class
-from .errors import CheckpointError, shown
+from .errors import CheckpointError
 from .families import (
     DIT,
     FAMILIES,
@@ -44,6 +44,5 @@ __all__ = [
     "is_told",
     "null_class",
     "reason_of",
-    "shown",
     "smoothing_groups",
 ]
