@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from .encoding import numbers
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import GREY, ROLES, SPARE, dress, ink, kind_colour, legend_below, wrapped
 
 IDENTICAL_DB = 199.9
@@ -52,15 +52,7 @@ def layer_bars(
             )
         )
     dress(figure, height, dark, wrapped(title))
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        range=[-0.6, len(layers) - 0.4],
-        title="block, its parts side by side",
-        showgrid=False,
-        **block_ticks(layers),
-    )
+    by_layer(figure, layers, 0.6, showgrid=False)
     top = max([*known.values(), 0.0])
     figure.update_yaxes(
         title="error, % of the latents", nticks=6, range=[0, 1.16 * top] if top else [0, 1]

@@ -8,18 +8,15 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .encoding import Array, numbers
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import (
-    BAR_FOOT,
-    BAR_TOP,
     ERROR,
     ROLES,
     SKY,
-    above,
     bar_above,
     dress,
     legend_below,
-    title_above,
+    title_over_bar,
 )
 
 
@@ -78,15 +75,7 @@ def sensitivity_map(
     if marked:
         title = f"Chosen bits (white dots): {np.mean([b for _, b in marked]):.2f} on average"
     dress(figure, height, dark)
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        title="block, its parts side by side",
-        range=[-0.5, len(layers) - 0.5],  # dots would make room for themselves beside the map
-        showgrid=False,
-        **block_ticks(layers),
-    )
+    by_layer(figure, layers, showgrid=False)
     figure.update_yaxes(
         type="category",
         categoryorder="array",
@@ -95,10 +84,7 @@ def sensitivity_map(
         title="bits",
         showgrid=False,
     )
-    figure.update_layout(margin_t=BAR_TOP + 28)
-    title_above(figure, title, BAR_TOP)
-    figure.data[0].colorbar.y = above(figure, BAR_FOOT)
-    return figure
+    return title_over_bar(figure, figure.data[0].colorbar, title)
 
 
 def size_error_curve(
