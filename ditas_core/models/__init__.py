@@ -18,7 +18,6 @@ from .families import (
 )
 from .family import Conditions, Family
 from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by, input_channels
-from .pixart import is_told
 
 __all__ = [
     "DIT",
@@ -41,7 +40,6 @@ __all__ = [
     "get_linear",
     "group_fed_by",
     "input_channels",
-    "is_told",
     "null_class",
     "reason_of",
     "smoothing_groups",
