@@ -101,7 +101,6 @@ def factor_lines(
     timesteps: Sequence[int],
     channels: Sequence[int] | NDArray[np.int_],
     *,
-    height: int = 400,
     dark: bool = False,
 ) -> go.Figure:
     """Smoothing factors of the loudest channels: each step's own against the one that serves all.
@@ -165,18 +164,18 @@ def factor_lines(
         )
     )
     title = f"One factor (bold) for all {total} steps"
-    dress(figure, height, dark)
+    dress(figure, 400, dark)
     figure.update_xaxes(title="channel, loudest first", type="category", nticks=10, tickangle=0)
     figure.update_yaxes(title="smoothing factor s", **log_axis(decades(per_step, aggregated)))
     return title_over_bar(figure, figure.data[-1].marker.colorbar, title)
 
 
-def decades(*arrays: Array, most: float = 5.0) -> tuple[float, float]:
-    """log10 range of positive values, at most ``most`` decades down from the largest."""
+def decades(*arrays: Array) -> tuple[float, float]:
+    """log10 range of positive values, at most five decades down from the largest."""
     values = np.concatenate([np.ravel(a) for a in arrays])
     high = float(np.log10(max(values.max(), 1e-9)))
     low = float(np.log10(max(values.min(), 1e-9)))
-    return max(low, high - most) - 0.08, high + 0.08
+    return max(low, high - 5.0) - 0.08, high + 0.08
 
 
 def log_axis(ends: tuple[float, float]) -> dict[str, Any]:

@@ -138,7 +138,6 @@ def channel_histogram(
     levels_after: Array,
     channel: int,
     *,
-    height: int = 420,
     dark: bool = False,
 ) -> go.Figure:
     """Tokens of one channel before and after smoothing, with the levels they are rounded to.
@@ -153,4 +152,4 @@ def channel_histogram(
         Gridded(after, levels_after, "after smoothing", AFTER),
     ]
     title = f"Channel {channel} and the levels it is rounded to"
-    return gridded_histograms(panels, ("X", "X / s"), title, height, dark)
+    return gridded_histograms(panels, ("X", "X / s"), title, 420, dark)

@@ -31,7 +31,6 @@ def recipe_alphas(
     layers: Sequence[str],
     recipes: Mapping[str, Sequence[float | None]],
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """One mark per layer and recipe; None is the identity, on a line of its own below 0."""
@@ -55,7 +54,7 @@ def recipe_alphas(
                 hovertemplate="layer %{x}: %{text}<extra>%{fullData.name}</extra>",
             )
         )
-    dress(figure, height, dark, "α of every layer")
+    dress(figure, 340, dark, "α of every layer")
     by_layer(figure, layers, 0.7)
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
     figure.update_yaxes(

@@ -26,7 +26,6 @@ def sensitivity_map(
     bits: Sequence[int],
     chosen: Sequence[int | None] | None = None,
     *,
-    height: int = 300,
     dark: bool = False,
 ) -> go.Figure:
     """Relative error of every layer at every bit-width with the chosen one marked.
@@ -74,7 +73,7 @@ def sensitivity_map(
     title = "Error of every layer by bit-width"
     if marked:
         title = f"Chosen bits (white dots): {np.mean([b for _, b in marked]):.2f} on average"
-    dress(figure, height, dark)
+    dress(figure, 300, dark)
     by_layer(figure, layers, showgrid=False)
     figure.update_yaxes(
         type="category",
@@ -94,7 +93,6 @@ def size_error_curve(
     chosen: int | None = None,
     uniform: Sequence[tuple[str, float, float]] = (),
     *,
-    height: int = 360,
     dark: bool = False,
 ) -> go.Figure:
     """Error against size of the allocations found, with uniform bit-widths to compare.
@@ -147,7 +145,7 @@ def size_error_curve(
                 hovertemplate="chosen: %{text}<br>%{x:.3~g} MB, error %{y:.1f} dB<extra></extra>",
             )
         )
-    dress(figure, height, dark, "Smaller or closer: error against size")
+    dress(figure, 360, dark, "Smaller or closer: error against size")
     figure.update_xaxes(title="size of the weights, MB", nticks=7)
     figure.update_yaxes(title="relative error, dB (lower is better)", nticks=6)
     return legend_below(figure, 78)
