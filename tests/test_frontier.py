@@ -1,4 +1,4 @@
-"""Error against size, weighed errors, and the figures of partly quantized runs."""
+"""Error against size, weighted errors, and the figures of partly quantized runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ditas_core.search.frontier import (
     priced,
     uniform_allocations,
 )
-from ditas_core.search.weighed import at_width, weighed
+from ditas_core.search.weighted import at_width, weighted
 from ditas_core.specs import BitWidths, LowRankSpec, SpecError
 
 pytestmark = pytest.mark.numeric
@@ -83,11 +83,11 @@ def test_the_frontier_falls_and_never_lies_above_a_single_width():
         frontier(found, 1)
 
 
-def test_weighed_errors_are_the_measured_ones_at_their_width_and_keep_the_ratios():
+def test_weighted_errors_are_the_measured_ones_at_their_width_and_keep_the_ratios():
     predicted = build_map()
     measured = at_width(build_map((0.5, 0.1, 7.0)), BITS[1])
     assert measured.bits == (BITS[1],) and measured.error.shape == (3, 1)
-    found = weighed(predicted, measured)
+    found = weighted(predicted, measured)
     assert found.measured and not predicted.measured
     assert torch.allclose(found.error[:, 1], measured.error[:, 0])
     rows = found.error[:, :3] / found.error[:, 1:2]
@@ -95,7 +95,7 @@ def test_weighed_errors_are_the_measured_ones_at_their_width_and_keep_the_ratios
     assert found.error[:, 3].tolist() == [0.0] * 3
     assert found.stored.equal(predicted.stored)
     with pytest.raises(SpecError, match="one width"):
-        weighed(predicted, predicted)
+        weighted(predicted, predicted)
     with pytest.raises(SpecError, match="bits"):
         at_width(predicted, BitWidths(5, 8))
 

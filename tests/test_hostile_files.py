@@ -21,7 +21,7 @@ from conftest import DEMO
 from tiny_pipelines import edit_json
 
 from ditas_core.artifact import load_quantized
-from ditas_core.checkpoints import CheckpointError, load_checkpoint, weigh
+from ditas_core.checkpoints import CheckpointError, load_checkpoint, loading_need
 from ditas_core.checkpoints.files.weights import iterate_weights, read_headers, read_weights
 from ditas_core.checkpoints.hub.pickled_folder import convert_folder
 from ditas_core.cli import main
@@ -118,7 +118,7 @@ def test_no_pickle_runs(tmp_path: Path, container: str) -> None:
             ways: list[Callable[[], object]] = [
                 lambda path=path: read_headers(path),
                 lambda path=path: read_weights(path),
-                lambda path=path: weigh(path, like=DEMO),
+                lambda path=path: loading_need(path, like=DEMO),
                 lambda path=path: load_checkpoint(path, like=DEMO),
             ]
             for way in ways:
@@ -296,7 +296,7 @@ def refused_bomb(path: Path) -> str:
     """In a child: bytes and seconds that every way of reading takes until it refuses."""
 
     def attempt() -> None:
-        for way in (read_headers, read_weights, weigh):
+        for way in (read_headers, read_weights, loading_need):
             try:
                 way(path)  # type: ignore[operator]
             except CheckpointError as error:

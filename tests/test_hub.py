@@ -30,13 +30,13 @@ from ditas_core.checkpoints import (
     HubSource,
     Machine,
     Progress,
-    converted,
+    converted_folder,
     fetch_steps,
     find_source,
     known_need,
     load_checkpoint,
     load_folder,
-    weigh,
+    loading_need,
 )
 from ditas_core.checkpoints.hub import transfer
 from ditas_core.checkpoints.hub.fetching import fetch
@@ -106,7 +106,7 @@ def test_a_repository_of_pickles_becomes_a_checkpoint(
     assert all(0 <= step.done <= step.total for step in seen)
     # the second time nothing is asked of anyone
     asked = len(hub.asked)
-    assert get(hub, tmp_path) == converted(SOURCE, tmp_path) == folder
+    assert get(hub, tmp_path) == converted_folder(SOURCE, tmp_path) == folder
     assert len(hub.asked) == asked
 
 
@@ -164,7 +164,7 @@ def test_a_cancelled_download_is_resumed(hub: Hub, tmp_path: Path, monkeypatch: 
     steps.close()
     (part,) = (n for n in left_in(tmp_path) if n.endswith(".part"))
     assert part.startswith("diffusion_pytorch_model.bin.")
-    assert converted(SOURCE, tmp_path) is None
+    assert converted_folder(SOURCE, tmp_path) is None
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
     assert int(hub.requests("GET", HEAVY)[-1]["range"][6:-1]) >= 10_000
 
@@ -200,7 +200,7 @@ def test_refusals_are_said_once(
     with pytest.raises(CheckpointError, match=words) as caught:
         get(hub, tmp_path, sleep=waits)
     assert "expected" in str(caught.value) and "\n" not in str(caught.value)
-    assert not waits and converted(SOURCE, tmp_path) is None
+    assert not waits and converted_folder(SOURCE, tmp_path) is None
 
 
 def test_a_card_may_be_missing(hub: Hub, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_wrong_bytes_are_refused_and_removed(hub: Hub, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"expected the hash \w+, got .*removed"):
             get(hub, tmp_path)
         assert not [p for p in tmp_path.rglob("*") if path in str(p)]
-        assert converted(SOURCE, tmp_path) is None
+        assert converted_folder(SOURCE, tmp_path) is None
     assert load_folder(get(hub, tmp_path)).latent_shape == (4, 8, 8)
 
 
@@ -356,7 +356,7 @@ def fetch_in_child(endpoint: str, cache: Path, progress: Any = None) -> None:
 def test_a_killed_process_leaves_nothing_that_loads(hub: Hub, tmp_path: Path, when: str) -> None:
     child = in_child(fetch_until_killed, hub.endpoint, tmp_path, when)
     assert exit_code(child) == -signal.SIGKILL
-    assert converted(SOURCE, tmp_path) is None
+    assert converted_folder(SOURCE, tmp_path) is None
     folder = get(hub, tmp_path)
     assert load_folder(folder).latent_shape == (4, 8, 8)
     assert {p.name for p in folder.parent.iterdir()} == {"safetensors"}
@@ -397,7 +397,7 @@ def test_a_repository_loads_by_its_name(hub: Hub, monkeypatch: Any, repo: str) -
     assert {p.dtype for p in loaded.vae.parameters()} == {torch.float32}
     assert seen and hub.requests("GET", HEAVY)
     parameters = sum(p.numel() for p in loaded.transformer.parameters())
-    assert weigh(name).parameters == parameters
+    assert loading_need(name).parameters == parameters
 
 
 def hub_cache(repository: Path, cache: Path) -> Path:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
+from ditas_core.evaluation import AtlasError
 from ditas_core.evaluation.atlas_file import deflate, inflate
 from ditas_core.evaluation.outliers import (
-    AtlasError,
     GroupOutliers,
     Measure,
     OutlierAtlas,

@@ -1,4 +1,4 @@
-"""The denoising loop: the stock pipeline's images, guidance, noise streams, callbacks."""
+"""The denoising loop: the stock pipeline's images, guidance, noise streams, its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.models import NULL_CLASS
 from ditas_core.sampling import (
-    Step,
     build_scheduler,
     decode_latents,
     generators,
@@ -93,18 +92,10 @@ def test_guidance_of_one_is_the_conditional_model(random_checkpoint: Checkpoint)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
-def test_the_callback_sees_every_step(random_checkpoint: Checkpoint, scheduler: str) -> None:
-    seen: list[Step] = []
-    spec = SamplingSpec(steps=5, scheduler=scheduler)
-    final = sample_latents(
-        random_checkpoint.transformer,
-        random_checkpoint.scheduler,
-        LABELS,
-        random_checkpoint.latent_shape,
-        spec,
-        7,
-        seen.append,
-    )
+def test_every_step_is_seen(random_checkpoint: Checkpoint, scheduler: str) -> None:
+    of, spec = random_checkpoint, SamplingSpec(steps=5, scheduler=scheduler)
+    seen = list(iterate_latents(of.transformer, of.scheduler, LABELS, of.latent_shape, spec, 7))
+    final = sample(random_checkpoint, spec)
     assert [step.index for step in seen] == [0, 1, 2, 3, 4]
     assert {step.total for step in seen} == {5}
     assert [step.timestep for step in seen] == [800, 600, 400, 200, 0]

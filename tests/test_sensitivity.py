@@ -280,18 +280,6 @@ def test_budgets_from_the_smallest_to_more_than_all(tiny_map: SensitivityMap) ->
     assert errors == sorted(errors, reverse=True)
 
 
-def test_importance_moves_bits_to_where_they_count(tiny_map: SensitivityMap) -> None:
-    importance = {name: 1000.0 if name == "1.fc2" else 0.001 for name in tiny_map.groups}
-    found = allocate(tiny_map, 11.0, importance)
-    assert found["1.fc2"] == FULL
-    assert tiny_map.total_error(found, importance) <= tiny_map.total_error(
-        allocate(tiny_map, 11.0), importance
-    )
-    for wrong in ({"9.fc2": 1.0}, {"1.fc2": -1.0}, {"1.fc2": math.nan}):
-        with pytest.raises(SpecError, match="importance"):
-            allocate(tiny_map, 9.0, wrong)
-
-
 def test_a_mixed_recipe_of_the_demo_fits_its_budget(demo_checkpoint: Checkpoint) -> None:
     demo_calibration = calibrate(
         demo_checkpoint, CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=8)

@@ -29,7 +29,7 @@ from ditas_core.checkpoints import (
     load_checkpoint,
     load_folder,
     loading,
-    weigh,
+    loading_need,
 )
 from ditas_core.checkpoints.checkpoint import names_from_index
 from ditas_core.checkpoints.configurations import read_configurations
@@ -356,7 +356,7 @@ def test_dead_buffers_of_published_pixart_folders_are_dropped(
         loaded = load_checkpoint(found)
         assert loaded.fingerprint == fingerprint(expected)
         assert torch.equal(loaded.transformer.pos_embed.pos_embed, expected.pos_embed.pos_embed)
-        assert weigh(found).parameters == sum(p.numel() for p in expected.parameters())
+        assert loading_need(found).parameters == sum(p.numel() for p in expected.parameters())
 
 
 def test_other_buffers_are_unexpected(tmp_path: Path) -> None:

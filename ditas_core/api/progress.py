@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..checkpoints import Progress as Fetched
-from ..specs import SpecError, show
+from ..specs import SpecError, brief
 
 Told = Callable[[str, int, int], object]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -21,7 +21,7 @@ def check_progress(progress: object) -> None:
     if not isinstance(progress, bool) and not callable(progress):
         raise SpecError(
             f"progress: expected True, False or a function of (what, done, total), got "
-            f"{show(progress)}"
+            f"{brief(progress)}"
         )
 
 

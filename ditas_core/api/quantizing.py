@@ -19,7 +19,7 @@ from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
 from .report import Report, make_report
 from .settings import Trajectory, check_calibration, check_is_recipe, what_to_search
-from .steps import calibrated, converted, predicted, searched
+from .steps import apply_recipe, calibrated, predicted, searched
 
 
 def quantize(
@@ -92,7 +92,7 @@ def quantize(
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)
     with clock(seconds, "conversion"):
-        quantized = converted(checkpoint, recipe, calibration, progress, backend)
+        quantized = apply_recipe(checkpoint, recipe, calibration, progress, backend)
     source = model.transformer if is_pipeline(model) else checkpoint.transformer
     made = pipeline_with(model, checkpoint, quantized)
     notes = notes_of(model, checkpoint, made, backend)

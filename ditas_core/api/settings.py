@@ -15,10 +15,10 @@ from ..specs import (
     Recipe,
     SamplingSpec,
     SpecError,
+    brief,
     check_choice,
     check_number,
     get_convention,
-    show,
 )
 
 
@@ -78,10 +78,12 @@ def what_to_search(
     if alpha is None:
         return Wanted(spec)
     if method == "plain":
-        raise SpecError(f"alpha: expected none of the method plain, got {show(alpha)}")
+        raise SpecError(f"alpha: expected none of the method plain, got {brief(alpha)}")
     if isinstance(alpha, tuple | list):
         if method == "smoothing":
-            raise SpecError(f"alpha: expected one number of the method {method}, got {show(alpha)}")
+            raise SpecError(
+                f"alpha: expected one number of the method {method}, got {brief(alpha)}"
+            )
         for one in alpha:
             check_number("alpha", one, 0, 1)
         return Wanted(replace(spec, grid=tuple(alpha)))

@@ -183,13 +183,13 @@ def convert(
     if calibration is not None:
         check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)
-    quantized = converted(checkpoint, recipe, calibration, progress, backend)
+    quantized = apply_recipe(checkpoint, recipe, calibration, progress, backend)
     if is_pipeline(model):
         return pipeline_with(model, checkpoint, quantized)
     return replace(checkpoint, transformer=quantized)
 
 
-def converted(
+def apply_recipe(
     checkpoint: Checkpoint,
     recipe: Recipe,
     calibration: Calibration | None,

@@ -29,11 +29,11 @@ from ..specs import (
     FULL_PRECISION_BITS,
     LayerRecipe,
     Recipe,
+    brief,
     check_text,
     get_convention,
     parse_json,
     read_text,
-    show,
 )
 
 MAX_NAMES = 100_000
@@ -81,7 +81,7 @@ def check_marker(marker: dict[str, Any]) -> None:
     """Raise ValueError unless class names and texts are such."""
     names = marker.get("class_names")
     if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES:
-        raise CheckpointError(f"ditas.json: expected a list of class_names, got {show(names)}")
+        raise CheckpointError(f"ditas.json: expected a list of class_names, got {brief(names)}")
     for name in names:
         check_text("ditas.json: class_names", name)
     for key in ("base", "fingerprint", "licence"):
@@ -111,7 +111,7 @@ def install_empty_layers_(transformer: Transformer, recipe: Recipe, headers: Hea
     if unlike:
         raise CheckpointError(
             f"recipe.json: expected the {len(groups)} groups of the transformer, got "
-            f"{len(recipe.layers)}; {show(min(unlike))} is only in one of them"
+            f"{len(recipe.layers)}; {brief(min(unlike))} is only in one of them"
         )
     convention = get_convention(recipe.convention)
     divided = {

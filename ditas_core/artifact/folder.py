@@ -39,7 +39,7 @@ from ..checkpoints import (
 from ..checkpoints.files import iterate_weights, joined_headers, weight_files
 from ..layers import run_as_
 from ..models import Transformer, family_of_config
-from ..specs import Recipe, get_convention, show
+from ..specs import Recipe, brief, get_convention
 from ..writing import whole_folder, write_text
 from .checks import (
     check_count,
@@ -147,7 +147,7 @@ def load_quantized(
         marker = read_object(path, "ditas.json")
     if marker.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path.name}: expected format {FORMAT}, got {show(marker.get('format'))}; "
+            f"{path.name}: expected format {FORMAT}, got {brief(marker.get('format'))}; "
             "quantize it again"
         )
     with wholeness_of(path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ditas_core.calibration import calibrate
 from ditas_core.checkpoints import load_checkpoint
-from ditas_core.cli.commands import converted, finite, searched
+from ditas_core.cli.commands import apply_recipe, finite, searched
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import trajectory
 from ditas_core.comparison import compare
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for method in args.methods.split(","):
                 search_spec = SearchSpec(BitWidths.parse(bits), convention, method)
                 recipe, _ = searched(checkpoint, calibration, search_spec)
-                model = converted(checkpoint, recipe, calibration)
+                model = apply_recipe(checkpoint, recipe, calibration)
                 label = f"{convention} {bits} {method}"
                 result = trajectory(label, checkpoint, model, labels, spec, 0)
                 sqnr = interval(compare(reference, result).latent_sqnr)

@@ -5,7 +5,14 @@ from .captions import Captions, captions_for, check_captions
 from .checkpoint import Checkpoint, fingerprint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch_steps
-from .hub.sources import HUB_SOURCES, HubSource, converted, find_source, known_need, own_cache
+from .hub.sources import (
+    HUB_SOURCES,
+    HubSource,
+    converted_folder,
+    find_source,
+    known_need,
+    own_cache,
+)
 from .loading import build_empty, compute_positions_, load_whole
 from .machine import Machine, figure, this_machine
 from .origin import find_origin, origin_of, remember_
@@ -31,7 +38,7 @@ from .preflight import (
     preflight,
 )
 from .schedule import read_schedule
-from .sources import find_parts, is_file, load_checkpoint, weigh
+from .sources import find_parts, is_file, load_checkpoint, loading_need
 from .state_files import compact_state, half_is_exact, read_state, write_state
 from .views import view_of, working_place
 
@@ -58,7 +65,7 @@ __all__ = [
     "choose_parts",
     "compact_state",
     "compute_positions_",
-    "converted",
+    "converted_folder",
     "diffusers_parameters",
     "fetch_steps",
     "figure",
@@ -75,6 +82,7 @@ __all__ = [
     "load_folder",
     "load_original",
     "load_whole",
+    "loading_need",
     "need_of",
     "need_of_original",
     "origin_of",
@@ -91,7 +99,6 @@ __all__ = [
     "this_machine",
     "to_original",
     "view_of",
-    "weigh",
     "working_place",
     "write_state",
 ]

@@ -19,9 +19,9 @@ from ..models import (
     Transformer,
     family_of,
     null_class,
-    shown,
     smoothing_groups,
 )
+from ..specs import brief
 from .captions import LONGEST_NAME, Captions, captions_for, check_captions
 from .configurations import read_configurations
 from .files.folders import licence_of_card, weight_files
@@ -213,7 +213,7 @@ def names_from_index(index: dict[str, Any]) -> tuple[str, ...]:
         if not isinstance(name, str | int) or len(str(name)) > LONGEST_NAME:
             raise CheckpointError(
                 f"model_index.json: expected names of up to {LONGEST_NAME} characters in id2label, "
-                f"got {shown(name)}"
+                f"got {brief(name)}"
             )
     return tuple(map(str, names))
 

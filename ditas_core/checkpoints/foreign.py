@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..models import UNKNOWN, CheckpointError, reason_of, shown
+from ..models import UNKNOWN, CheckpointError, reason_of
+from ..specs import brief
 
 WANTED = "expected the state dict of an original DiT (x_embedder..., blocks.0...)"
 OTHERS = "such models are not supported; pass an original DiT, or a diffusers DiT or PixArt folder"
@@ -96,5 +97,5 @@ def not_original(file: str, names: Iterable[str], fault: str = "") -> Checkpoint
         return CheckpointError(f"{file}: {WANTED}, got {what}: {reason}; {advice}")
     if fault:
         return CheckpointError(f"{file}: {fault}; {WHOLE}")
-    came = f"{len(names)} tensors such as {shown(min(names))}" if names else "no tensors"
+    came = f"{len(names)} tensors such as {brief(min(names))}" if names else "no tensors"
     return CheckpointError(f"{file}: {WANTED}, got {came}; {FOLDER}")

@@ -14,7 +14,8 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.embeddings import PatchEmbed, get_1d_sincos_pos_embed_from_grid
 
-from ..models import FAMILIES, CheckpointError, shown
+from ..models import FAMILIES, CheckpointError
+from ..specs import brief
 from .files.folders import Weights, joined_headers, joined_weights, read_json, weight_files
 from .files.headers import Headers
 
@@ -78,7 +79,7 @@ def check_autoencoder(config: dict[str, Any], what: str) -> None:
     name = config.get("_class_name")
     if name not in (None, "AutoencoderKL"):
         raise CheckpointError(
-            f"{what}: expected an AutoencoderKL, got {shown(name)}: how another autoencoder "
+            f"{what}: expected an AutoencoderKL, got {brief(name)}: how another autoencoder "
             "decodes is not known here"
         )
     scaling = config.get("scaling_factor", 1)
@@ -107,19 +108,19 @@ def check_option(key: str, value: Any, known: inspect.Parameter, what: str) -> N
         for number in value if several else [value]:
             check_number(key, number, float in kinds, what)
     elif bool in kinds and not isinstance(value, bool):
-        raise CheckpointError(f"{what}: expected {key} true or false, got {shown(value)}")
+        raise CheckpointError(f"{what}: expected {key} true or false, got {brief(value)}")
 
 
 def check_number(key: str, number: Any, fraction: bool, what: str) -> None:
     """Raise CheckpointError unless a number is positive, or a bounded ``fraction``."""
     if type(number) not in (int, float):
-        raise CheckpointError(f"{what}: expected a number as {key}, got {shown(number)}")
+        raise CheckpointError(f"{what}: expected a number as {key}, got {brief(number)}")
     limit = LIMITS.get(key, MAX_NUMBER)
     low = -limit if fraction and key not in NOT_NEGATIVE else 0
     if not low <= number <= limit or (number == 0 and not fraction):  # NaN is in no bounds
         least = f"{low} or more" if fraction else "more than 0"
         raise CheckpointError(
-            f"{what}: expected {key} of {least} and at most {limit}, got {shown(number)}"
+            f"{what}: expected {key} of {least} and at most {limit}, got {brief(number)}"
         )
 
 

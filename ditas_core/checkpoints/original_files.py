@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from ..models import CheckpointError, shown
+from ..models import CheckpointError
+from ..specs import brief
 from .checkpoint import Checkpoint, names_from_index
 from .configurations import check_latents
 from .files.folders import joined_headers, licence_of_card, read_json, weight_files
@@ -74,7 +75,7 @@ def parts_of(folder: Path, name: str = "", licence: str = "") -> Parts:
     heads, size = (whole_number(config.get(key) or 0, key, what) for key in keys)
     eps = config.get("norm_eps", 1e-5)
     if type(eps) not in (int, float) or not 0 <= eps <= 1:
-        raise CheckpointError(f"{what}: expected norm_eps of 0 to 1, got {shown(eps)}; {OTHER}")
+        raise CheckpointError(f"{what}: expected norm_eps of 0 to 1, got {brief(eps)}; {OTHER}")
     return Parts(
         name or folder.name,
         folder / "vae",
@@ -96,7 +97,7 @@ def whole_number(value: object, key: str, what: str) -> int:
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise CheckpointError(
             f"{what}: expected a whole number of at most {MAX_NUMBER} as {key}, "
-            f"got {shown(value)}; {OTHER}"
+            f"got {brief(value)}; {OTHER}"
         )
     return value
 

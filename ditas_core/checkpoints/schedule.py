@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from ..models import CheckpointError, shown
+from ..models import CheckpointError
+from ..specs import brief
 from .files.folders import read_json
 
 FILE = "scheduler_config.json"
@@ -44,10 +45,10 @@ def check_schedule(config: dict[str, Any]) -> None:
     times, trained = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     if type(times) is not int or not 1 <= times <= MAX_TIMES:
         raise CheckpointError(
-            f"{FILE}: expected num_train_timesteps of 1 to {MAX_TIMES}, got {shown(times)}"
+            f"{FILE}: expected num_train_timesteps of 1 to {MAX_TIMES}, got {brief(times)}"
         )
     if trained is not None and not (isinstance(trained, list) and len(trained) == times):
-        got = f"{len(trained)}" if isinstance(trained, list) else shown(trained)
+        got = f"{len(trained)}" if isinstance(trained, list) else brief(trained)
         raise CheckpointError(f"{FILE}: expected {times} trained_betas, got {got}")
     for cls in (DDIMScheduler, DDPMScheduler):
         check_steps(cls, config, times)
@@ -61,13 +62,13 @@ def check_kind(config: dict[str, Any]) -> None:
         kind = OTHERS["FlowMatch"]
     if kind:
         raise CheckpointError(
-            f"{FILE}: expected a noise schedule of betas, got {shown(name or predicted)}: {kind}"
+            f"{FILE}: expected a noise schedule of betas, got {brief(name or predicted)}: {kind}"
         )
     for key, allowed in (("prediction_type", PREDICTIONS), ("timestep_spacing", SPACINGS)):
         value = config.get(key, allowed[0])
         if value not in allowed:
             raise CheckpointError(
-                f"{FILE}: expected {key} to be one of {', '.join(allowed)}, got {shown(value)}"
+                f"{FILE}: expected {key} to be one of {', '.join(allowed)}, got {brief(value)}"
             )
 
 
@@ -96,7 +97,7 @@ def check_steps(cls: Any, config: dict[str, Any], times: int) -> None:
             if not all(0 <= place < times for place in places):
                 raise ValueError(
                     f"with {steps} steps it visits time {max(places, key=abs)} of {times}: "
-                    f"steps_offset {shown(config.get('steps_offset', 0))}"
+                    f"steps_offset {brief(config.get('steps_offset', 0))}"
                 )
             for place in {places[0], places[-1]}:  # all and no noise: between, nothing vanishes
                 after = scheduler.step(x, place, x, generator=noise).prev_sample
@@ -113,10 +114,10 @@ def check_option(key: str, value: Any, default: Any) -> None:
     """Raise CheckpointError unless an option is of its default's type."""
     if isinstance(default, bool):
         if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"{FILE}: expected {key} true or false, got {shown(value)}")
+            raise CheckpointError(f"{FILE}: expected {key} true or false, got {brief(value)}")
     elif isinstance(default, int | float):
         whole = type(value) is int and abs(value) <= MAX_TIMES
         part = isinstance(default, float) and type(value) is float and math.isfinite(value)
         if not (whole or part):
             kind = "a number" if isinstance(default, float) else "a whole number"
-            raise CheckpointError(f"{FILE}: expected {kind} as {key}, got {shown(value)}")
+            raise CheckpointError(f"{FILE}: expected {kind} as {key}, got {brief(value)}")

@@ -13,7 +13,7 @@ from .captions import Captions
 from .checkpoint import Checkpoint, load_folder
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch
-from .hub.sources import HUB_SOURCES, converted, find_source, known_need, own_cache
+from .hub.sources import HUB_SOURCES, converted_folder, find_source, known_need, own_cache
 from .machine import Machine, this_machine
 from .original_files import (
     Parts,
@@ -81,7 +81,7 @@ def load_checkpoint(
     return load_folder(path, dtype=dtype, captions=captions)
 
 
-def weigh(source: str | Path, like: str | Path | None = None) -> Need:
+def loading_need(source: str | Path, like: str | Path | None = None) -> Need:
     """What loading takes, from headers; of a hub id that is not here yet, what is known of it.
 
     Raises:
@@ -89,7 +89,7 @@ def weigh(source: str | Path, like: str | Path | None = None) -> Need:
     """
     known = find_source(str(source))
     if known is not None:
-        folder = converted(known)
+        folder = converted_folder(known)
         return known_need(known) if folder is None else preflight(folder, name=known.repo)
     path = Path(source)
     if not is_file(path):
@@ -131,7 +131,7 @@ def find_parts(
     if known is not None:
         room = this_machine(own_cache()) if machine is None else machine
         disk = Machine(disk=room.disk)  # its transformer is not loaded
-        folder = converted(known) or fetch(known, progress, machine=disk, captions=True)
+        folder = converted_folder(known) or fetch(known, progress, machine=disk, captions=True)
         return parts_of(folder, known.repo, known.licence)
     if not is_folder(Path(like)):
         raise CheckpointError(f"like: expected a diffusers folder, {HUB_IDS}, got {str(like)!r}")

@@ -252,7 +252,7 @@ def find_calibration(args: argparse.Namespace, recipe: Recipe) -> Calibration | 
     return Calibration.load(named)
 
 
-def converted(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Any:
+def apply_recipe(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Any:
     with bar("quantizing", len(checkpoint.groups)) as progress:
         return quantize_transformer(checkpoint, recipe, calibration, lambda _: progress.update(1))
 
@@ -263,7 +263,7 @@ def run_quantize(args: argparse.Namespace) -> Report:
     checkpoint = load(args)
     calibration = find_calibration(args, recipe)
     started = time.perf_counter()
-    transformer = converted(checkpoint, recipe, calibration)
+    transformer = apply_recipe(checkpoint, recipe, calibration)
     save_quantized(args.out, checkpoint, transformer, recipe)
     size = sum(f.stat().st_size for f in (args.out / "transformer").iterdir())
     report = {

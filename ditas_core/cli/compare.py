@@ -24,8 +24,8 @@ from ..specs import BitWidths, CalibrationSpec, Recipe, SpecError, get_conventio
 from ..writing import check_new_folder, whole_folder
 from .commands import (
     Report,
+    apply_recipe,
     calibrated,
-    converted,
     finite,
     low_rank_spec,
     sampling_spec,
@@ -39,7 +39,12 @@ from .progress import trajectory
 
 @dataclass(frozen=True)
 class Contestant:
-    """One quantized model; of an ablation's, ``bits`` and ``method``."""
+    """One quantized model that is compared with the reference.
+
+    label, recipe  what it is called in the results, and its recipe in a line
+    bits, method   of an ablation's, whose rows are also compared with the plain one of their
+                   bits; "" of a folder's
+    """
 
     label: str
     recipe: str
@@ -78,7 +83,7 @@ def ablation(
                 checkpoint, CalibrationSpec(sampling_spec(args), seed=1_000_000)
             )
         recipe, _ = searched(checkpoint, calibration, spec)
-        transformer = converted(checkpoint, recipe, calibration)
+        transformer = apply_recipe(checkpoint, recipe, calibration)
         run_as_(transformer, args.backend)
         yield Contestant(
             f"{spec.bits} {spec.method}",
@@ -188,17 +193,17 @@ def run_compare(args: argparse.Namespace) -> Report:
 def line_of(row: dict[str, Any]) -> str:
     """One result for people."""
 
-    def show(entry: dict[str, Any], digits: int) -> str:
-        spread = "" if entry["ci95"] is None else f" ± {entry['ci95']:.{digits}f}"
-        return f"{entry['mean']:.{digits}f}{spread}"
+    def spread(entry: dict[str, Any], digits: int) -> str:
+        around = "" if entry["ci95"] is None else f" ± {entry['ci95']:.{digits}f}"
+        return f"{entry['mean']:.{digits}f}{around}"
 
     text = (
-        f"{row['label']:>16}  latent SQNR {show(row['latent_sqnr_db'], 2)} dB"
-        f"  PSNR {show(row['psnr_db'], 2)} dB  SSIM {show(row['ssim'], 4)}"
+        f"{row['label']:>16}  latent SQNR {spread(row['latent_sqnr_db'], 2)} dB"
+        f"  PSNR {spread(row['psnr_db'], 2)} dB  SSIM {spread(row['ssim'], 4)}"
         f"  {row['effective_bits']} bits/weight  {row['seconds_per_sample']:.2f} s/sample"
     )
     if "gain_over_plain_db" in row:
-        text += f"  gain over plain {show(row['gain_over_plain_db'], 2)} dB"
+        text += f"  gain over plain {spread(row['gain_over_plain_db'], 2)} dB"
     return text
 
 

@@ -72,11 +72,11 @@ def describe_file(path: Path, like: str) -> Report:
         "class_count": found.classes,
         "parameters": diffusers_parameters(found),
         "autoencoder": autoencoder,
-        "preflight": weigh(need_of_original(headers, found, parts)),
+        "preflight": need_bytes(need_of_original(headers, found, parts)),
     }
 
 
-def weigh(need: Need) -> dict[str, int]:
+def need_bytes(need: Need) -> dict[str, int]:
     """Bytes it takes, and bytes there are."""
     free = this_machine(Path.cwd()).memory
     figures = {
@@ -116,5 +116,5 @@ def describe_checkpoint(args: argparse.Namespace) -> Report:
         report["effective_bits"] = round(effective_bits(transformer), 3)
         report["whole_model_bits"] = round(whole_model_bits(transformer), 3)
     if recipe is None and checkpoint.path.is_dir():
-        report["preflight"] = weigh(preflight(checkpoint.path))
+        report["preflight"] = need_bytes(preflight(checkpoint.path))
     return report

@@ -6,7 +6,7 @@ from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, estimate, measure_speed
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
-from .shape import ModelShape, TextShape, forward_flops, transformer_flops
+from .shape import ModelShape, shape_of, transformer_flops
 from .strength import Half, Measure, loudest_channels
 
 __all__ = [
@@ -21,10 +21,8 @@ __all__ = [
     "ModelShape",
     "OutlierAtlas",
     "Plan",
-    "TextShape",
     "channel_record",
     "estimate",
-    "forward_flops",
     "furthest_factor",
     "guessing_probability",
     "interval",
@@ -33,6 +31,7 @@ __all__ = [
     "outlier_atlas",
     "psnr_db",
     "rescaled_calibration",
+    "shape_of",
     "sqnr_db",
     "ssim",
     "transformer_flops",

@@ -1,6 +1,6 @@
 """What work costs before it starts: seconds and memory from a model's shape and a speed.
 
-Everything is counted in operations of a forward pass (``forward_flops``), so that one
+Everything is counted in operations of a forward pass (``transformer_flops``), so that one
 measured speed gives the seconds. Work that moves numbers more than it multiplies them
 (rounding, decompositions) enters with factors that were fitted on the demo and on one
 block of DiT-XL/2, in one thread of an AMD EPYC. All is good to about a factor of two.
@@ -27,7 +27,7 @@ from ..specs import (
     SamplingSpec,
     get_convention,
 )
-from .shape import ModelShape, transformer_flops
+from .shape import ModelShape
 
 RECORDING = 1.15
 """A recorded pass over a plain one."""
@@ -47,9 +47,12 @@ LIBRARIES = 400_000_000
 
 @torch.no_grad()
 def measure_speed(
-    checkpoint: Checkpoint, samples: int = 2, clock: Callable[[], float] = time.perf_counter
+    checkpoint: Checkpoint,
+    flops: int,
+    samples: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Operations per second of the checkpoint's own transformer, as it is loaded.
+    """Operations per second of the checkpoint's own transformer, whose pass takes ``flops``.
 
     The median of three passes of ``samples`` guided samples, after one that is not
     counted; one that takes more than LONG_S is counted itself and not repeated.
@@ -79,7 +82,7 @@ def measure_speed(
         taken = sorted(seconds() for _ in range(3))[1]
     if not taken > 0:
         raise ValueError(f"clock: expected time to pass, got {taken} s")
-    return 2 * samples * transformer_flops(checkpoint) / taken
+    return 2 * samples * flops / taken
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
     groups = shape.groups
     return Cost(
         calibrate_s=recorded / speed,
-        search_s=shape.depth * sum(group_search_flops(*group, plan) for group in groups) / speed,
-        quantize_s=shape.depth * sum(group_fit_flops(*group, plan) for group in groups) / speed,
+        search_s=sum(group_search_flops(*group, plan) for group in groups) / speed,
+        quantize_s=sum(group_fit_flops(*group, plan) for group in groups) / speed,
         compare_s=sampled / speed,
         memory_bytes=memory_bytes(shape, plan),
     )
@@ -202,15 +205,14 @@ def memory_bytes(shape: ModelShape, plan: Plan) -> int:
 
     While a copy is converted the weights it replaces are not given back yet.
     """
-    c = [channels for channels, _ in shape.groups] * shape.depth
-    tokens = max(shape.tokens, shape.text.tokens if shape.text else 0)
-    need = memory_of(c, tokens, shape.parameters, plan.calibration)
+    c = [channels for channels, _ in shape.groups]
+    need = memory_of(c, shape.tokens, shape.parameters, plan.calibration)
     linear = shape.linear_weights
     copies = (plan.variants - 1) * (4 * shape.parameters + linear)
     converting = 4 * linear if plan.variants > 1 else 0
     kept = need.tokens + need.statistics
     model = 4 * (shape.parameters + shape.autoencoder)
     widest = max(outputs * channels for channels, outputs in shape.groups)
-    searching = 4 * (6 * widest + 4 * plan.kept * max(shape.hidden, 3 * shape.width))
+    searching = 4 * (6 * widest + 4 * plan.kept * max(outputs for _, outputs in shape.groups))
     beside = max(need.call + need.model, searching, copies + converting + need.call)
     return LIBRARIES + model + kept + beside

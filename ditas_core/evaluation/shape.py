@@ -1,201 +1,113 @@
-"""The shape of a DiT or PixArt, and the operations that one forward pass of it takes.
-
-One pass of one sample, D blocks of width d on T tokens, takes
-
-    2 [ D (T ((4 + 2 r) d^2 + 2 T d) + 256 d + 7 d^2) + T d (i + o) + 256 d + 3 d^2 ]
-
-floating-point operations: per block the linear layers (r the MLP's ratio), both
-attention products and the conditioning; once the patches in (i values each) and out (o)
-and the head's conditioning. A guided step is two such passes.
-
-A PixArt with captions of L tokens has cross-attention in every block and its conditioning
-once for all of them:
-
-    2 [ D (T ((6 + 2 r) d^2 + 2 (T + L) d) + 2 L d^2) + T d (i + o) + 256 d + 7 d^2 + c ]
-
-where c = L (D_c d + d^2) projects captions of width D_c, and 256 d + d^2 / 3 comes on top
-where the model is told the image's size.
-"""
+"""The sizes that costs depend on, and the operations that one forward pass takes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ..checkpoints import Checkpoint
-from ..models import get_linear, is_told, null_class
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-FREQUENCIES = 256
-"""Sines and cosines that a DiT's timestep embedder starts from."""
+from ..checkpoints import Checkpoint, view_of
+from ..models import Conditions, Transformer, smoothing_groups
+from ..sampling import forward_arguments
+
 SD_AUTOENCODER = 83_653_863
 """Parameters of the autoencoder that the published DiTs use."""
 
 
-def forward_flops(
-    depth: int,
-    width: int,
-    tokens: int,
-    mlp_ratio: float = 4.0,
-    patch_in: int = 16,
-    patch_out: int = 16,
-) -> int:
-    """Operations (2 per multiply-add) of one pass of one sample; the module has the formula.
+class Counter(TorchDispatchMode):
+    """Within the block, ``flops`` grows by the operations of this thread's products.
 
-    patch_in, patch_out   values of a patch: its area times the latent's channels
-
-    Raises:
-        ValueError: a size below 1.
-    """
-    if min(depth, width, tokens, patch_in, patch_out) < 1 or not mlp_ratio > 0:
-        raise ValueError(f"shape: expected sizes from 1, got {depth} x {width} on {tokens} tokens")
-    hidden = round(mlp_ratio * width)
-    block = tokens * (4 * width**2 + 2 * width * hidden + 2 * tokens * width)
-    embedding = FREQUENCIES * width + width**2
-    once = tokens * width * (patch_in + patch_out) + embedding + 2 * width**2
-    return 2 * (depth * (block + embedding + 6 * width**2) + once)
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """Of captions: tokens L, and width D_c (0 = used as they are, without a projection).
-
-    told   whether the model takes the image's size
+    torch's own FlopCounterMode asks the modules of all threads which of them runs.
     """
 
-    tokens: int
-    width: int = 0
-    told: bool = False
+    flops = 0
 
-    def __post_init__(self) -> None:
-        if self.tokens < 1 or self.width < 0:
-            raise ValueError(f"shape: expected captions of at least one token, got {self}")
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        options: Mapping[str, Any] = kwargs or {}
+        out = func(*args, **options)
+        count = flop_registry.get(func._overloadpacket)
+        self.flops += count(*args, **options, out_val=out) if count else 0
+        return out
 
-    def flops(self, depth: int, width: int, tokens: int) -> int:
-        """What a pass takes beyond a DiT's without conditioning; the module has the formula."""
-        block = 2 * tokens * width**2 + 2 * self.tokens * width**2
-        block += 2 * tokens * self.tokens * width
-        once = FREQUENCIES * width + 7 * width**2
-        if self.width:
-            once += self.tokens * width * (self.width + width)
-        if self.told:
-            once += FREQUENCIES * width + width**2 // 3
-        return 2 * (depth * block + once)
+
+def transformer_flops(transformer: Transformer, conditions: Conditions | None = None) -> int:
+    """Operations (2 per multiply-add) of one pass of one sample, counted on the meta device.
+
+    A guided step is two such passes. Blocks are alike: one is counted, and what a second adds.
+
+    conditions  those of a checkpoint
+    """
+    empty = view_of(transformer, "meta")
+    size = int(transformer.config.sample_size)
+    latents = torch.empty(2, int(transformer.config.in_channels), size, size, device="meta")
+    times = torch.empty(2, device="meta")
+    arguments = forward_arguments(empty, torch.zeros(1, dtype=torch.long), conditions)
+    blocks, found = empty.transformer_blocks, []
+    for count in (1, 2):
+        empty.transformer_blocks = blocks[:count]
+        with torch.no_grad(), Counter() as counter:
+            empty(latents, timestep=times, **arguments)  # both halves
+        found.append(counter.flops // 2)
+    return int(found[0] + (len(blocks) - 1) * (found[1] - found[0]))
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """All that costs depend on, of a model that need not be there.
+    """All that costs depend on.
 
-    patch, latent_size   in latent pixels: 256 px images have 32 of 4 channels
-    classes              of each block's embedding, without the unconditional one
-    weights              parameters of the transformer, 0 = as ``parameters`` computes for a DiT
-    autoencoder          parameters of the autoencoder
-    text                 of a PixArt its captions
+    tokens       of one image, or of its caption if that is longer
+    groups       (C, outputs of all layers together) of every smoothing group
+    flops        see ``transformer_flops``
+    parameters   of the transformer
+    autoencoder  parameters of the autoencoder
     """
 
-    depth: int
     width: int
-    heads: int
-    patch: int = 2
-    latent_size: int = 32
-    in_channels: int = 4
-    out_channels: int = 8
-    mlp_ratio: float = 4.0
-    classes: int = 1000
-    weights: int = 0
-    autoencoder: int = SD_AUTOENCODER
-    text: TextShape | None = None
-
-    def __post_init__(self) -> None:
-        sizes = (self.depth, self.width, self.heads, self.patch, self.latent_size, self.classes)
-        if min(sizes) < 1 or min(self.in_channels, self.out_channels) < 1:
-            raise ValueError(f"shape: expected sizes from 1, got {self}")
-        if not self.mlp_ratio > 0 or min(self.weights, self.autoencoder) < 0:
-            raise ValueError(f"shape: expected a ratio above 0 and counts from 0, got {self}")
-        if self.text is not None and not self.weights:
-            raise ValueError("shape: expected the number of a PixArt's parameters, got none")
-        if self.width % self.heads or self.latent_size % self.patch:
-            raise ValueError(
-                "shape: expected a width of whole heads and a latent of whole patches, "
-                f"got {self.width} / {self.heads} and {self.latent_size} / {self.patch}"
-            )
+    tokens: int
+    groups: tuple[tuple[int, int], ...]
+    flops: int
+    parameters: int
+    autoencoder: int
 
     @staticmethod
     def of(checkpoint: Checkpoint) -> ModelShape:
         """A loaded checkpoint's."""
-        config = checkpoint.transformer.config
-        first = next(group for group in checkpoint.groups if group.kind == "fc1")
-        fc1 = get_linear(checkpoint.transformer, first.layers[0])
-        text = None
-        if checkpoint.captions is not None:
-            text = TextShape(
-                checkpoint.captions.tokens,
-                int(config.caption_channels or 0),
-                is_told(checkpoint.transformer),
-            )
-        return ModelShape(
-            depth=len(checkpoint.transformer.transformer_blocks),
-            width=checkpoint.width,
-            heads=int(config.num_attention_heads),
-            patch=int(config.patch_size),
-            latent_size=int(config.sample_size),
-            in_channels=int(config.in_channels),
-            out_channels=int(config.out_channels or config.in_channels),
-            mlp_ratio=fc1.out_features / fc1.in_features,
-            classes=null_class(checkpoint.transformer),
-            weights=sum(p.numel() for p in checkpoint.transformer.parameters()),
-            autoencoder=sum(p.numel() for p in checkpoint.vae.parameters()),
-            text=text,
+        return shape_of(
+            checkpoint.transformer,
+            checkpoint.most_tokens,
+            checkpoint.conditions,
+            sum(p.numel() for p in checkpoint.vae.parameters()),
         )
-
-    @property
-    def tokens(self) -> int:
-        """Of one image."""
-        return (self.latent_size // self.patch) ** 2
-
-    @property
-    def hidden(self) -> int:
-        """Channels inside the MLP."""
-        return round(self.mlp_ratio * self.width)
-
-    @property
-    def flops(self) -> int:
-        """``forward_flops`` of this shape: one sample, one pass."""
-        area = self.patch**2
-        size = (self.depth, self.width, self.tokens)
-        ends = (area * self.in_channels, area * self.out_channels)
-        plain = forward_flops(*size, self.mlp_ratio, *ends)
-        if self.text is None:
-            return plain
-        # less the conditioning that a DiT has in every block and at its head
-        embedding = FREQUENCIES * self.width + self.width**2
-        own = 2 * (self.depth * (embedding + 6 * self.width**2) + embedding + 2 * self.width**2)
-        return plain - own + self.text.flops(*size)
-
-    @property
-    def groups(self) -> tuple[tuple[int, int], ...]:
-        """(C, outputs of all layers together) of one block's smoothing groups."""
-        d, h = self.width, self.hidden
-        cross = () if self.text is None else ((d, d), (d, 2 * d), (d, d))
-        return (d, 3 * d), (d, d), *cross, (d, h), (h, d)
 
     @property
     def linear_weights(self) -> int:
         """Weights of all layers that are quantized."""
-        return self.depth * sum(c * outputs for c, outputs in self.groups)
-
-    @property
-    def parameters(self) -> int:
-        """Of the transformer; unless counted, with an embedder in every block."""
-        if self.weights:
-            return self.weights
-        d, area = self.width, self.patch**2
-        embedder = FREQUENCIES * d + d + d**2 + d + (self.classes + 1) * d
-        block = sum(outputs for _, outputs in self.groups) + 6 * d**2 + 6 * d + embedder
-        ends = area * self.in_channels * d + d + 2 * d**2 + 2 * d
-        last = (d + 1) * area * self.out_channels
-        return self.linear_weights + self.depth * block + ends + last
+        return sum(c * outputs for c, outputs in self.groups)
 
 
-def transformer_flops(checkpoint: Checkpoint) -> int:
-    """``forward_flops`` of a loaded checkpoint: one sample, one pass."""
-    return ModelShape.of(checkpoint).flops
+def shape_of(
+    transformer: Transformer,
+    tokens: int,
+    conditions: Conditions | None = None,
+    autoencoder: int = SD_AUTOENCODER,
+) -> ModelShape:
+    """Of a model that may be on the meta device, without memory."""
+    groups = []
+    for group in smoothing_groups(transformer):
+        shapes = [transformer.get_submodule(path).weight.shape for path in group.layers]
+        groups.append((int(shapes[0][1]), sum(int(rows) for rows, _ in shapes)))
+    config = transformer.config
+    return ModelShape(
+        width=int(config.num_attention_heads) * int(config.attention_head_dim),
+        tokens=tokens,
+        groups=tuple(groups),
+        flops=transformer_flops(transformer, conditions),
+        parameters=sum(p.numel() for p in transformer.parameters()),
+        autoencoder=autoencoder,
+    )

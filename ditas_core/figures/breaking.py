@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from .encoding import numbers
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import GREY, ROLES, SPARE, dress, ink, kind_colour, legend_below, wrapped
 
 IDENTICAL_DB = 199.9
@@ -27,7 +27,6 @@ def layer_bars(
     sqnr_db: Mapping[str, float],
     title: str = "Error of every layer alone",
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """What quantizing each layer alone does, one bar per layer; blank where not yet known.
@@ -51,16 +50,8 @@ def layer_bars(
                 "SQNR %{customdata:.1f} dB<extra></extra>",
             )
         )
-    dress(figure, height, dark, wrapped(title))
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        range=[-0.6, len(layers) - 0.4],
-        title="block, its parts side by side",
-        showgrid=False,
-        **block_ticks(layers),
-    )
+    dress(figure, 340, dark, wrapped(title))
+    by_layer(figure, layers, 0.6, showgrid=False)
     top = max([*known.values(), 0.0])
     figure.update_yaxes(
         title="error, % of the latents", nticks=6, range=[0, 1.16 * top] if top else [0, 1]
@@ -84,7 +75,6 @@ def step_curve(
     steps: int,
     title: str = "Closeness by first quantized step",
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """SQNR of the final latents by the step from which on the model is quantized.
@@ -109,7 +99,7 @@ def step_curve(
             hovertemplate=f"quantized from step %{{x}} of {steps} on: %{{y:.1f}} dB<extra></extra>",
         )
     )
-    dress(figure, height, dark, wrapped(title))
+    dress(figure, 340, dark, wrapped(title))
     figure.update_xaxes(title=f"first quantized step of {steps}", range=[0, steps + 1], nticks=8)
     figure.update_yaxes(title="latent SQNR, dB (higher is closer)", nticks=6)
     figure.update_layout(margin_t=56)
@@ -122,7 +112,6 @@ def parting_curves(
     first_step: int = 0,
     title: str = "Where the run parts from full precision",
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """Latent SQNR in dB after every step; steps that are still identical stay blank.
@@ -151,7 +140,7 @@ def parting_curves(
                 "<extra>%{fullData.name}</extra>",
             )
         )
-    dress(figure, height, dark, wrapped(title))
+    dress(figure, 340, dark, wrapped(title))
     if first_step > 0:
         figure.add_vline(
             x=first_step + 1,

@@ -15,28 +15,19 @@ from .encoding import Array, LogRange, numbers, pool_channels, short
 from .heatmaps import channel_order
 from .style import (
     AFTER,
-    BAR_FOOT,
-    BAR_TOP,
     BEFORE,
     TIME,
-    above,
     bar_above,
     dress,
     faded,
     ink,
     legend_below,
     panel_titles,
-    title_above,
+    title_over_bar,
 )
 
 MOST_LINES = 60
 MIRROR_COLUMNS = 256
-
-
-def time_axis(figure: go.Figure, row: int | None = None) -> None:
-    """t falls from left to right, as denoising runs."""
-    where = {} if row is None else {"row": row, "col": 1}
-    figure.update_xaxes(title="timestep t (noise → image)", autorange="reversed", **where)
 
 
 def channel_range(
@@ -68,59 +59,37 @@ def channel_range(
     states += [("after smoothing", AFTER, after)] if after is not None else []
     t = [int(v) for v in timesteps]
     for name, colour, (bottom, top, size) in states:
-        line = {"color": colour, "width": 1.4}
-        figure.add_trace(
-            go.Scatter(
-                x=t,
-                y=numbers(bottom),
-                mode="lines",
-                line=line,
-                name=name,
-                legendgroup=name,
-                showlegend=False,
-                hovertemplate="t = %{x}: lowest %{y:.3~g}<extra>%{fullData.name}</extra>",
-            ),
-            row=1,
-            col=1,
+        shared = {"x": t, "mode": "lines", "name": name, "legendgroup": name}
+        lowest = go.Scatter(
+            y=numbers(bottom),
+            line={"color": colour, "width": 1.4},
+            showlegend=False,
+            hovertemplate="t = %{x}: lowest %{y:.3~g}<extra>%{fullData.name}</extra>",
+            **shared,
         )
-        figure.add_trace(
-            go.Scatter(
-                x=t,
-                y=numbers(top),
-                mode="lines",
-                line=line,
-                fill="tonexty",
-                fillcolor=faded(colour, 0.28),
-                name=name,
-                legendgroup=name,
-                customdata=numbers(size),
-                hovertemplate="t = %{x}: highest %{y:.3~g}, one grid step is %{customdata:.2~g}"
-                "<extra>%{fullData.name}</extra>",
-            ),
-            row=1,
-            col=1,
+        highest = go.Scatter(
+            y=numbers(top),
+            line={"color": colour, "width": 1.4},
+            fill="tonexty",
+            fillcolor=faded(colour, 0.28),
+            customdata=numbers(size),
+            hovertemplate="t = %{x}: highest %{y:.3~g}, one grid step is %{customdata:.2~g}"
+            "<extra>%{fullData.name}</extra>",
+            **shared,
         )
-        within = (top - bottom) / np.maximum(size, 1e-12)
-        figure.add_trace(
-            go.Scatter(
-                x=t,
-                y=numbers(within),
-                mode="lines",
-                line={"color": colour, "width": 2.2},
-                name=name,
-                legendgroup=name,
-                showlegend=False,
-                hovertemplate="t = %{x}: %{y:.1~f} steps of the grid"
-                "<extra>%{fullData.name}</extra>",
-            ),
-            row=2,
-            col=1,
+        within = go.Scatter(
+            y=numbers((top - bottom) / np.maximum(size, 1e-12)),
+            line={"color": colour, "width": 2.2},
+            showlegend=False,
+            hovertemplate="t = %{x}: %{y:.1~f} steps of the grid<extra>%{fullData.name}</extra>",
+            **shared,
         )
+        figure.add_traces([lowest, highest, within], rows=[1, 1, 2], cols=1)
     dress(figure, height, dark, f"Channel {channel} over the denoising steps")
     figure.update_yaxes(title="X", nticks=5, row=1, col=1)
     figure.update_yaxes(title="grid steps", type="log", nticks=4, row=2, col=1)
-    time_axis(figure, 2)
-    figure.update_xaxes(autorange="reversed", row=1, col=1)
+    figure.update_xaxes(autorange="reversed")  # as denoising runs
+    figure.update_xaxes(title="timestep t (noise → image)", row=2, col=1)
     panel_titles(figure)
     figure.update_layout(margin_t=figure.layout.margin.t + 24)
     return legend_below(figure, 76)
@@ -132,7 +101,6 @@ def factor_lines(
     timesteps: Sequence[int],
     channels: Sequence[int] | NDArray[np.int_],
     *,
-    height: int = 400,
     dark: bool = False,
 ) -> go.Figure:
     """Smoothing factors of the loudest channels: each step's own against the one that serves all.
@@ -196,21 +164,18 @@ def factor_lines(
         )
     )
     title = f"One factor (bold) for all {total} steps"
-    dress(figure, height, dark)
+    dress(figure, 400, dark)
     figure.update_xaxes(title="channel, loudest first", type="category", nticks=10, tickangle=0)
     figure.update_yaxes(title="smoothing factor s", **log_axis(decades(per_step, aggregated)))
-    figure.update_layout(margin_t=BAR_TOP + 28)
-    title_above(figure, title, BAR_TOP)
-    figure.data[-1].marker.colorbar.y = above(figure, BAR_FOOT)
-    return figure
+    return title_over_bar(figure, figure.data[-1].marker.colorbar, title)
 
 
-def decades(*arrays: Array, most: float = 5.0) -> tuple[float, float]:
-    """log10 range of positive values, at most ``most`` decades down from the largest."""
+def decades(*arrays: Array) -> tuple[float, float]:
+    """log10 range of positive values, at most five decades down from the largest."""
     values = np.concatenate([np.ravel(a) for a in arrays])
     high = float(np.log10(max(values.max(), 1e-9)))
     low = float(np.log10(max(values.min(), 1e-9)))
-    return max(low, high - most) - 0.08, high + 0.08
+    return max(low, high - 5.0) - 0.08, high + 0.08
 
 
 def log_axis(ends: tuple[float, float]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from .channels import log_axis
 from .encoding import Array, numbers, short
-from .grids import FULL_LINES
+from .grids import level_lines
 from .style import AFTER, BEFORE, GREY, WEIGHTS, dress, faded, ink, legend_below
 
 MOST_MARKS = 128
@@ -37,19 +37,6 @@ def level_grid(low: float, high: float, step: float) -> Array:
 def shares(counted: Counted) -> Array:
     """Percent of the values in each bin, (B,)."""
     return np.asarray(counted.counts, float) / max(1.0, float(np.sum(counted.counts))) * 100
-
-
-def rungs(counted: Counted, foot: float) -> tuple[list[float | None], list[float | None], bool]:
-    """Levels as one broken line, in shares of the limit; whether they are few."""
-    places = counted.levels / counted.limit
-    places = places[np.abs(places) <= 1.0]
-    few = places.size <= FULL_LINES
-    if places.size > MOST_MARKS:
-        places = places[:: int(np.ceil(places.size / MOST_MARKS))]
-    top = PEAK if few else foot * (PEAK / foot) ** 0.07
-    x = [v for place in numbers(places, 4) for v in (place, place, None)]
-    y = [v for _ in range(places.size) for v in (foot, top, None)]
-    return x, y, few
 
 
 def panels_of(
@@ -111,7 +98,9 @@ def counted_traces(
                     **place,
                 }
             )
-        marks_x, marks_y, few = rungs(now, foot)
+        places = now.levels / now.limit
+        places = places[np.abs(places) <= 1.0]
+        marks_x, marks_y, few = level_lines(places, (foot, PEAK), MOST_MARKS, 4, 0.07)
         traces.append(
             {
                 "type": "scatter",

@@ -74,7 +74,6 @@ def divergence_curves(
     timesteps: Sequence[int],
     series: Mapping[str, Sequence[float]],
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """Latent SQNR in dB after every denoising step, one line per quantized model.
@@ -100,7 +99,7 @@ def divergence_curves(
                 "</extra>",
             )
         )
-    dress(figure, height, dark)
+    dress(figure, 340, dark)
     figure.update_layout(margin_t=16)
     figure.update_xaxes(title="denoising step", nticks=8)
     figure.update_yaxes(title="latent SQNR, dB (higher is closer)", nticks=6)

@@ -48,6 +48,20 @@ def visible_span(values: Array, levels: Array) -> tuple[float, float]:
     return low - pad, high + pad
 
 
+def level_lines(
+    places: Array, ends: tuple[float, float], most: int, digits: int, height: float
+) -> tuple[list[float | None], list[float | None], bool]:
+    """Levels as one broken line, and whether they are few: then from the foot of a log axis to its
+    top, otherwise marks of this share of its height, ``most`` of them."""
+    few = places.size <= FULL_LINES
+    if places.size > most:  # closer than pixels: the ends of every bundle would be a bar
+        places = places[:: int(np.ceil(places.size / most))]
+    foot, peak = ends
+    top = peak if few else foot * (peak / foot) ** height
+    x = [v for place in numbers(places, digits) for v in (place, place, None)]
+    return x, [foot, top, None] * places.size, few
+
+
 def add_levels(
     figure: go.Figure,
     row: int,
@@ -58,14 +72,7 @@ def add_levels(
 ) -> None:
     """The levels inside ``span``: lines through the panel, or marks at its foot."""
     inside = levels[(levels >= span[0]) & (levels <= span[1])]
-    if inside.size > MOST_LEVELS:  # closer than pixels: the ends of every bundle would be a bar
-        inside = inside[:: int(np.ceil(inside.size / MOST_LEVELS))]
-    few = inside.size <= FULL_LINES
-    foot, peak = ends
-    top = peak if few else foot * (peak / foot) ** 0.09
-    places = numbers(inside, 6)
-    x = [v for place in places for v in (place, place, None)]
-    y = [v for _ in places for v in (foot, top, None)]
+    x, y, few = level_lines(inside, ends, MOST_LEVELS, 6, 0.09)
     figure.add_trace(
         go.Scatter(
             x=x,
@@ -131,7 +138,6 @@ def channel_histogram(
     levels_after: Array,
     channel: int,
     *,
-    height: int = 420,
     dark: bool = False,
 ) -> go.Figure:
     """Tokens of one channel before and after smoothing, with the levels they are rounded to.
@@ -146,4 +152,4 @@ def channel_histogram(
         Gridded(after, levels_after, "after smoothing", AFTER),
     ]
     title = f"Channel {channel} and the levels it is rounded to"
-    return gridded_histograms(panels, ("X", "X / s"), title, height, dark)
+    return gridded_histograms(panels, ("X", "X / s"), title, 420, dark)

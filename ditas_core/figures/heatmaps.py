@@ -130,6 +130,20 @@ def block_ticks(layers: Sequence[str], most: int = 14) -> dict[str, Any]:
     return {"tickvals": [firsts[b] for b in blocks], "ticktext": blocks, "tickangle": 0}
 
 
+def by_layer(figure: go.Figure, layers: Sequence[str], edge: float = 0.5, **rest: Any) -> None:
+    """``block.kind`` names in execution order along the foot, with ``edge`` beside the outer ones:
+    marks would make room for themselves."""
+    figure.update_xaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=list(layers),
+        range=[-edge, len(layers) - 1 + edge],
+        title="block, its parts side by side",
+        **block_ticks(layers),
+        **rest,
+    )
+
+
 def channel_order(act_absmax: Array, order: str) -> NDArray[np.int_]:
     """Indices that put channels in their natural order or the loudest first, (C,).
 

@@ -15,11 +15,10 @@ def to_uint8(images: ArrayLike) -> Pixels:
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def enlarge(image: Pixels, size: int = 384, smooth: bool = True) -> Image.Image:
+def enlarge(image: Pixels, size: int) -> Image.Image:
     """(H, W, 3) -> a square view of ``size`` pixels; never smaller than the image."""
-    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     side = max(size, *image.shape[:2])
-    return Image.fromarray(image).resize((side, side), method)
+    return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def difference(reference: ArrayLike, other: ArrayLike, gain: float) -> Pixels:

@@ -18,7 +18,6 @@ def injection_curves(
     own: Sequence[tuple[str, float, float]] = (),
     *,
     title: str = "Plain rounding falls, DiTAS holds on",
-    height: int = 420,
     dark: bool = False,
 ) -> go.Figure:
     """Latent SQNR over the strength: one line per recipe, its mean, in the range of its samples.
@@ -72,7 +71,7 @@ def injection_curves(
                 hovertemplate=f"×%{{x}}: %{{y:.1f}} dB<extra>yours: {name}</extra>",
             )
         )
-    dress(figure, height, dark, title)
+    dress(figure, 420, dark, title)
     figure.add_vline(
         x=float(current),
         line={"color": GREY, "width": 2, "dash": "dash"},

@@ -10,22 +10,19 @@ import plotly.graph_objects as go
 
 from .curves import relative_db
 from .encoding import Array, numbers
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import (
-    BAR_FOOT,
-    BAR_TOP,
     BLUE,
     DIFFERENCE,
     GREY,
     ROLES,
     WEIGHTS,
-    above,
     bar_above,
     dress,
     faded,
     ink,
     legend_below,
-    title_above,
+    title_over_bar,
 )
 
 ERROR_COLOURS = {"activations": BLUE, "weights": WEIGHTS, "output": "#CC79A7"}
@@ -284,22 +281,11 @@ def search_map(
     if count:
         title = f"{count} of {total} layers, smoothing helps {int(helped.sum())}"
     dress(figure, height, dark)
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        range=[-0.5, total - 0.5],
-        title="block, its parts side by side",
-        showgrid=False,
-        **block_ticks(layers),
-    )
+    by_layer(figure, layers, showgrid=False)
     figure.update_yaxes(
         title="migration strength α", range=[grid[0] - 1.6 * step, grid[-1] + step / 2], dtick=0.2
     )
-    figure.update_layout(margin_t=BAR_TOP + 28)
-    title_above(figure, title, BAR_TOP)
-    figure.data[0].colorbar.y = above(figure, BAR_FOOT)
-    return figure
+    return title_over_bar(figure, figure.data[0].colorbar, title)
 
 
 def error_span(*values: float, room: float = 3.0) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import GREY, ROLES, SPARE, Role, dress, legend_below, role
 
 IDENTITY_AT = -0.12
@@ -31,7 +31,6 @@ def recipe_alphas(
     layers: Sequence[str],
     recipes: Mapping[str, Sequence[float | None]],
     *,
-    height: int = 340,
     dark: bool = False,
 ) -> go.Figure:
     """One mark per layer and recipe; None is the identity, on a line of its own below 0."""
@@ -55,8 +54,8 @@ def recipe_alphas(
                 hovertemplate="layer %{x}: %{text}<extra>%{fullData.name}</extra>",
             )
         )
-    dress(figure, height, dark, "α of every layer")
-    by_layer(figure, layers)
+    dress(figure, 340, dark, "α of every layer")
+    by_layer(figure, layers, 0.7)
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
     figure.update_yaxes(
         title="α",
@@ -109,7 +108,7 @@ def recipe_errors(
             )
         )
     dress(figure, height, dark, "Predicted error of every layer")
-    by_layer(figure, layers)
+    by_layer(figure, layers, 0.7)
     highest = 100 * max(positive, default=1e-2)
     figure.update_yaxes(
         title="error, % of output energy",
@@ -123,18 +122,6 @@ def recipe_errors(
             x=list(layers).index(str(marked)), line={"color": GREY, "dash": "dot", "width": 1.5}
         )
     return legend_below(figure, legend_room(errors))
-
-
-def by_layer(figure: go.Figure, layers: Sequence[str]) -> None:
-    """The layers in execution order along the foot, blocks named."""
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        range=[-0.7, len(layers) - 0.3],
-        title="block, its parts side by side",
-        **block_ticks(layers),
-    )
 
 
 def legend_room(names: Mapping[str, object]) -> int:

@@ -8,18 +8,15 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .encoding import Array, numbers
-from .heatmaps import block_ticks
+from .heatmaps import by_layer
 from .style import (
-    BAR_FOOT,
-    BAR_TOP,
     ERROR,
     ROLES,
     SKY,
-    above,
     bar_above,
     dress,
     legend_below,
-    title_above,
+    title_over_bar,
 )
 
 
@@ -29,7 +26,6 @@ def sensitivity_map(
     bits: Sequence[int],
     chosen: Sequence[int | None] | None = None,
     *,
-    height: int = 300,
     dark: bool = False,
 ) -> go.Figure:
     """Relative error of every layer at every bit-width with the chosen one marked.
@@ -77,16 +73,8 @@ def sensitivity_map(
     title = "Error of every layer by bit-width"
     if marked:
         title = f"Chosen bits (white dots): {np.mean([b for _, b in marked]):.2f} on average"
-    dress(figure, height, dark)
-    figure.update_xaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(layers),
-        title="block, its parts side by side",
-        range=[-0.5, len(layers) - 0.5],  # dots would make room for themselves beside the map
-        showgrid=False,
-        **block_ticks(layers),
-    )
+    dress(figure, 300, dark)
+    by_layer(figure, layers, showgrid=False)
     figure.update_yaxes(
         type="category",
         categoryorder="array",
@@ -95,10 +83,7 @@ def sensitivity_map(
         title="bits",
         showgrid=False,
     )
-    figure.update_layout(margin_t=BAR_TOP + 28)
-    title_above(figure, title, BAR_TOP)
-    figure.data[0].colorbar.y = above(figure, BAR_FOOT)
-    return figure
+    return title_over_bar(figure, figure.data[0].colorbar, title)
 
 
 def size_error_curve(
@@ -108,7 +93,6 @@ def size_error_curve(
     chosen: int | None = None,
     uniform: Sequence[tuple[str, float, float]] = (),
     *,
-    height: int = 360,
     dark: bool = False,
 ) -> go.Figure:
     """Error against size of the allocations found, with uniform bit-widths to compare.
@@ -161,7 +145,7 @@ def size_error_curve(
                 hovertemplate="chosen: %{text}<br>%{x:.3~g} MB, error %{y:.1f} dB<extra></extra>",
             )
         )
-    dress(figure, height, dark, "Smaller or closer: error against size")
+    dress(figure, 360, dark, "Smaller or closer: error against size")
     figure.update_xaxes(title="size of the weights, MB", nticks=7)
     figure.update_yaxes(title="relative error, dB (lower is better)", nticks=6)
     return legend_below(figure, 78)

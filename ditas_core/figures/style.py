@@ -203,6 +203,13 @@ def title_above(figure: go.Figure, title: str, pixels: float) -> go.Figure:
     return figure
 
 
+def title_over_bar(figure: go.Figure, bar: Any, title: str) -> go.Figure:
+    """Room above the plot area for a colour bar of the figure's, and a title over it."""
+    figure.update_layout(margin_t=BAR_TOP + 28)
+    bar.y = above(figure, BAR_FOOT)
+    return title_above(figure, title, BAR_TOP)
+
+
 def panel_titles(figure: go.Figure) -> go.Figure:
     """Subplot titles at the left edge of their panel, a little larger than the ticks."""
     figure.update_annotations(font={"size": 13}, x=0, xanchor="left")

@@ -1,7 +1,7 @@
 """Families of models: what a block consists of, what conditions it, what its layers are called."""
 
 from .dit import NULL_CLASS, class_conditions, null_class
-from .errors import CheckpointError, shown
+from .errors import CheckpointError
 from .families import (
     DIT,
     FAMILIES,
@@ -18,7 +18,6 @@ from .families import (
 )
 from .family import Conditions, Family
 from .groups import Absorber, SmoothingGroup, get_linear, group_fed_by, input_channels
-from .pixart import is_told
 
 __all__ = [
     "DIT",
@@ -41,9 +40,7 @@ __all__ = [
     "get_linear",
     "group_fed_by",
     "input_channels",
-    "is_told",
     "null_class",
     "reason_of",
-    "shown",
     "smoothing_groups",
 ]

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import torch.nn as nn
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
 
+from ..specs import brief
 from .dit import DiT
-from .errors import CheckpointError, shown
+from .errors import CheckpointError
 from .family import Family
 from .groups import SmoothingGroup
 from .pixart import PixArt
@@ -52,7 +53,7 @@ def family_of(transformer: nn.Module) -> Family:
     for family in FAMILIES:
         if isinstance(transformer, family.cls):
             return family
-    raise refused(type(transformer).__name__)
+    raise other_class(type(transformer).__name__)
 
 
 def family_of_index(index: dict[str, Any]) -> Family:
@@ -71,7 +72,7 @@ def family_of_index(index: dict[str, Any]) -> Family:
     reason = reason_of(cls) or reason_of(name) or UNKNOWN
     if reason == UNKNOWN and cls in [family.cls.__name__ for family in FAMILIES]:
         reason = "its transformer is known, but not how this pipeline samples with it"
-    got = shown(name) if cls is None else f"{shown(name)} with {shown(cls)}"
+    got = brief(name) if cls is None else f"{brief(name)} with {brief(cls)}"
     raise CheckpointError(
         f"model_index.json: expected a {', '.join(before)} or {last}, got {got}: {reason}"
     )
@@ -94,7 +95,7 @@ def family_of_config(config: dict[str, Any]) -> Family:
         if config.get("_class_name") == family.cls.__name__:
             check_config(family, config)
             return family
-    raise refused(config.get("_class_name"))
+    raise other_class(config.get("_class_name"))
 
 
 def check_config(family: Family, config: Mapping[str, Any]) -> None:
@@ -105,11 +106,11 @@ def check_config(family: Family, config: Mapping[str, Any]) -> None:
     """
     name = config.get("_class_name")
     if name not in (family.cls.__name__, OLD_CLASS):
-        raise refused(name, family)
+        raise other_class(name, family)
     norm = config.get("norm_type", family.norm_type)
     if norm != family.norm_type:
         raise CheckpointError(
-            f"transformer: expected {family.blocks} blocks, got norm_type {shown(norm)}"
+            f"transformer: expected {family.blocks} blocks, got norm_type {brief(norm)}"
         )
     check_grid(config)
     family.check_options(config)
@@ -124,17 +125,17 @@ def check_grid(config: Mapping[str, Any]) -> None:
     size, patch = (config.get(key) for key in ("sample_size", "patch_size"))
     for key, value in (("sample_size", size), ("patch_size", patch)):
         if value is not None and (type(value) is not int or value < 1):
-            raise CheckpointError(f"transformer: expected {key} of at least 1, got {shown(value)}")
+            raise CheckpointError(f"transformer: expected {key} of at least 1, got {brief(value)}")
     if size is None or patch is None:
         return
     if size % patch or (size // patch) ** 2 > MAX_TOKENS:
         raise CheckpointError(
-            f"transformer: expected a sample_size of whole patches of {shown(patch)}, at most "
-            f"{MAX_TOKENS} of them, got {shown(size)}"
+            f"transformer: expected a sample_size of whole patches of {brief(patch)}, at most "
+            f"{MAX_TOKENS} of them, got {brief(size)}"
         )
 
 
-def refused(name: Any, wanted: Family | None = None) -> CheckpointError:
+def other_class(name: Any, wanted: Family | None = None) -> CheckpointError:
     """What to say of another transformer class."""
     classes = [family.cls.__name__ for family in FAMILIES]
     expected = " or ".join(classes) if wanted is None else wanted.cls.__name__
@@ -142,7 +143,7 @@ def refused(name: Any, wanted: Family | None = None) -> CheckpointError:
         reason = "model_index.json names another family's pipeline"
     else:
         reason = reason_of(name) or UNKNOWN
-    return CheckpointError(f"transformer: expected a {expected}, got {shown(name)}: {reason}")
+    return CheckpointError(f"transformer: expected a {expected}, got {brief(name)}: {reason}")
 
 
 def smoothing_groups(transformer: nn.Module) -> tuple[SmoothingGroup, ...]:

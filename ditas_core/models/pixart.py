@@ -25,7 +25,8 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from torch import Tensor, nn
 
-from .errors import CheckpointError, shown
+from ..specs import brief
+from .errors import CheckpointError
 from .family import ATTENTION, FEED_FORWARD, Conditions, Embedded, Family, Kind
 from .groups import SmoothingGroup, attended, on_the_fly
 
@@ -72,7 +73,7 @@ class PixArt(Family):
         if config.get("attention_type", "default") not in ("default", None):
             raise CheckpointError(
                 "transformer: expected blocks without additional attention, got attention_type "
-                f"{shown(config['attention_type'])}"
+                f"{brief(config['attention_type'])}"
             )
         if config.get("cross_attention_dim", 0) is None:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The guided denoising loop, with a callback per step.
+"""The guided denoising loop, step by step.
 
 Classifier-free guidance: ``eps = eps_u + g (eps_c - eps_u)`` on the first
 ``guided_channels`` latent channels (0 = all), the rest keep ``eps_c``.
@@ -19,7 +19,6 @@ from ..models import Conditions, class_conditions
 from ..specs import SamplingSpec, SpecError
 from .stopping import between
 
-StepCallback = Callable[["Step"], None]
 TransformerAt = Callable[[int], nn.Module]
 """Which transformer runs the step of this loop index (from 0)."""
 
@@ -229,17 +228,12 @@ def sample_latents(
     shape: tuple[int, int, int],
     spec: SamplingSpec,
     seed: int | list[torch.Generator],
-    callback: StepCallback | None = None,
     conditions: Conditions | None = None,
 ) -> Tensor:
     """Run ``iterate_latents`` to its end; the final latents, (N, C, H, W)."""
-    latents = torch.empty(0)
-    for step in iterate_latents(
-        transformer, scheduler_config, labels, shape, spec, seed, conditions
-    ):
+    steps = iterate_latents(transformer, scheduler_config, labels, shape, spec, seed, conditions)
+    for step in steps:
         latents = step.latents
-        if callback is not None:
-            callback(step)
     return latents
 
 

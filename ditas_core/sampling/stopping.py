@@ -1,8 +1,9 @@
 """Ending a network's run between two of its blocks.
 
 A forward pass of a large model on a CPU takes longer than anybody who cancels would wait.
-Whoever takes an iterator's events through ``until_stopped`` says how to find out whether to
-go on; the networks ask before every block.
+``until_stopped`` drives an iterator and takes a function that says whether to stop;
+``between`` asks it before every block that runs, through a hook, and raises ``Stopped``.
+Both know each other by the thread they run in, so that nothing is passed through the network.
 """
 
 from __future__ import annotations
@@ -16,44 +17,46 @@ from torch import nn
 
 Event = TypeVar("Event")
 LOCAL = threading.local()
+"""``stop``: the function of the innermost ``until_stopped`` of this thread."""
 
 
 class Stopped(Exception):
     """The run was ended before its next block."""
 
 
-def until_stopped(events: Iterator[Event], wanted: Callable[[], bool]) -> Iterator[Event]:
-    """The same events; ``wanted`` is asked before every block that runs for the next one.
+def until_stopped(events: Iterator[Event], stop: Callable[[], bool]) -> Iterator[Event]:
+    """The same events; ``stop`` is asked before every block that runs for the next one.
 
     Raises:
         Stopped: it said yes. The iterator has come to its end.
     """
     while True:
-        before = getattr(LOCAL, "wanted", None)
-        LOCAL.wanted = wanted
+        before = getattr(LOCAL, "stop", None)
+        LOCAL.stop = stop
         try:
             event = next(events)
         except StopIteration:
             return
         finally:
-            LOCAL.wanted = before
+            LOCAL.stop = before
         yield event
 
 
 @contextmanager
 def between(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """While these modules run in this thread, each of them asks first whether it should.
+    """Within the block, each of these modules asks first whether to stop, if it runs in this
+    thread, and if ``until_stopped`` drives it.
 
     Raises:
-        Stopped: what ``until_stopped`` was given said so.
+        Stopped: the answer was yes.
     """
-    wanted, thread = getattr(LOCAL, "wanted", None), threading.get_ident()
-    if wanted is None:
+    stop, thread = getattr(LOCAL, "stop", None), threading.get_ident()
+    if stop is None:
         yield
         return
 
     def ask(*_: Any) -> None:
-        if threading.get_ident() == thread and wanted():
+        if threading.get_ident() == thread and stop():
             raise Stopped
 
     handles = [block.register_forward_pre_hook(ask) for block in blocks]

@@ -29,7 +29,7 @@ from .totals import (
     relative_error,
     search_totals,
 )
-from .weighed import at_width, weighed
+from .weighted import at_width, weighted
 
 __all__ = [
     "Allocation",
@@ -72,5 +72,5 @@ __all__ = [
     "search_totals",
     "sensitivity",
     "uniform_allocations",
-    "weighed",
+    "weighted",
 ]

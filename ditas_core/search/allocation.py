@@ -1,6 +1,6 @@
 """Mixed precision: the bits of every group under one budget for what is stored.
 
-    minimise    sum over groups of importance x error(group, bits)
+    minimise    sum over groups of error(group, bits)
     subject to  sum over groups of bits on disk <= budget per weight x weights
 
 The optimum is exact: a dynamic programme over the groups that keeps the states no
@@ -12,7 +12,6 @@ differ only in them the closer one is always taken: offer only those that are me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -45,23 +44,16 @@ class Item(NamedTuple):
     error: Tensor
 
 
-def allocate(
-    sensitivities: SensitivityMap,
-    budget_bits_per_weight: float,
-    importance: Mapping[str, float] | None = None,
-) -> dict[str, BitWidths]:
+def allocate(sensitivities: SensitivityMap, budget_bits_per_weight: float) -> dict[str, BitWidths]:
     """The bits of every group with the smallest sum of errors that fits the budget.
 
-    ``importance`` weighs the groups, 1 where not given. Of equal sums the smaller
-    size is taken; the result is the same every time.
+    Of equal sums the smaller size is taken; the result is the same every time.
 
     Raises:
         BudgetError: the budget is below the smallest possible size, which it names.
-        SpecError: an importance of a group that is not there, or not finite from 0.
     """
-    check_importance(sensitivities, importance)
     total = float(sum(sensitivities.weights))
-    items = items_of(sensitivities, importance or {})
+    items = items_of(sensitivities)
     least = sum(float(item.cost.min()) for item in items)
     budget = budget_bits_per_weight * total
     if not least <= budget * (1 + BUDGET_SLACK):
@@ -77,17 +69,9 @@ def allocate(
     return {name: result[row] for row, name in enumerate(sensitivities.groups)}
 
 
-def check_importance(sensitivities: SensitivityMap, importance: Mapping[str, float] | None) -> None:
-    """Raise SpecError unless it is about the map's groups, finite and not negative."""
-    for name, value in (importance or {}).items():
-        if name not in sensitivities.groups or not (math.isfinite(value) and value >= 0):
-            raise SpecError(f"importance: expected a number from 0 per group, got {name!r}")
-
-
-def items_of(sensitivities: SensitivityMap, importance: Mapping[str, float]) -> list[Item]:
+def items_of(sensitivities: SensitivityMap) -> list[Item]:
     """One item per group; groups whose sizes depend on each other are one item together."""
     dependent = {d: row for row, d in enumerate(sensitivities.divided_by) if d != NOBODY}
-    weight = [importance.get(name, 1.0) for name in sensitivities.groups]
     items = []
     for row in range(len(sensitivities.groups)):
         if sensitivities.divided_by[row] != NOBODY:
@@ -99,10 +83,10 @@ def items_of(sensitivities: SensitivityMap, importance: Mapping[str, float]) -> 
             for other in choices if len(rows) > 1 else (own,):
                 columns.append((own, other)[: len(rows)])
                 cost = float(sensitivities.stored[row, own])
-                error = weight[row] * float(sensitivities.error[row, own])
+                error = float(sensitivities.error[row, own])
                 if len(rows) > 1:
                     cost += float(sensitivities.stored[rows[1], other])
-                    error += weight[rows[1]] * float(sensitivities.error[rows[1], other])
+                    error += float(sensitivities.error[rows[1], other])
                     if sensitivities.alphas[row][own] is not None:
                         cost += float(sensitivities.division[rows[1], other])
                 costs.append(cost)

@@ -27,7 +27,7 @@ from ..quantizer import choose_qparams, params_from_range
 from ..smoothing import smoothing_factor
 from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, get_convention
 from .alpha import SearchSpec
-from .loss import StandIn, group_loss, stacked
+from .loss import RoundedWeight, group_loss, stacked
 
 BINS = 128
 FLOOR_DB = -200.0
@@ -109,11 +109,11 @@ class AlphaLab:
         smoothed = loss.tokens / s  # (M, C)
         moved = loss.round_activations(smoothed, s) - smoothed  # (M, C)
         scaled = loss.weight * s  # (C_out, C)
-        target, stand_in, params = self.weight_side(smoothed, s)
-        by_weight = loss.known if loss.frozen else loss.multiply(smoothed, stand_in.error)
+        target, stored, params = self.weight_side(smoothed, s)
+        by_weight = loss.known if loss.frozen else loss.multiply(smoothed, stored.error)
         error = by_weight
         if loss.rounds_activations:
-            error = loss.multiply(moved, stand_in.weight).add_(by_weight)  # (M, C_out)
+            error = loss.multiply(moved, stored.weight).add_(by_weight)  # (M, C_out)
         by_activation = loss.multiply(moved, scaled)  # (M, C_out)
         return LabView(
             alpha,
@@ -122,7 +122,7 @@ class AlphaLab:
             self.activation_grid(smoothed, s),
             None if params is None else median_grid(*params, loss.weight_spec),
             decibels(energy(moved), energy(smoothed)),
-            decibels(energy(stand_in.error), energy(scaled)),
+            decibels(energy(stored.error), energy(scaled)),
             decibels(loss.mean_square(by_activation), loss.energy),
             decibels(loss.mean_square(by_weight), loss.energy),
             decibels(loss.mean_square(error), loss.energy),
@@ -130,21 +130,21 @@ class AlphaLab:
 
     def weight_side(
         self, smoothed: Tensor, s: Tensor
-    ) -> tuple[Tensor, StandIn, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, RoundedWeight, tuple[Tensor, Tensor] | None]:
         """What is rounded (C_out, C), A and V, and scales with zero points; all of W s."""
         loss = self.loss
         if loss.frozen is not None and self.frozen_target is not None:
-            stand_in = StandIn(loss.frozen.weight * s, loss.frozen.error * s)
+            stored = RoundedWeight(loss.frozen.weight * s, loss.frozen.error * s)
             params = self.frozen_params
             if params is not None:  # one input channel per scale: the last dimension is C
                 scale = params[0].reshape(-1, len(s)) * s
                 params = scale.flatten(), params[1]
-            return self.frozen_target * s, stand_in, params
+            return self.frozen_target * s, stored, params
         scaled = [weight * s for weight in loss.weights]
         fits = loss.quick_fits(smoothed, s, scaled)
         targets = [fit.target for fit in fits]
         params = scales_of(targets, loss.weight_spec)
-        return stacked(targets), loss.stand_in(fits, scaled), params
+        return stacked(targets), loss.rounded_weight(fits, scaled), params
 
     def activation_grid(self, smoothed: Tensor, s: Tensor) -> Grid | None:
         """Of the median token, or of the median step where each step has one range."""

@@ -47,12 +47,12 @@ SEARCH_ITERATIONS = 1
 PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class StandIn(NamedTuple):
-    """What stands for W s once it is rounded.
+class RoundedWeight(NamedTuple):
+    """What is computed with in the place of W s, (C_out, C) each; A and V of the module's loss.
 
-    weight  A, which multiplies the activations' rounding error: the rounded weight, with the
-            branch where that sees rounded inputs
-    error   V: the rounded weight with its branch, less W s
+    weight  A, which the rounded activations are multiplied by: the dequantized weight Q, or
+            Q + L R where the convention's branch sees rounded activations, too
+    error   V = Q + L R - W s
     """
 
     weight: Tensor
@@ -100,7 +100,7 @@ class GroupLoss:
         self.act_absmax = statistics.aggregated_absmax()  # (C,)
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
         self.energy = self.mean_square(reference)
-        self.frozen: StandIn | None = None
+        self.frozen: RoundedWeight | None = None
         self.fits: list[WeightFit] | None = None
         self.known = reference  # (M, C_out)
         source = self.weights
@@ -108,7 +108,7 @@ class GroupLoss:
             if fits is None:
                 fits = fit_weights(self.weights, statistics, self.layer, convention)
             self.fits = fits
-            self.frozen = self.stand_in(fits, self.weights)
+            self.frozen = self.rounded_weight(fits, self.weights)
             self.known = self.multiply(self.tokens, self.frozen.error)  # (M, C_out)
             if convention.factor_from == "quantized":
                 source = [fit.rounded for fit in fits]
@@ -186,16 +186,16 @@ class GroupLoss:
         hi = (self.statistics.high / s).amax((1, 2))[:, None, None]
         return lo, hi
 
-    def stand_in(self, fits: list[WeightFit], weights: list[Tensor]) -> StandIn:
+    def rounded_weight(self, fits: list[WeightFit], weights: list[Tensor]) -> RoundedWeight:
         """A and V of the fits of ``weights``, each (C_out, C), one above the other."""
         errors = [fit.error(weight) for fit, weight in zip(fits, weights, strict=True)]
         on_full = self.convention.branch_input == "full"
         parts = [
             fit.rounded if on_full or fit.low is None else fit.rounded + fit.low for fit in fits
         ]
-        return StandIn(stacked(parts), stacked(errors))
+        return RoundedWeight(stacked(parts), stacked(errors))
 
-    def of_frozen(self, moved: Tensor, frozen: StandIn) -> float:
+    def of_frozen(self, moved: Tensor, frozen: RoundedWeight) -> float:
         """Loss where A and X V^T are the same for every s; D in the channels' own units."""
         if self.products == torch.float32:
             return self.mean_square(torch.addmm(self.known, moved, frozen.weight.T))
@@ -212,7 +212,7 @@ class GroupLoss:
         if self.products == torch.float32 and all(fit.up.shape[1] == 0 for fit in fits):
             weight = stacked([fit.rounded for fit in fits])
             return self.mean_square(torch.addmm(self.known, rounded, weight.T, beta=-1))
-        frozen = self.stand_in(fits, scaled)
+        frozen = self.rounded_weight(fits, scaled)
         moved = rounded - smoothed  # (M, C)
         error = self.multiply(smoothed, frozen.error)  # (M, C_out)
         if self.rounds_activations:

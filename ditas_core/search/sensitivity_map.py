@@ -112,17 +112,10 @@ class SensitivityMap:
         """``bits_stored`` over the number of weights."""
         return self.bits_stored(allocation) / sum(self.weights)
 
-    def total_error(
-        self, allocation: Mapping[str, BitWidths], importance: Mapping[str, float] | None = None
-    ) -> float:
-        """``sum over groups of importance x error``; importance is 1 where not given."""
-        return math.fsum(
-            (1.0 if importance is None else importance.get(name, 1.0))
-            * float(self.error[row, column])
-            for row, (name, column) in enumerate(
-                zip(self.groups, self.columns(allocation), strict=True)
-            )
-        )
+    def total_error(self, allocation: Mapping[str, BitWidths]) -> float:
+        """The sum over groups of their errors."""
+        columns = enumerate(self.columns(allocation))
+        return math.fsum(float(self.error[row, column]) for row, column in columns)
 
     def uniform(self, bits: BitWidths) -> dict[str, BitWidths]:
         """The same width for every group."""

@@ -3,11 +3,11 @@
 from .checks import (
     RecipeError,
     SpecError,
+    brief,
     check_choice,
     check_number,
     check_text,
     check_whole,
-    show,
 )
 from .document import parse_json, read_text
 from .quantization import (
@@ -71,6 +71,7 @@ __all__ = [
     "SamplingSpec",
     "SpecError",
     "all_but",
+    "brief",
     "check_choice",
     "check_number",
     "check_text",
@@ -81,6 +82,5 @@ __all__ = [
     "parse_json",
     "read_text",
     "read_timesteps",
-    "show",
     "summarize",
 ]

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .checks import SpecError, show
+from .checks import SpecError, brief
 
 MOST_BYTES = 2_000_000
 """Twice what a recipe for 512 PixArt blocks takes, the most that is ever built."""
@@ -43,7 +43,7 @@ def parse_json(name: str, text: str, kind: type = dict) -> Any:
     if level:
         raise SpecError(f"{name}: expected at most {DEEPEST} levels of JSON, got more")
     if not isinstance(value, kind):
-        raise SpecError(f"{name}: expected a JSON {WORDS[kind]}, got {show(value)}")
+        raise SpecError(f"{name}: expected a JSON {WORDS[kind]}, got {brief(value)}")
     return value
 
 

@@ -8,12 +8,12 @@ from enum import StrEnum
 
 from .checks import (
     SpecError,
+    brief,
     check_choice,
     check_fields,
     check_flag,
     check_whole,
     choice,
-    show,
     whole,
 )
 
@@ -87,7 +87,7 @@ class QuantizerSpec:
         check_flag("ties_to_even", self.ties_to_even)
         check_flag("offset_form", self.offset_form)
         if not isinstance(self.granularity, Granularity):
-            raise SpecError(f"granularity: expected a Granularity, got {show(self.granularity)}")
+            raise SpecError(f"granularity: expected a Granularity, got {brief(self.granularity)}")
         check_whole("group_size", self.group_size, int(self.granularity in GROUPED), 2**20)
         if self.symmetric and self.power_of_two_steps:
             raise SpecError("power_of_two_steps: expected an asymmetric quantizer")
@@ -128,7 +128,7 @@ class BitWidths:
         """``"W4A8"`` -> ``BitWidths(4, 8)``."""
         found = re.fullmatch(r"[Ww]([0-9]{1,2})[Aa]([0-9]{1,2})", str(text).strip())
         if found is None:
-            raise SpecError(f"bits: expected something like W4A8, got {show(text)}")
+            raise SpecError(f"bits: expected something like W4A8, got {brief(text)}")
         return BitWidths(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
@@ -164,7 +164,7 @@ class LowRankSpec:
         if self.keep == "last" and self.weighting != "none":
             raise SpecError(
                 'weighting: expected "none" where the last iterate is kept, '
-                f"got {show(self.weighting)}"
+                f"got {brief(self.weighting)}"
             )
 
 

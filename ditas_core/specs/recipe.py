@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .checks import SpecError, check_number, check_text, show
+from .checks import SpecError, brief, check_number, check_text
 from .document import parse_json, read_text
 from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_convention
 
@@ -61,7 +61,7 @@ class Recipe:
         for field_name in ("name", "checkpoint", "calibration", "calibration_file"):
             check_text(field_name, getattr(self, field_name))
         if not isinstance(self.layers, dict) or not self.layers:
-            raise SpecError(f"layers: expected at least one, got {show(self.layers)}")
+            raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
 
     @property
     def needs_calibration(self) -> bool:
@@ -88,13 +88,13 @@ class Recipe:
         if document.get("format") != RECIPE_FORMAT:
             raise SpecError(
                 f"recipe: expected a recipe of format {RECIPE_FORMAT}, "
-                f"got {show(document.get('format'))}; search again to make one"
+                f"got {brief(document.get('format'))}; search again to make one"
             )
         document.pop("format")
         layers = document.pop("layers", None)
         if not isinstance(layers, dict):
-            raise SpecError(f"recipe: expected an object of layers, got {show(layers)}")
-        found = {name: layer_of(f"recipe: {show(name)}", layer) for name, layer in layers.items()}
+            raise SpecError(f"recipe: expected an object of layers, got {brief(layers)}")
+        found = {name: layer_of(f"recipe: {brief(name)}", layer) for name, layer in layers.items()}
         return Recipe(**checked_fields(Recipe, "recipe", {**document, "layers": found}))
 
     @staticmethod
@@ -118,11 +118,11 @@ def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> 
         SpecError: no object, or a field that is missing or unknown.
     """
     if not isinstance(document, dict):
-        raise SpecError(f"{where}: expected an object, got {show(document)}")
+        raise SpecError(f"{where}: expected an object, got {brief(document)}")
     known = {f.name: whole or (f.default is MISSING) for f in fields(cls)}
     strange = sorted(set(document) - set(known))
     if strange:
-        raise SpecError(f"{where}: expected the fields {', '.join(known)}, got {show(strange[0])}")
+        raise SpecError(f"{where}: expected the fields {', '.join(known)}, got {brief(strange[0])}")
     missing = [name for name, needed in known.items() if needed and name not in document]
     if missing:
         raise SpecError(f"{where}: expected the field {missing[0]}, found none")
@@ -137,7 +137,7 @@ def only(recipe: Recipe, groups: Collection[str]) -> Recipe:
     """
     unknown = sorted(set(groups) - set(recipe.layers))
     if unknown:
-        raise SpecError(f"groups: expected some of the recipe's, got {show(unknown)}")
+        raise SpecError(f"groups: expected some of the recipe's, got {brief(unknown)}")
     layers = {n: layer if n in groups else LEFT_ALONE for n, layer in recipe.layers.items()}
     return replace(recipe, layers=layers)
 

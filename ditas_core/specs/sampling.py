@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .checks import SpecError, check_fields, check_whole, choice, number, show, whole
+from .checks import SpecError, brief, check_fields, check_whole, choice, number, whole
 from .document import parse_json
 
 SCHEDULERS = ("ddim", "ddpm")
@@ -52,7 +52,7 @@ class CalibrationSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, SamplingSpec):
-            raise SpecError(f"sampling: expected a SamplingSpec, got {show(self.sampling)}")
+            raise SpecError(f"sampling: expected a SamplingSpec, got {brief(self.sampling)}")
         check_fields(self)
 
 

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder
-from ditas_core.checkpoints import Machine, weigh
+from ditas_core.checkpoints import Machine, loading_need
 from ditas_core.ui.serving.gate import Gate, is_open
 from ditas_core.ui.serving.limits import LEAST_CACHE_MB, Limits, read_limits
 from ditas_core.ui.visitors import backend as bench_module
@@ -292,7 +292,9 @@ def test_limits_are_read_and_checked() -> None:
         with pytest.raises(ValueError, match="DITAS_JOB_SECONDS"):
             read_limits({"DITAS_JOB_SECONDS": text})
     least = read_limits({"DITAS_CACHE_MB": str(LEAST_CACHE_MB)}).cache_bytes
-    assert weigh(str(ROOT / "assets" / "fluent-emoji-dit")).float32 <= least, "the demo starts"
+    assert loading_need(str(ROOT / "assets" / "fluent-emoji-dit")).float32 <= least, (
+        "the demo starts"
+    )
 
 
 @pytest.mark.parametrize(

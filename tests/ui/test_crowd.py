@@ -22,7 +22,7 @@ from ditas_core.ui.stored.results import BUILT_IN, PLAIN, REFERENCE, Result
 from ditas_core.ui.tabs.blind.draw import pair_view
 from ditas_core.ui.tabs.blind.rules import LEFT, SQNR, BlindTest, Tally
 from ditas_core.ui.tabs.breaking.job import LayerSweep, notes_of
-from ditas_core.ui.tabs.overview.costs import shape_of
+from ditas_core.ui.tabs.overview.costs import shape_at_hand
 from ditas_core.ui.tabs.overview.draw import card
 from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.cache import Cache
@@ -68,7 +68,7 @@ def test_what_the_bar_says_needs_no_copy(backend, copies):
     assert "no DiTAS recipe yet" in setup_notice(
         backend, session, replace(choice, recipe=BUILT_IN[-1])
     )
-    assert backend.group_names(choice.model) and shape_of(backend, choice) is not None
+    assert backend.group_names(choice.model) and shape_at_hand(backend, choice) is not None
     assert not copies.asked
     plain = backend.recipes(session, choice)[PLAIN]
     assert plain.checkpoint == backend.checkpoint(choice.model).fingerprint

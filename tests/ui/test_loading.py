@@ -25,7 +25,7 @@ from ditas_core.checkpoints import (
     Machine,
     fingerprint,
     from_original,
-    weigh,
+    loading_need,
     write_state,
 )
 from ditas_core.checkpoints.hub import transfer
@@ -255,7 +255,7 @@ def test_what_the_hub_refuses_is_said_and_the_line_is_free(hub, backend, url):
 
 
 def need_of(backend: Backend, key: str) -> Any:
-    return weigh(backend.entries[key].source)
+    return loading_need(backend.entries[key].source)
 
 
 def test_what_does_not_fit_is_refused_and_bfloat16_is_offered(backend, monkeypatch):

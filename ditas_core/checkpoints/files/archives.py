@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ...models import CheckpointError
 from .headers import REMEDY, OpenFile
-from .pickles import check_pickle, refused
+from .pickles import check_pickle, refusal
 
 MAX_ENTRIES = 8_192
 MAX_DIRECTORY = 2 * 2**20  # bytes
@@ -59,15 +59,15 @@ def check_archive(file: OpenFile) -> dict[str, Entry]:
     for name, entry in entries.items():
         first, _, rest = name.partition("/")
         if first != root:
-            raise refused(file, f"one folder in the archive, got {first!r} beside {root!r}")
+            raise refusal(file, f"one folder in the archive, got {first!r} beside {root!r}")
         if rest == "constants.pkl" or rest.startswith("code/"):
             raise a_program(file)
         limit = MAX_PICKLE if rest == "data.pkl" else MAX_SMALL
         if not re.fullmatch(r"data/\d+", rest) and entry.nbytes > limit:
-            raise refused(file, f"at most {limit} B in {name}, got {entry.nbytes}")
+            raise refusal(file, f"at most {limit} B in {name}, got {entry.nbytes}")
     described = entries.get(f"{root}/data.pkl")
     if described is None:
-        raise refused(file, f"{root}/data.pkl, as torch.save writes it, found none")
+        raise refusal(file, f"{root}/data.pkl, as torch.save writes it, found none")
     check_pickle(file, file.at(described.start, described.nbytes))
     return entries
 
@@ -83,12 +83,12 @@ def find_directory(file: OpenFile) -> tuple[int, int, int]:
     """Entries, offset and size of the central directory; it and its end close the file."""
     tail = file.size - END.size
     if tail < 0:
-        raise refused(file, f"a whole zip archive, got {file.size} B: {REMEDY}")
+        raise refusal(file, f"a whole zip archive, got {file.size} B: {REMEDY}")
     magic, disk, first_disk, here, count, size, offset, comment = END.unpack(
         file.at(tail, END.size)
     )
     if magic != b"PK\x05\x06" or comment or disk or first_disk or here != count:
-        raise refused(
+        raise refusal(
             file,
             f"a zip archive that ends with its directory, got one cut short or altered: {REMEDY}",
         )
@@ -98,27 +98,27 @@ def find_directory(file: OpenFile) -> tuple[int, int, int]:
         if locator[0] == b"PK\x06\x07":
             close = tail - LOCATOR_64.size - END_64.size
             if close < 0 or locator[1] or locator[2] != close or locator[3] != 1:
-                raise refused(file, "the zip64 directory's end before its locator, found none")
+                raise refusal(file, "the zip64 directory's end before its locator, found none")
             end = END_64.unpack(file.at(close, END_64.size))
             if end[0] != b"PK\x06\x06" or end[1] != END_64.size - 12 or end[4] or end[5]:
-                raise refused(file, "a zip64 directory's end, got a damaged one")
+                raise refusal(file, "a zip64 directory's end, got a damaged one")
             wide = (end[7], end[8], end[9])
             for short, long, full in zip(
                 (count, size, offset), wide, (FULL_16, FULL_32, FULL_32), strict=True
             ):
                 if short not in (long, full):
-                    raise refused(file, "one account of the directory, got two")
+                    raise refusal(file, "one account of the directory, got two")
             if end[6] != end[7]:
-                raise refused(file, "an archive in one part, got several")
+                raise refusal(file, "an archive in one part, got several")
             count, size, offset = wide
     if not 0 < count <= MAX_ENTRIES or size > MAX_DIRECTORY:
-        raise refused(
+        raise refusal(
             file,
             f"1 to {MAX_ENTRIES} entries in a directory of at most {MAX_DIRECTORY} B, "
             f"got {count} in {size} B",
         )
     if offset + size != close:
-        raise refused(file, "the directory right before its end, got another place")
+        raise refusal(file, "the directory right before its end, got another place")
     return count, offset, size
 
 
@@ -130,27 +130,27 @@ def read_directory(file: OpenFile) -> dict[str, Entry]:
     at = 0
     for _ in range(count):
         if at + CENTRAL.size > size:
-            raise refused(file, f"{count} entries in the directory, got {len(found)}")
+            raise refusal(file, f"{count} entries in the directory, got {len(found)}")
         fields = CENTRAL.unpack_from(raw, at)
         lengths = fields[10:13]  # name, extra, comment
         stop = at + CENTRAL.size + sum(lengths)
         if fields[0] != b"PK\x01\x02" or stop > size or lengths[2]:
-            raise refused(file, f"an entry of the directory at {at}, got a damaged one")
+            raise refusal(file, f"an entry of the directory at {at}, got a damaged one")
         name_at = at + CENTRAL.size
         name = raw[name_at : name_at + lengths[0]]
         extra = raw[name_at + lengths[0] : stop]
         entry = check_entry(file, name, fields, extra, offset)
         if entry.name in found:
-            raise refused(file, f"every name once, got {entry.name} twice")
+            raise refusal(file, f"every name once, got {entry.name} twice")
         found[entry.name] = entry
         at = stop
     if at != size:
-        raise refused(file, f"{count} entries in the directory, got {size - at} B more")
+        raise refusal(file, f"{count} entries in the directory, got {size - at} B more")
     last = 0
     ordered = sorted(found.values(), key=lambda entry: (entry.start, entry.stop))
     for entry in ordered:
         if entry.start - LOCAL.size - len(entry.name) < last:
-            raise refused(file, f"entries apart, got {entry.name} over another one")
+            raise refusal(file, f"entries apart, got {entry.name} over another one")
         last = entry.stop
     return {entry.name: entry for entry in ordered}
 
@@ -165,26 +165,26 @@ def check_entry(
         raise a_program(file)
     plain = SAFE_NAME.fullmatch(name) and name.isprintable() and len(name) <= 300
     if not plain or {"..", "."} & set(name.split("/")):
-        raise refused(file, f"plain names such as archive/data/0, got {name[:60]!r}")
+        raise refusal(file, f"plain names such as archive/data/0, got {name[:60]!r}")
     if method != 0 or flags & 1:
-        raise refused(
+        raise refusal(
             file,
             f"{name} as it is, got it compressed or encrypted (method {method}), which torch.save "
             "never writes and which may unpack to any size",
         )
     packed, unpacked, at = widen(file, name, (fields[8], fields[9], fields[16]), extra)
     if packed != unpacked or at + LOCAL.size > limit:
-        raise refused(file, f"{name} inside the file at its own size, got {unpacked} B at {at}")
+        raise refusal(file, f"{name} inside the file at its own size, got {unpacked} B at {at}")
     local = LOCAL.unpack(file.at(at, LOCAL.size))
     start = at + LOCAL.size + local[9] + local[10]
     own_name = file.at(at + LOCAL.size, min(local[9], 400))
     if local[0] != b"PK\x03\x04" or local[3] != 0 or local[2] & 1 or own_name != raw_name:
-        raise refused(file, f"{name} where the directory says, got another entry")
+        raise refusal(file, f"{name} where the directory says, got another entry")
     # 0 where a descriptor behind the content holds the size
     if local[7] not in (0, FULL_32, packed) or local[8] not in (0, FULL_32, unpacked):
-        raise refused(file, f"one size for {name}, got two")
+        raise refusal(file, f"one size for {name}, got two")
     if start + unpacked > limit:
-        raise refused(file, f"{name} within the file's {file.size} B, got {unpacked} B at {start}")
+        raise refusal(file, f"{name} within the file's {file.size} B, got {unpacked} B at {start}")
     return Entry(name, start, start + unpacked)
 
 
@@ -209,4 +209,4 @@ def widen(
                 break
             return packed, unpacked, offset
         at += 4 + length
-    raise refused(file, f"sizes of {name}, found none")
+    raise refusal(file, f"sizes of {name}, found none")

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ...models import CheckpointError, shown
+from ...models import CheckpointError
+from ...specs import brief
 from .headers import MAX_TENSORS, Headers, TensorHeader
 from .weights import iterate_weights, read_headers
 
@@ -128,14 +129,14 @@ def shards_said(index: Path, root: Path) -> dict[str, set[str]]:
     if not isinstance(mapped, dict) or not 0 < len(mapped) <= MAX_TENSORS:
         raise CheckpointError(
             f"{index.name}: expected a weight_map of 1 to {MAX_TENSORS} tensors, "
-            f"got {shown(mapped)}"
+            f"got {brief(mapped)}"
         )
     said: dict[str, set[str]] = {}
     for tensor, name in mapped.items():
         if not isinstance(name, str) or not SHARD.fullmatch(name):
             raise CheckpointError(
                 f"{index.name}: expected names such as {STEM}-00001-of-00002.safetensors, "
-                f"got {shown(name)}"
+                f"got {brief(name)}"
             )
         said.setdefault(name, set()).add(tensor)
     if len(said) > MAX_SHARDS:

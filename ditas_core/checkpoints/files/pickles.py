@@ -46,7 +46,7 @@ HOW_TO = (
 )
 
 
-def refused(file: OpenFile, what: str) -> CheckpointError:
+def refusal(file: OpenFile, what: str) -> CheckpointError:
     return CheckpointError(f"{file.name}: expected {what}; nothing in it was run")
 
 
@@ -56,30 +56,30 @@ def check_pickle(file: OpenFile, raw: bytes) -> None:
     try:
         for step, (code, argument, position) in enumerate(pickletools.genops(raw)):
             if step > MAX_STEPS:
-                raise refused(file, f"a pickle of at most {MAX_STEPS} instructions, got more")
+                raise refusal(file, f"a pickle of at most {MAX_STEPS} instructions, got more")
             if code.name == "GLOBAL":
                 module, _, what = str(argument).partition(" ")
                 if (module, what) not in NAMED:
-                    raise refused(
+                    raise refusal(
                         file,
                         f"a state dict of tensors, got one that asks for {module}.{what}; {HOW_TO}",
                     )
             if code.name not in WRITTEN:
-                raise refused(
+                raise refusal(
                     file,
                     "tensors in plain containers as torch.save writes them, got the pickle "
                     f"instruction {code.name}; {HOW_TO}",
                 )
             if code.name == "LONG1" and abs(int(argument or 0)) >= 2**63:
-                raise refused(file, "whole numbers of at most 64 bits, got a larger one")
+                raise refusal(file, "whole numbers of at most 64 bits, got a larger one")
             if walk.go(code, argument) > MAX_TUPLE:
-                raise refused(file, f"at most {MAX_TUPLE} things in a tuple, got more; {HOW_TO}")
+                raise refusal(file, f"at most {MAX_TUPLE} things in a tuple, got more; {HOW_TO}")
             if code.name == "STOP" and position != len(raw) - 1:
-                raise refused(file, "one pickle, got more behind it")
+                raise refusal(file, "one pickle, got more behind it")
     except CheckpointError:
         raise
     except Exception as error:  # pickletools raises many types
-        raise refused(
+        raise refusal(
             file, f"a whole pickle, got a damaged one ({type(error).__name__}): {REMEDY}"
         ) from None
 

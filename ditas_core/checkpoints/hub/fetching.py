@@ -27,7 +27,7 @@ from ..machine import Machine
 from ..preflight import check_machine
 from .checks import check_kind, check_remote, need_of_parts
 from .pickled_folder import PARTS, PICKLE, convert_folder
-from .sources import CONVERTED, HubSource, converted, need_to_load, own_cache, place_of
+from .sources import CONVERTED, HubSource, converted_folder, need_to_load, own_cache, place_of
 from .transfer import REMEDY, NotThere, Remote, Sleep, arrived, download, file_hash, look_up, tell
 
 SMALL_FILES = (
@@ -90,7 +90,7 @@ def fetch_steps(
     from filelock import FileLock, Timeout
 
     cache = own_cache() if cache is None else cache
-    ready = converted(source, cache)
+    ready = converted_folder(source, cache)
     if ready is not None:
         return ready
     place = place_of(source, cache)
@@ -107,7 +107,7 @@ def fetch_steps(
     except OSError as error:
         raise no_place(place, error) from None
     try:
-        ready = converted(source, cache)
+        ready = converted_folder(source, cache)
         if ready is None:
             room = machine or Machine()
             ready = yield from make(source, place, endpoint, room, dtype, sleep, captions)

@@ -91,7 +91,7 @@ def place_of(source: HubSource, cache: Path) -> Path:
     return cache / source.repo.replace("/", "--") / source.revision
 
 
-def converted(source: HubSource, cache: Path | None = None) -> Path | None:
+def converted_folder(source: HubSource, cache: Path | None = None) -> Path | None:
     """The safetensors folder, if it was made already."""
     folder = place_of(source, own_cache() if cache is None else cache) / CONVERTED
     if folder.is_symlink():

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 import sys
 from collections.abc import Sequence
 from typing import TypeGuard
 
+from ...specs import brief
 from .errors import refuse
-
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 2, 40, 40, 30
-SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 3
-
-
-def shown(value: object) -> str:
-    """What came, cut short."""
-    return SHORT.repr(value)[:60]
 
 
 def is_plain(word: object) -> TypeGuard[str]:
@@ -32,7 +23,7 @@ def real(value: object, name: str, low: float, high: float) -> float:
         or not isinstance(value, int | float)
         or not low <= value <= high  # NaN is nowhere between
     ):
-        raise refuse(f"{name}: expected a number from {low:g} to {high:g}, got {shown(value)}")
+        raise refuse(f"{name}: expected a number from {low:g} to {high:g}, got {brief(value)}")
     return float(value)
 
 
@@ -40,25 +31,25 @@ def whole(value: object, name: str, low: int, high: int) -> int:
     """A whole number from low to high."""
     number = real(value, name, low, high)
     if number != int(number):
-        raise refuse(f"{name}: expected a whole number from {low} to {high}, got {shown(value)}")
+        raise refuse(f"{name}: expected a whole number from {low} to {high}, got {brief(value)}")
     return int(number)
 
 
 def flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
-        raise refuse(f"{name}: expected yes or no, got {shown(value)}")
+        raise refuse(f"{name}: expected yes or no, got {brief(value)}")
     return value
 
 
 def one_of(value: object, name: str, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         some = ", ".join(choices[:8]) + (" …" if len(choices) > 8 else "")
-        raise refuse(f"{name}: expected one of {some}, got {shown(value)}")
+        raise refuse(f"{name}: expected one of {some}, got {brief(value)}")
     return value
 
 
 def some_of(value: object, name: str, choices: Sequence[str], most: int) -> list[str]:
     """One to ``most`` of the choices."""
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= most:
-        raise refuse(f"{name}: expected 1 to {most} choices, got {shown(value)}")
+        raise refuse(f"{name}: expected 1 to {most} choices, got {brief(value)}")
     return [one_of(item, name, choices) for item in value]

@@ -19,12 +19,12 @@ from ...checkpoints import (
     Machine,
     Need,
     check_fits,
-    converted,
+    converted_folder,
     find_source,
     load_checkpoint,
+    loading_need,
     own_cache,
     this_machine,
-    weigh,
 )
 from ...conversion import inject_outliers, injected_factors
 from ...evaluation import OutlierAtlas, outlier_atlas, rescaled_calibration
@@ -208,19 +208,19 @@ class Backend:
                 is read.
         """
         known = None if entry.local else find_source(entry.source)
-        if known is not None and converted(known) is None:
+        if known is not None and converted_folder(known) is None:
             raise CheckpointError(
                 f"{entry.key}: expected it on this machine, got nothing yet; "
                 + ("press “Load” under the bar" if entry.allowed else self.forbidden(entry))
             )
         lender = find_source(entry.like) if entry.like else None
-        if lender is not None and converted(lender) is None:
+        if lender is not None and converted_folder(lender) is None:
             raise CheckpointError(
                 f"{entry.key}: expected {entry.like} on this machine, which lends it the "
                 f"autoencoder; whoever runs the page gets it once: python -m ditas_core info "
                 f"{entry.like}"
             )
-        need = weigh(entry.source, entry.like or None)
+        need = loading_need(entry.source, entry.like or None)
         room = self.room()
         check_fits(need, room.memory, None, entry.dtype, room.address_space)
         self.cache.make_room(need.memory(entry.dtype))

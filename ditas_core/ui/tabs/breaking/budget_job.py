@@ -21,7 +21,7 @@ from ....search import (
     largest_uniform,
     priced,
     relative,
-    weighed,
+    weighted,
 )
 from ....specs import LEFT_ALONE, BitWidths, LowRankSpec, Recipe, SpecError
 from ...stored.results import DITAS
@@ -167,7 +167,7 @@ def map_sensitivity(backend: Backend, session: Session, ask: Ask, kind: str) -> 
             checkpoint, calibration, asked, labels, quick.sampling, quick.seed, cells
         )
         measured = yield from streamed(events, cells, (3, parts), 1)
-        backend.cache.put(key, weighed(predicted, measured) if one else measured)
+        backend.cache.put(key, weighted(predicted, measured) if one else measured)
         begun.begun.pop(key, None)
     yield Step("all layers", 1.0, (parts, parts), shown=True)
 

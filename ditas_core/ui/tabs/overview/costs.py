@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
-from dataclasses import replace
+from functools import lru_cache
 
-from ....evaluation import Cost, ModelShape, Plan, estimate, measure_speed
+import torch
+
+from ....evaluation import Cost, ModelShape, Plan, estimate, measure_speed, shape_of
+from ....models import DIT
 from ....search import SearchSpec
 from ....specs import SamplingSpec
 from ...page.glossary import explained
@@ -15,8 +18,8 @@ from ...visitors.backend import Backend, Choice, Model
 
 METHODS = {PLAIN: "plain", SMOOTHED: "smoothing", SEARCHED: "search", DITAS: "ditas"}
 COMPARED = SamplingSpec(steps=30)
-XL = ModelShape(depth=28, width=1152, heads=16)
-KNOWN = {"facebook/DiT-XL-2-256": XL, "facebook/DiT-XL-2-512": replace(XL, latent_size=64)}
+KNOWN = {"facebook/DiT-XL-2-256": 32, "facebook/DiT-XL-2-512": 64}
+"""Sizes of the latents of models that are known and often not loaded."""
 
 
 def speed(backend: Backend) -> float:
@@ -30,21 +33,38 @@ def speed(backend: Backend) -> float:
     with backend.queue.join() as ticket:
         if backend.queue.ahead_of(ticket):
             return 0.0
-        checkpoint = backend.checkpoint(backend.default)
-        found = backend.cache.make(("speed",), lambda: measure_speed(checkpoint))
+        checkpoint, shape = backend.checkpoint(backend.default), loaded(backend, backend.default)
+        found = backend.cache.make(("speed",), lambda: measure_speed(checkpoint, shape.flops))
     return found or 0.0
 
 
-def shape_of(backend: Backend, choice: Choice) -> ModelShape | None:
+def loaded(backend: Backend, model: Model) -> ModelShape:
+    """Of a checkpoint that is here, counted once."""
+    found: ModelShape = backend.cache.make(
+        ("shape", model), lambda: ModelShape.of(backend.checkpoint(model))
+    )
+    return found
+
+
+@lru_cache
+def published(size: int) -> ModelShape:
+    """DiT-XL/2's, built without memory."""
+    with torch.device("meta"):
+        transformer = DIT.cls(sample_size=size, out_channels=8)
+    return shape_of(transformer, (size // 2) ** 2)
+
+
+def shape_at_hand(backend: Backend, choice: Choice) -> ModelShape | None:
     """Of a checkpoint that is here, or of one that is known and not loaded."""
     if backend.is_loaded(choice.model):
-        return ModelShape.of(backend.checkpoint(Model(choice.model.key)))
-    return KNOWN.get(backend.entries[choice.model.key].repo)
+        return loaded(backend, Model(choice.model.key))
+    size = KNOWN.get(backend.entries[choice.model.key].repo)
+    return None if size is None else published(size)
 
 
 def cost_of(backend: Backend, choice: Choice, images: int = 4) -> Cost | None:
     """One calibration, one search and one comparison of four recipes at the page's defaults."""
-    shape, measured = shape_of(backend, choice), speed(backend)
+    shape, measured = shape_at_hand(backend, choice), speed(backend)
     if shape is None or not measured:
         return None
     spec = SearchSpec(choice.bits, choice.convention, METHODS.get(choice.recipe, "ditas"))

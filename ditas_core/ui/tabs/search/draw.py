@@ -23,10 +23,10 @@ from ....search import (
     relative_error,
     search_totals,
 )
-from ....specs import LayerRecipe, Recipe
+from ....specs import LayerRecipe, Recipe, brief
 from ....writing import write_text
 from ...serving.errors import refuse
-from ...serving.validate import is_plain, shown
+from ...serving.validate import is_plain
 from ...stored.results import BUILT_IN, REFERENCE
 from .predicting import Predictions
 
@@ -219,7 +219,7 @@ def read_name(value: object, taken: Sequence[str] = ()) -> str:
     if not 1 <= len(text) <= LONGEST_NAME or not is_plain(text):
         raise refuse(
             f"name: expected 1 to {LONGEST_NAME} printable characters without < > &, "
-            f"got {shown(value)}"
+            f"got {brief(value)}"
         )
     if text.lower() in {name.lower() for name in (*BUILT_IN, REFERENCE)}:
         raise refuse(f"name: expected one of your own, got the built-in {text!r}")

@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 
 from ....figures import empty_figure, recipe_errors
-from ....specs import ACTIVATION_BITS, FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe
+from ....specs import ACTIVATION_BITS, FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe, brief
 from ...page.glossary import lead
 from ...serving.errors import refuse, status
 from ...serving.inputs import Inputs
-from ...serving.validate import flag, one_of, real, shown
+from ...serving.validate import flag, one_of, real
 from ...visitors.backend import Backend, Choice
 from ...visitors.running import Controls, Finished, Progress, build_controls
 from ...visitors.session import Session
@@ -70,7 +70,7 @@ class EditInputs(Inputs):
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value not in widths:
                 few = f"{widths[0]} to {widths[-1]}"
-                raise refuse(f"{what}: expected one of {few} in the list, got {shown(value)}")
+                raise refuse(f"{what}: expected one of {few} in the list, got {brief(value)}")
         strength = round(real(self.alpha, "α", 0, 1), 4)
         changed = replace(
             base.layers[group],

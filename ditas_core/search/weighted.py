@@ -1,4 +1,4 @@
-"""Predicted errors weighed by how much of each reaches the picture.
+"""Predicted errors weighted by how much of each reaches the picture.
 
 A group's own relative error says nothing about what the rest of the model makes of it.
 One measured width tells: error(group, bits) x measured(group) / predicted(group at that
@@ -33,7 +33,7 @@ def at_width(sensitivities: SensitivityMap, bits: BitWidths) -> SensitivityMap:
     )
 
 
-def weighed(predicted: SensitivityMap, measured: SensitivityMap) -> SensitivityMap:
+def weighted(predicted: SensitivityMap, measured: SensitivityMap) -> SensitivityMap:
     """``predicted`` in units of ``measured``, which has one of its widths and the same groups.
 
     Raises:
