@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..checkpoints import CheckpointError, find_origin, own_cache
-from ..onnx_runtime import STEPS, Exported, export_onnx
+from ..checkpoints import CheckpointError, find_origin
+from ..onnx_runtime import STEPS, Exported, export_onnx, graphs
 from ..specs import check_choice
 from .models import Model, checkpoint_of
 from .progress import Progress, check_progress, told
 
 FORMS = ("onnx",)
-GRAPHS = "graphs"
-"""Where in the package's own cache traced graphs are kept."""
 
 
 def export(
@@ -53,8 +51,7 @@ def export(
     checkpoint = checkpoint_of(model, progress=progress)
     origin = find_origin(checkpoint)
     recipe = None if origin is None else origin.recipe
-    cache = own_cache() / GRAPHS
     with told(progress, "exporting", len(STEPS)) as tell:
         return export_onnx(
-            Path(folder), checkpoint, recipe, modulation, cache, lambda _, done, __: tell(done)
+            Path(folder), checkpoint, recipe, modulation, graphs(), lambda _, done, __: tell(done)
         )

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..artifact import is_quantized, load_quantized
+from ..artifact import is_quantized
 from ..checkpoints import (
     Captions,
     Checkpoint,
@@ -23,6 +23,7 @@ from ..checkpoints import (
 )
 from ..layers import QuantizedLinear
 from ..models import get_linear, smoothing_groups
+from ..onnx_runtime import load_on
 from .progress import Progress, check_progress, fetching
 
 Model: TypeAlias = Any
@@ -78,7 +79,7 @@ def load(
             raise CheckpointError(
                 "captions, like: expected neither with a quantized folder, which has its own"
             )
-        return load_quantized(Path(source), backend=backend)[0]
+        return load_on(Path(source), backend)[0]
     if backend != "simulated":
         raise CheckpointError(
             f"backend: expected a quantized folder to run as {backend}, got a model in full "

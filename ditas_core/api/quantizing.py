@@ -12,8 +12,9 @@ import torch
 
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline
+from ..onnx_runtime import check_backend
 from ..search import plain_recipe, relative_error
-from ..specs import BitWidths, LowRankSpec, Recipe, SpecError, get_convention
+from ..specs import BitWidths, LowRankSpec, Recipe, SpecError
 from .drawing import check_drawable, pipeline_with
 from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
@@ -47,8 +48,9 @@ def quantize(
                  ``seed`` are then not looked at
     recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``
                  and ``rank`` are then not looked at
-    backend      how its products run: "simulated", in floating point, or "integer", in bytes, to
-                 the same numbers; conventions of the integer kind can
+    backend      how its products run: "simulated", in floating point; "integer", in bytes, to
+                 the same numbers; "onnx", in bytes with the whole pass on ONNX Runtime, fastest on
+                 a CPU. Conventions of the integer kind can
     The others are those of ``calibrate`` and ``search``. The pipeline has the class, device and
     precision of the one that was given, and shares all but transformer and scheduler with it.
 
@@ -66,13 +68,13 @@ def quantize(
     """
     check_progress(progress)
     wanted = what_to_search(bits, method, convention, alpha, rank)
-    get_convention(wanted.spec.convention).check_backend(backend)
+    check_backend(wanted.spec.convention, backend)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
     if calibration is not None:
         check_calibration(calibration)
     if recipe is not None:
         check_is_recipe(recipe)
-        get_convention(recipe.convention).check_backend(backend)
+        check_backend(recipe.convention, backend)
         if recipe.needs_calibration and calibration is None:
             raise SpecError("calibration: expected the one the recipe was searched with, got none")
     checkpoint = full_checkpoint(model, captions, progress)
@@ -109,6 +111,7 @@ def clock(seconds: dict[str, float], what: str) -> Iterator[None]:
 NOTES = {
     "simulated": "simulated: operands are rounded and multiplied in float32; no speed is claimed",
     "integer": "integer: products of codes run in bytes, to the numbers of the simulation",
+    "onnx": "onnx: products of codes run in bytes, the whole pass on ONNX Runtime",
 }
 
 

@@ -11,11 +11,11 @@ from ..calibration import Calibration, check_together
 from ..calibration import calibrate as run_calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
-from ..layers import run_as_
+from ..onnx_runtime import check_backend, run_on_
 from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
-from ..specs import BitWidths, LowRankSpec, Recipe, get_convention
+from ..specs import BitWidths, LowRankSpec, Recipe
 from .drawing import pipeline_with
 from .models import Model, full_checkpoint, placed
 from .progress import Progress, check_progress, ended, told
@@ -163,7 +163,8 @@ def convert(
     ``model`` stays as it is.
 
     calibration  that the recipe was searched with; None where it needs none
-    backend      how its products run: "simulated", in floating point, or "integer", in bytes
+    backend      how its products run: "simulated", in floating point; "integer", in bytes;
+                 "onnx", in bytes with the whole pass on ONNX Runtime
 
     Raises:
         RecipeError: the three do not belong together.
@@ -179,7 +180,7 @@ def convert(
     """
     check_progress(progress)
     check_is_recipe(recipe)
-    get_convention(recipe.convention).check_backend(backend)
+    check_backend(recipe.convention, backend)
     if calibration is not None:
         check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)
@@ -202,5 +203,5 @@ def apply_recipe(
         quantized = quantize_transformer(
             checkpoint, recipe, calibration, lambda event: tell(event.index)
         )
-    run_as_(quantized, backend)
+    run_on_(checkpoint, quantized, backend)
     return remember_(quantized, checkpoint, recipe)

@@ -39,7 +39,7 @@ from ..checkpoints import (
 from ..checkpoints.files import iterate_weights, joined_headers, weight_files
 from ..layers import run_as_
 from ..models import Transformer, family_of_config
-from ..specs import Recipe, brief, get_convention
+from ..specs import Recipe, brief
 from ..writing import whole_folder, write_text
 from .checks import (
     check_count,
@@ -141,7 +141,6 @@ def load_quantized(
         CheckpointError: a file is missing, damaged, a link to elsewhere, or does not fit the
             configuration and the recipe; or it does not fit the machine. Names, shapes and
             sizes are looked at before anything is allocated.
-        SpecError: a backend that the recipe's convention cannot run on.
     """
     with wholeness_of(path):
         marker = read_object(path, "ditas.json")
@@ -167,7 +166,6 @@ def load_quantized(
             check_tensor(name, header.shape, header.dtype, expected[name])
         vae_headers = joined_headers(weight_files(path / "vae", path))
         schedule = read_schedule(path / "scheduler")
-    get_convention(recipe.convention).check_backend(backend)
     run_as_(transformer, backend)
     room = this_machine(path.parent) if machine is None else machine
     check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)

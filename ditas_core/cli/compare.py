@@ -11,16 +11,16 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from ..artifact import load_quantized
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
 from ..conversion import inject_outliers
 from ..evaluation import Interval, interval
-from ..layers import effective_bits, run_as_
+from ..layers import effective_bits
+from ..onnx_runtime import check_backend, load_on, run_on_
 from ..sampling import spread_labels
 from ..search import SearchSpec
-from ..specs import BitWidths, CalibrationSpec, Recipe, SpecError, get_convention, summarize
+from ..specs import BitWidths, CalibrationSpec, Recipe, SpecError, summarize
 from ..writing import check_new_folder, whole_folder
 from .commands import (
     Report,
@@ -84,7 +84,7 @@ def ablation(
             )
         recipe, _ = searched(checkpoint, calibration, spec)
         transformer = apply_recipe(checkpoint, recipe, calibration)
-        run_as_(transformer, args.backend)
+        run_on_(checkpoint, transformer, args.backend)
         yield Contestant(
             f"{spec.bits} {spec.method}",
             summarize(recipe),
@@ -101,7 +101,7 @@ def contestants(
     calibration: Calibration | None,
 ) -> Iterator[Contestant]:
     for path in args.quantized:
-        quantized, recipe = load_quantized(path, backend=args.backend)
+        quantized, recipe = load_on(path, args.backend)
         if recipe.checkpoint != checkpoint.fingerprint:
             raise SpecError(
                 f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
@@ -130,11 +130,11 @@ def run_compare(args: argparse.Namespace) -> Report:
         )
     # everything that can be wrong is looked at before the long work
     if args.ablation:
-        get_convention(args.convention).check_backend(args.backend)
+        check_backend(args.convention, args.backend)
     if args.backend != "simulated":
         for path in args.quantized:
             recipe = Recipe.load(path / "recipe.json")
-            get_convention(recipe.convention).check_backend(args.backend)
+            check_backend(recipe.convention, args.backend)
     specs = ablation_specs(args, checkpoint)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     if args.out is not None:

@@ -40,8 +40,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what the check found."""
-    from ..checkpoints import own_cache
-    from ..onnx_runtime import STEPS, check_installed, export_onnx
+    from ..onnx_runtime import STEPS, check_installed, export_onnx, graphs
     from ..writing import check_new_folder
     from .commands import say
     from .loading import load_any
@@ -56,7 +55,7 @@ def run_export(args: argparse.Namespace) -> Report:
             checkpoint,
             recipe,
             args.modulation,
-            own_cache() / "graphs",
+            graphs(),
             lambda _, done, __: shown.update(bool(done)),
         )
     size = sum(found.bytes.values())

@@ -97,15 +97,16 @@ def load_any(
     Raises:
         CheckpointError: neither; or options of a quantized folder that it answers itself.
     """
-    from ..artifact import is_quantized, load_quantized
+    from ..artifact import is_quantized
     from ..checkpoints import CheckpointError
+    from ..onnx_runtime import load_on
 
     if is_quantized(Path(args.checkpoint)):
         if args.like or args.captions:
             raise CheckpointError(
                 "--like, --captions: expected neither with a quantized folder, which has its own"
             )
-        return load_quantized(Path(args.checkpoint), backend=backend)
+        return load_on(Path(args.checkpoint), backend)
     if backend != "simulated":
         raise CheckpointError(
             f"--backend: expected a quantized folder to run as {backend}, got a model in "

@@ -88,8 +88,8 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="simulated",
-        help="how quantized products run: simulated, in floating point, or integer, in bytes, "
-        "where the convention allows it (%(default)s)",
+        help="how quantized products run: simulated, in floating point; integer, in bytes; onnx, "
+        "in bytes with the whole pass on ONNX Runtime; where the convention can (%(default)s)",
     )
 
 

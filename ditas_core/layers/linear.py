@@ -225,9 +225,9 @@ def run_as_(transformer: nn.Module, backend: str) -> None:
     """Have every quantized layer compute on ``backend``, in place; 16-bit ones stay as they are.
 
     Raises:
-        SpecError: no such backend.
+        SpecError: neither simulated nor integer: the layers themselves know no other.
     """
-    check_choice("backend", backend, BACKENDS)
+    check_choice("backend", backend, BACKENDS[:2])
     for layer in transformer.modules():
         if isinstance(layer, QuantizedLinear) and layer.backend != backend:
             layer.backend = backend

@@ -1,5 +1,7 @@
 """Quantized transformers as ONNX graphs of integer products, run by ONNX Runtime on a CPU."""
 
+from .attached import run_on_onnx_
+from .backends import check_backend, graphs, load_on, run_on_
 from .export import STEPS, Exported, export_onnx
 from .exporter import Traced
 from .linear import why_not_integer
@@ -14,10 +16,15 @@ __all__ = [
     "MissingPackage",
     "OnnxTransformer",
     "Traced",
+    "check_backend",
     "check_installed",
     "export_onnx",
+    "graphs",
+    "load_on",
     "onnx_model",
     "open_session",
+    "run_on_",
+    "run_on_onnx_",
     "traced",
     "traced_decoder",
     "versions",

@@ -135,8 +135,8 @@ class BitWidths:
         return f"W{self.weight}A{self.activation}"
 
 
-BACKENDS = ("simulated", "integer")
-"""How products run: rounded operands in floating point, or codes in integers."""
+BACKENDS = ("simulated", "integer", "onnx")
+"""How products run: in floating point; in bytes; in bytes, and the whole pass on ONNX Runtime."""
 
 BIT_PRESETS = ("W8A8", "W4A8", "W4A6", "W4A4")
 
@@ -220,9 +220,9 @@ class Convention:
     def check_backend(self, backend: str) -> None:
         """Raise SpecError where this is no backend, or one that the convention cannot run on."""
         check_choice("backend", backend, BACKENDS)
-        if backend == "integer" and self.only_simulated:
+        if backend != "simulated" and self.only_simulated:
             raise SpecError(
-                f"backend: expected simulated with the convention {self.name}, got integer: "
+                f"backend: expected simulated with the convention {self.name}, got {backend}: "
                 f"{self.only_simulated}; search again with integer, integer-gN or integer-tensor"
             )
 

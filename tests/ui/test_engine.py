@@ -20,7 +20,16 @@ from ditas_core.ui.tabs.compare.draw import shown
 from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
 from ditas_core.ui.tabs.compare.studio import headline, metrics_table
 from ditas_core.ui.visitors.backend import Backend, Choice
-from ditas_core.ui.visitors.engine import Speed, fastest, key_of, running, speed_line
+from ditas_core.ui.visitors.engine import (
+    Speed,
+    backend_of,
+    engine_name,
+    fastest,
+    has_onnx,
+    key_of,
+    running,
+    speed_line,
+)
 from ditas_core.ui.visitors.session import Session
 
 from .conftest import SHORT, bar
@@ -46,14 +55,14 @@ def test_both_backends_are_compared_timed_and_told(backend: Backend, session: Se
         choice = choice_of(backend, name)
         assert "not timed here yet" in speed_line(backend, choice)
         results[name] = result = compared(backend, session, choice)
-        assert result.settings["backend"] == name and f"runs as {name}" in headline(result)
+        assert result.settings["backend"] == name and engine_name(choice) in headline(result)
         seconds = result.settings["seconds"]
         assert set(seconds) == {REFERENCE, PLAIN} and all(each > 0 for each in seconds.values())
         assert "seconds a picture" in metrics_table(result)
         assert f"{seconds[PLAIN]:.2f}" in metrics_table(result)
         line = setup_notice(backend, session, choice)
         speed: Speed = backend.cache.get(key_of(choice, full=False))
-        assert f"runs as {name}: {speed.ms:.1f} ms" in line and "full precision" in line
+        assert f"runs {engine_name(choice)}: {speed.ms:.1f} ms" in line and "full precision" in line
         full: Speed = backend.cache.get(key_of(choice, full=True))
         assert speed.megabytes < full.megabytes
     first, second = (each.images[PLAIN].astype(float) for each in results.values())
@@ -78,7 +87,7 @@ def test_a_convention_without_integers_runs_simulated_and_says_why(
     choice = choice_of(backend, "integer", "paper")
     assert choice.runs_as == "simulated"
     line = setup_notice(backend, session, choice)
-    assert "runs as simulated" in line and "no integers: its weights have a scale per" in line
+    assert "runs simulated" in line and "no integers: its weights have a scale per" in line
     assert "no integers" not in setup_notice(backend, session, choice_of(backend, "integer"))
 
 
@@ -101,7 +110,9 @@ def test_another_backend_is_refused(backend: Backend, value: object) -> None:
 def test_a_copy_that_runs_in_integers_holds_no_float_weights(backend: Backend) -> None:
     checkpoint = backend.checkpoint(backend.default)
     made = quantize_transformer(checkpoint, plain_recipe(checkpoint, BitWidths(4, 8), "integer"))
-    found = running(choice_of(backend, "integer"), made)
+    choice = choice_of(backend, "integer")
+    assert backend_of(choice) == ("onnx" if has_onnx() else "integer")
+    found = running(backend, choice, made)
     layers = [m for m in found.modules() if isinstance(m, QuantizedLinear)]
     assert layers and all(m.backend == "integer" and m.weight is None for m in layers)
     shape, labels = checkpoint.latent_shape, torch.tensor([1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...specs import BACKENDS, BIT_PRESETS, CONVENTIONS, BitWidths, get_convention
+from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths, get_convention
 from ..serving.errors import refuse, status
 from ..serving.inputs import Inputs
 from ..serving.validate import flag, is_plain, one_of, real, whole
@@ -19,6 +19,7 @@ from ..visitors.running import QUIET, answer
 from ..visitors.session import Session
 from .fetching import LoadRow, build_load_row, wire_load_row
 
+PRODUCTS = {"simulated": "simulated", "integer": "in integers"}
 CUSTOM = "custom"
 MAX_STRENGTH = 200
 FIRST_BITS, FIRST_CONVENTION, FIRST_STRENGTH = "W4A8", "integer", 60
@@ -58,7 +59,7 @@ class BarInputs(Inputs):
             # to the slider's steps: each strength is a copy of the whole model
             factor = float(round(self.read_strength()))
         dark = flag(self.dark, "dark")
-        one_of(self.backend, "products", list(BACKENDS))
+        one_of(self.backend, "products", list(PRODUCTS))
         return Choice(Model(key, factor), bits, self.convention, self.recipe, dark, self.backend)
 
     def read_strength(self) -> float:
@@ -209,8 +210,8 @@ def build_setup(backend: Backend) -> SetupBar:
             min_width=170,
         )
         products = gr.Dropdown(
-            [("simulated", "simulated"), ("in integers", "integer")],
-            value=BACKENDS[0],
+            [(text, name) for name, text in PRODUCTS.items()],
+            value="simulated",
             label="Products",
             info="how quantized layers multiply",
             elem_id="backend",

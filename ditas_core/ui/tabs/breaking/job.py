@@ -166,7 +166,7 @@ def quantizing(
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):
-                found = running(fastest(backend, choice), event)
+                found = running(backend, fastest(backend, choice), event)
             else:
                 text = f"quantizing: layer {event.index} of {event.total}"
                 yield Step(text, event.index / event.total, part)

@@ -16,7 +16,7 @@ from ...serving.zerogpu import iterate_trajectory
 from ...stored.results import DITAS, REFERENCE, SEARCHED, Result, make_result
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED, make_room
-from ...visitors.engine import keep_speed, running
+from ...visitors.engine import engine_name, keep_speed, running
 from ...visitors.measuring import measure
 from ...visitors.running import Progress
 from ...visitors.session import Session
@@ -147,6 +147,7 @@ def settings_of(job: CompareJob) -> dict[str, object]:
         "bits": str(job.choice.bits),
         "convention": job.choice.convention,
         "backend": job.choice.runs_as,
+        "engine": engine_name(job.choice),
         "calibration": asdict(job.calibration),
         "asked": list(job.recipes),
     }
@@ -190,7 +191,8 @@ def sampled(
         with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
             for step in steps:
                 if isinstance(step, torch.nn.Module):
-                    transformer = running(job.choice, step)
+                    yield parts.say(f"{name}: ready to run {engine_name(job.choice)}", first)
+                    transformer = running(backend, job.choice, step)
                 else:
                     share = first * step.index / step.total
                     yield parts.say(f"{name}: layer {step.index} of {step.total} rounded", share)

@@ -36,7 +36,7 @@ def headline(result: Result) -> str:
     parts += [f"{text} {settings[name]:g}" for name, text in
               (("seed", "seed"), ("steps", "steps"), ("guidance", "guidance"))
               if name in settings]  # fmt: skip
-    return " · ".join([*parts, f"runs as {settings.get('backend', 'simulated')}"])
+    return " · ".join([*parts, settings.get("engine", "simulated")])
 
 
 # ---- the viewer ----------------------------------------------------------------------------

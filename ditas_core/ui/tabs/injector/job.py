@@ -15,7 +15,7 @@ from ....comparison import Trajectory, compare, preserved
 from ....conversion import inject_outliers, injected_factors, quantize_transformer
 from ....evaluation import rescaled_calibration
 from ....figures import difference, to_uint8
-from ....layers import run_as_
+from ....onnx_runtime import run_on_
 from ....search import LayerDone, SearchSpec, iterate_search, plain_recipe
 from ....specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ...serving.zerogpu import iterate_trajectory
@@ -159,7 +159,7 @@ def climb(
     for part, (name, each) in enumerate({PLAIN: plain, setting.repair: recipe}.items(), start=5):
         if name not in begun.runs:
             quantized = quantize_transformer(checkpoint, each, measured)
-            run_as_(quantized, setting.backend)
+            run_on_(checkpoint, quantized, setting.backend)
             events = sampled(checkpoint, quantized, labels, setting, name, part)
             begun.runs[name] = yield from run_of(events)
         run = begun.runs[name]

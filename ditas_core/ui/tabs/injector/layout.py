@@ -18,7 +18,7 @@ from ...serving.inputs import Inputs
 from ...serving.validate import one_of, whole
 from ...stored.results import DITAS
 from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
-from ...visitors.engine import fastest
+from ...visitors.engine import backend_of, fastest
 from ...visitors.running import PRIVATE, Finished, Progress, answer, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import (
@@ -72,7 +72,7 @@ class InjectInputs(Inputs):
                 guidance_scale=LADDER_SETTING.sampling.guidance_scale,
             ),
             whole(self.seed, "seed", 0, 2**31 - 1),
-            fastest(backend, choice).runs_as,
+            backend_of(fastest(backend, choice)),
         )
         samples = whole(self.samples, "samples", 1, SHOWN_SAMPLES)
         return choice, Model(choice.model.key, strength), setting, samples
