@@ -22,6 +22,7 @@ from training.dit import (
     DiTConfig,
     build_dit,
     load_weights_,
+    noise_weights,
     optimiser,
     plain_dit,
     rate_at,
@@ -214,6 +215,12 @@ def test_rate_is_constant_until_the_anneal() -> None:
     assert rate_at(0, 0, config) == pytest.approx(0.1)
     for minute, rate in ((0, 1.0), (90, 1.0), (95, 0.5), (100, 0.0), (101, 0.0)):
         assert rate_at(minute * 60, 9, config) == pytest.approx(rate)
+
+
+def test_noise_is_weighed_between_its_floor_and_cap() -> None:
+    snr = torch.tensor([1e-6, 0.01, 0.05, 1.0, 5.0, 10.0, 1e6])
+    weights = noise_weights(snr, DiTConfig(snr_floor=0.05, snr_cap=5.0))
+    torch.testing.assert_close(weights, torch.tensor([30.0, 5.0, 1.0, 1.0, 1.0, 0.5, 0.05]))
 
 
 def test_modulation_has_a_rate_of_its_own() -> None:

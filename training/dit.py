@@ -54,6 +54,7 @@ class DiTConfig:
     label_dropout: float = 0.1
     weight_decay: float = 0.0
     snr_cap: float = 5.0
+    snr_floor: float = 0.05
     ema_halflife: int = 1000
     seed: int = 0
     save_minutes: float = 8.0
@@ -132,6 +133,16 @@ def optimiser(model: DiTTransformer2DModel, config: DiTConfig) -> torch.optim.Op
     )
 
 
+def noise_weights(snr: torch.Tensor, config: DiTConfig) -> torch.Tensor:
+    """Weight of the noise's error at each timestep: clamp(SNR, floor, cap) / SNR, 0.05 to 30.
+
+    The cap is min-SNR (Hang et al. 2023). The floor makes the noisy half of the linear schedule
+    count, in which the image is still hidden and the label says what it is to be.
+    """
+    weights: torch.Tensor = (snr.clamp(config.snr_floor, config.snr_cap) / snr).clamp(0.05, 30)
+    return weights
+
+
 def rate_at(seconds: float, step: int, config: DiTConfig) -> float:
     """Linear warm-up, constant, linear to zero in the last ``anneal_minutes``."""
     left = (config.minutes * 60 - seconds) / max(1e-9, config.anneal_minutes * 60)
@@ -179,8 +190,8 @@ def train_dit(
         generator.set_state(state["generator"])
 
     signal = build_scheduler().alphas_cumprod  # (1000,)
-    snr = signal / (1 - signal)
-    loss_weight = (snr.clamp(max=config.snr_cap) / snr).clamp(min=0.05)  # min-SNR, Hang et al. 2023
+    snr = signal / (1 - signal)  # (1000,)
+    loss_weight = noise_weights(snr, config)
     forward = torch.compile(model) if config.compile else model
     losses: list[float] = []
     saved = looked = run.seconds
