@@ -144,8 +144,9 @@ def onnx_writer(things: Things) -> Writer:
     """As ``quantized_writer``; the graphs are traced once, before anything is killed."""
     import onnx
 
-    from ditas_core.onnx_runtime import export_onnx
+    from ditas_core.onnx_runtime import export_onnx, traced, traced_decoder
 
+    traced(things.checkpoint), traced_decoder(things.checkpoint)
     models = [replace(things.checkpoint, transformer=each) for each in things.models]
 
     def write(version: int, folder: Path) -> None:

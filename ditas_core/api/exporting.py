@@ -26,7 +26,7 @@ def export(
     model       a Checkpoint, a pipeline, or what ``load`` takes; quantized ones become integer
                 products
     to          "onnx": transformer, decoder, schedule, class names, recipe and card
-    modulation  "none", "w8" (its weights in 8 bits) or "w8a8" (and its activations)
+    modulation  "none", "w8" (its weights in 8 bits), "w8a8" (and its activations) or "w4"
 
     The folder appears whole or not at all, after its files were checked and compared with torch.
 

@@ -16,6 +16,7 @@ BENCHES = {
     "busy": "one program and two at once on the same cores, threads spinning and sleeping",
     "load": "many visitors, cancels, closed tabs, long days: what stays as it was",
     "page": "how quickly the page answers in a browser",
+    "forward": "one forward pass in every way a CPU offers: milliseconds, SQNR, sizes",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",
 }
 

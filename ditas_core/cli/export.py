@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .commands import Report
 
 FORMS = ("onnx",)
-MODULATION = ("none", "w8", "w8a8")
+MODULATION = ("none", "w8", "w8a8", "w4")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         choices=MODULATION,
         default="none",
         help="the layers that compute shifts, scales and gates, a third of a DiT: as they are, "
-        "8-bit weights, or 8-bit activations as well (%(default)s)",
+        "8-bit weights, 8-bit activations as well, or 4-bit weights in groups of 64 (%(default)s)",
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
 

@@ -1,4 +1,4 @@
-"""The modulation's linear layers in 8 bits: a third of a DiT's weights, beside its groups."""
+"""The modulation's linear layers in 8 or 4 bits: a third of a DiT's weights, beside its groups."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from ..layers import build_layers
 from ..models import Transformer, family_of, get_linear
 from ..specs import BitWidths, check_choice, get_convention
 
-MODULATIONS: dict[str, BitWidths | None] = {
+MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
-    "w8": BitWidths(8, 16),
-    "w8a8": BitWidths(8, 8),
+    "w8": (BitWidths(8, 16), "integer"),
+    "w8a8": (BitWidths(8, 8), "integer"),
+    "w4": (BitWidths(4, 16), "integer-g64"),
 }
-"""What becomes of the modulation: nothing, 8-bit weights, or 8-bit activations, too."""
+"""What becomes of the modulation, bits and convention: nothing, 8-bit weights, 8-bit activations
+as well, or 4-bit weights in groups of 64."""
 
 
 @torch.no_grad()
 def quantize_modulation(transformer: Transformer, how: str) -> Transformer:
-    """A transformer in which the layers that compute shifts, scales and gates are quantized, by
-    the convention ``integer``; all else is shared with the one given, quantized or not.
+    """A transformer in which the layers that compute shifts, scales and gates are quantized; all
+    else is shared with the one given, quantized or not.
 
     how  a key of ``MODULATIONS``
 
@@ -30,16 +32,17 @@ def quantize_modulation(transformer: Transformer, how: str) -> Transformer:
         SpecError: another.
     """
     check_choice("modulation", how, MODULATIONS)
-    bits = MODULATIONS[how]
-    if bits is None:
+    chosen = MODULATIONS[how]
+    if chosen is None:
         return transformer
+    bits, convention = chosen
     result = shared_copy(transformer)
     for path in family_of(transformer).modulations(transformer):
         linear = get_linear(transformer, path)
         weight = linear.weight.detach().float()
         bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach()
         none = weight.new_zeros(len(weight), 0), weight.new_zeros(0, weight.shape[1])
-        layer = build_layers([(weight, *none)], [bias.float()], bits, get_convention("integer"))[0]
+        layer = build_layers([(weight, *none)], [bias.float()], bits, get_convention(convention))[0]
         parent, _, child = path.rpartition(".")
         result.get_submodule(parent)._modules[child] = layer
     return result.eval()
