@@ -230,7 +230,8 @@ class Address:
         """What the bar shows after the view has been restored."""
         model = Model(asked.checkpoint or self.backend.default.key, asked.inject or 1.0)
         bits = asked.bits or BitWidths.parse(FIRST_BITS)
-        return Choice(model, bits, asked.convention or FIRST_CONVENTION, asked.recipe or DITAS)
+        found = Choice(model, bits, asked.convention or FIRST_CONVENTION, asked.recipe or DITAS)
+        return replace(found, backend=asked.fields.get("backend", found.backend))
 
 
 def warning_of(ignored: tuple[str, ...]) -> str:

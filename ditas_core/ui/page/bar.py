@@ -182,7 +182,7 @@ def build_setup(backend: Backend) -> SetupBar:
             label="Checkpoint",
             info="the model to take apart",
             elem_id="checkpoint",
-            min_width=220,
+            min_width=190,
         )
         preset = gr.Radio(
             [*BIT_PRESETS, CUSTOM],
@@ -190,7 +190,7 @@ def build_setup(backend: Backend) -> SetupBar:
             label="Bits",
             info="W weights, A activations",
             elem_id="bits",
-            scale=3,
+            scale=4,
             min_width=320,
         )
         convention = gr.Dropdown(
@@ -199,7 +199,7 @@ def build_setup(backend: Backend) -> SetupBar:
             label="Convention",
             info="what shares a rounding scale",
             elem_id="convention",
-            min_width=150,
+            min_width=130,
         )
         recipe = gr.Dropdown(
             list(BUILT_IN),
@@ -207,15 +207,15 @@ def build_setup(backend: Backend) -> SetupBar:
             label="Recipe",
             info="what “after” means on this page",
             elem_id="recipe",
-            min_width=170,
+            min_width=130,
         )
         products = gr.Dropdown(
             [(text, name) for name, text in PRODUCTS.items()],
             value="simulated",
             label="Products",
-            info="how quantized layers multiply",
+            info="how layers multiply",
             elem_id="backend",
-            min_width=130,
+            min_width=120,
         )
     with gr.Row(visible=False) as custom_row:
         weight_bits = gr.Slider(2, 8, 4, step=1, label="Weight bits", elem_id="weight-bits")

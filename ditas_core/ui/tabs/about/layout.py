@@ -50,8 +50,11 @@ offset $z$.
   PSNR and SSIM of the decoded images; mean ± 95 % interval over the samples.
 
 ### Honest limits
-The backend is **simulated** ("fake quant"): values are rounded to the integer grid and computed in
-floating point. It shows exactly what rounding does to the picture and **claims no speed**.
+Quantized layers run **simulated** unless the bar says **in integers**: rounded numbers are
+multiplied in floating point, which shows exactly what rounding does to the picture and makes
+nothing faster. In integers the codes themselves are multiplied, as bytes. The bar's milliseconds
+are those of the last run on this machine, beside whatever else it did; **no other speed is
+claimed**.
 Injected outliers are always labelled; they rescale channels exactly and change no output in full
 precision.
 """

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ....sampling import Stopped, until_stopped
 from ....specs import SamplingSpec
-from ...page.bar import BarInputs, Page, View, recipe_names
+from ...page.bar import BarInputs, Page, View, recipe_names, setup_notice
 from ...page.glossary import lead
 from ...page.tab import Tab
 from ...page.theme import STATIC
@@ -22,7 +22,7 @@ from ...serving.inputs import Inputs, components, filled
 from ...serving.validate import one_of, real, some_of, whole
 from ...stored.catalogue import showcase
 from ...stored.results import BUILT_IN, REFERENCE
-from ...visitors.backend import Backend
+from ...visitors.backend import Backend, Choice
 from ...visitors.running import PRIVATE, Finished, Progress, build_controls, wire_job
 from ...visitors.session import Session
 from .draw import class_names, decoding, draw, look_at, shown, viewer
@@ -171,7 +171,11 @@ def build_compare(backend: Backend, page: Page) -> View:
                 label="Divergence over the steps", show_label=False, elem_id="divergence"
             )
             bars = gr.Plot(label="Metrics", show_label=False, elem_id="metric-bars")
-    views = [sheet, studio, slider, curve, bars, table]
+    views = [sheet, studio, slider, curve, bars, table, page.bar.notice]
+
+    def drawn(session: Session, choice: Choice) -> tuple[Any, ...]:
+        """With the bar's line, which tells what was timed."""
+        return (*draw(backend, session, choice), setup_notice(backend, session, choice))
 
     def work(session: Session, asked: CompareInputs) -> Iterator[Progress | Finished]:
         job = asked.read(backend, session)
@@ -188,9 +192,9 @@ def build_compare(backend: Backend, page: Page) -> View:
                 session.result = key
                 if len(result.variants) < len(job.recipes):
                     text = f"{result.variants[-1]}: done"
-                    yield Progress(text, 1.0, last.part, draw(backend, session, job.choice))
+                    yield Progress(text, 1.0, last.part, drawn(session, job.choice))
         assert result is not None
-        yield Finished(headline(result), draw(backend, session, job.choice))
+        yield Finished(headline(result), drawn(session, job.choice))
 
     def stopped(session: Session, asked: CompareInputs) -> tuple[str, tuple[Any, ...]]:
         choice = asked.bar.read(backend)
@@ -203,7 +207,7 @@ def build_compare(backend: Backend, page: Page) -> View:
                 f"Cancelled: {len(done)} of {len(wanted)} recipes are compared and stay on view. "
                 "“Compare” goes on from there."
             )
-        return text, draw(backend, session, choice)
+        return text, drawn(session, choice)
 
     def read_event(event: gr.EventData, request: gr.Request, values: tuple[Any, ...]) -> Any:
         """The visitor, the bar's choice, what a component of ours tells, what is on view."""
@@ -272,7 +276,7 @@ def build_compare(backend: Backend, page: Page) -> View:
             line,
             still(wanted, offered, list(BUILT_IN)),
             still(chosen, known, showcase(known, SAMPLES)),
-            *draw(backend, session, choice),
+            *drawn(session, choice),
         )
 
     inputs = CompareInputs(classes, samples, seed, steps, guidance, recipes, bar)

@@ -35,6 +35,12 @@ addEventListener("beforeprint", () => fit(680));
 addEventListener("afterprint", () => fit(0));
 """
 
+RUNS = {
+    "simulated": "Simulated quantization: values are rounded to the integer grid and computed in "
+    "floating point; no speed is claimed.",
+    "integer": "Quantized layers multiplied their codes as integers.",
+}
+
 
 def text(value: object) -> str:
     return html.escape(str(value))
@@ -214,8 +220,7 @@ def report_html(taken: Taken, sheet: bytes | None, link: str = "") -> str:
         [
             f"<h1>{text(taken.choice.title)}</h1>",
             '<p class="lead">How this diffusion transformer is quantized, what it costs, and how '
-            "to repeat it. Simulated quantization: values are rounded to the integer grid and "
-            "computed in floating point; no speed is claimed.</p>",
+            f"to repeat it. {RUNS[taken.choice.runs_as]}</p>",
             settings_section(taken),
             comparison_section(taken, sheet),
             outlier_section(taken),
