@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,21 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         main(["bench", "magic"])
     assert ended.value.code == 2
     assert "magic" in capsys.readouterr().err
+
+
+def test_forward_names_what_is_installed_and_what_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sdnq", None)
+    words = ["forward", "--models", "demo", "--rounds", "1", "--eager", "--modulation", "w8"]
+    assert main(["bench", *words, "--only", "sdnq,onnxruntime,W8A8 integer", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = report["models"]["demo"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert found["absent"] == {"sdnq int8 products": "sdnq is not installed"}
+    assert rows["onnxruntime fp32"]["sqnr_db"] > 100
+    dynamic, own = rows["onnxruntime quantize_dynamic"], rows["ours W8A8 integer-tensor"]
+    assert own["sqnr_db"] > dynamic["sqnr_db"] > 20
+    small = rows["ours W8A8 integer-tensor, modulation w8"]
+    assert small["file_mb"] < own["file_mb"] and small["ms"] > 0
+    assert {"onnx", "onnxruntime", "opset"} <= set(report["versions"])
