@@ -23,7 +23,7 @@ from ..comparison import compare as compare_runs
 from ..evaluation import Interval
 from ..sampling import spread_labels
 from ..specs import LARGEST_SEED, SamplingSpec, check_whole
-from .models import Model, checkpoint_of, full_checkpoint, load, placed
+from .models import Model, checkpoint_of, full_checkpoint, load
 from .progress import Progress, check_progress, told
 from .settings import guidance_of
 
@@ -134,12 +134,11 @@ def compare(
         )
     spec = SamplingSpec(steps=steps, guidance_scale=guidance_of(checkpoint, guidance_scale))
     labels = chosen(checkpoint, classes, samples)
-    other = placed(quantized, checkpoint_of(quantized))
-    first = placed(model, checkpoint)
+    other = checkpoint_of(quantized)
     second = replace(checkpoint, transformer=other.transformer, vae=other.vae)
     runs = [
         run(one, labels, spec, seed, what, progress)
-        for one, what in ((first, "full precision"), (second, "quantized"))
+        for one, what in ((checkpoint, "full precision"), (second, "quantized"))
     ]
     names = tuple(checkpoint.class_names[i] for i in labels.tolist())
     return Paired(runs[0].images, runs[1].images, names, compare_runs(*runs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,10 +15,7 @@ from ..checkpoints import (
     CheckpointError,
     Prompts,
     check_pipeline,
-    is_pipeline,
     load_checkpoint,
-    view_of,
-    working_place,
 )
 from ..layers import QuantizedLinear
 from ..models import get_linear, smoothing_groups
@@ -90,7 +86,7 @@ def load(
 
 
 def checkpoint_of(model: Model, captions: Prompts = None, progress: Progress = False) -> Checkpoint:
-    """Any model as a Checkpoint on the CPU; of a pipeline it is a view, see ``view_of``.
+    """Any model as a Checkpoint: a pipeline's view where it lies, what is read on the CPU.
 
     Raises:
         CheckpointError: no such model, or one that is not understood.
@@ -125,17 +121,6 @@ def full_checkpoint(
     checkpoint = checkpoint_of(model, captions, progress)
     check_layers(checkpoint.transformer, or_quantized)
     return checkpoint
-
-
-def placed(model: Model, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint where its networks run: a pipeline's on its GPU, all others on the CPU."""
-    if not is_pipeline(model):
-        return checkpoint
-    there = working_place(model.transformer)
-    if there.type == "cpu":
-        return checkpoint
-    networks = {"transformer": view_of(model.transformer, there), "vae": view_of(model.vae, there)}
-    return replace(checkpoint, **networks)
 
 
 def check_layers(transformer: nn.Module, or_quantized: bool) -> None:

@@ -53,6 +53,7 @@ def quantize(
                  a CPU. Conventions of the integer kind can
     The others are those of ``calibrate`` and ``search``. The pipeline has the class, device and
     precision of the one that was given, and shares all but transformer and scheduler with it.
+    Where that lies on a GPU, all is computed there.
 
     Raises:
         CheckpointError: a model that is not understood, or captions that are missing.
@@ -84,7 +85,7 @@ def quantize(
         recipe = plain_recipe(checkpoint, wanted.spec.bits, wanted.spec.convention)
     if recipe is None and calibration is None:
         with clock(seconds, "calibration"):
-            calibration = calibrated(model, checkpoint, trajectory, progress)
+            calibration = calibrated(checkpoint, trajectory, progress)
     errors: dict[str, float] = {}
     if recipe is None:
         assert calibration is not None

@@ -17,7 +17,7 @@ from ..search import predicted_errors as error_events
 from ..search import search as run_search
 from ..specs import BitWidths, LowRankSpec, Recipe
 from .drawing import pipeline_with
-from .models import Model, full_checkpoint, placed
+from .models import Model, full_checkpoint
 from .progress import Progress, check_progress, ended, told
 from .settings import Trajectory, Wanted, check_calibration, check_is_recipe, what_to_search
 
@@ -57,18 +57,14 @@ def calibrate(
     check_progress(progress)
     wanted = Trajectory(samples, steps, guidance_scale, seed)
     checkpoint = full_checkpoint(model, captions, progress, or_quantized=True)
-    return calibrated(model, checkpoint, wanted, progress)
+    return calibrated(checkpoint, wanted, progress)
 
 
-def calibrated(
-    model: Model, checkpoint: Checkpoint, wanted: Trajectory, progress: Progress
-) -> Calibration:
+def calibrated(checkpoint: Checkpoint, wanted: Trajectory, progress: Progress) -> Calibration:
     spec = wanted.of(checkpoint)
     total = spec.sampling.steps * -(-spec.samples // spec.batch)
     with told(progress, "calibrating", total) as tell:
-        return run_calibration(
-            placed(model, checkpoint), spec, progress=lambda event: tell(event.done)
-        )
+        return run_calibration(checkpoint, spec, progress=lambda event: tell(event.done))
 
 
 def search(

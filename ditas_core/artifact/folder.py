@@ -91,8 +91,12 @@ def save_quantized(
 
 
 def compact(transformer: Transformer) -> dict[str, Tensor]:
-    """The state dict as it is stored."""
-    return {key: value.contiguous().clone() for key, value in compacted(transformer)}
+    """The state dict as it is stored, on the CPU."""
+    whole = torch.contiguous_format
+    return {
+        key: value.to("cpu", copy=True, memory_format=whole)
+        for key, value in compacted(transformer)
+    }
 
 
 def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:

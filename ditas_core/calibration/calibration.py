@@ -48,6 +48,13 @@ class GroupStatistics:
         """Maximum over steps and halves, (C,)."""
         return temporal_aggregate(self.absmax)
 
+    def to(self, device: torch.device) -> GroupStatistics:
+        """The same where it is to be computed with; itself where it lies there already."""
+        if self.low.device == device:
+            return self
+        parts = (self.low, self.high, self.tokens, self.energy)
+        return GroupStatistics(*(part.to(device) for part in parts))
+
 
 def check_statistics(name: str, stats: GroupStatistics, steps: int) -> None:
     """Raise ValueError unless the four tensors fit together and hold finite numbers."""

@@ -40,7 +40,7 @@ from .preflight import (
 from .schedule import read_schedule
 from .sources import find_parts, is_file, load_checkpoint, loading_need
 from .state_files import compact_state, half_is_exact, read_state, write_state
-from .views import view_of, working_place
+from .views import view_of
 
 __all__ = [
     "HUB_SOURCES",
@@ -99,6 +99,5 @@ __all__ = [
     "this_machine",
     "to_original",
     "view_of",
-    "working_place",
     "write_state",
 ]

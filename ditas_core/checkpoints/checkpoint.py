@@ -38,7 +38,7 @@ from .pipelines import (
     name_of,
     schedule_of,
 )
-from .views import view_of
+from .views import view_of, working_place
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Checkpoint:
 
     @staticmethod
     def of_pipeline(pipeline: Any, captions: Prompts = None) -> Checkpoint:
-        """A live diffusers pipeline's networks, on the CPU and in float32; it stays as it is.
+        """A live diffusers pipeline's networks, in float32, on its GPU or else on the CPU; it stays
+        as it is.
 
         Weights that are there in float32 already are shared, others copied (``view_of``). A
         pipeline that this package has quantized keeps its name, licence and captions.
@@ -97,8 +98,8 @@ class Checkpoint:
         return Checkpoint(
             name=origin.name if origin else name,
             path=NOWHERE,
-            transformer=view_of(pipeline.transformer),
-            vae=view_of(pipeline.vae),
+            transformer=view_of(pipeline.transformer, working_place(pipeline.transformer)),
+            vae=view_of(pipeline.vae, working_place(pipeline.vae)),
             scheduler=schedule,
             class_names=found.names if found is not None else class_names(pipeline),
             licence=origin.licence if origin else licence,

@@ -42,6 +42,6 @@ def single(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
 
 def working_place(module: nn.Module) -> torch.device:
-    """Where the module can be run and recorded: its own device, if that is a CPU or a GPU."""
+    """Where the module can be worked with: its own device, if that is a CPU or a GPU."""
     device = next(module.parameters()).device
     return device if device.type == "cuda" else torch.device("cpu")

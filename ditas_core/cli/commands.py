@@ -219,6 +219,7 @@ def run_search(args: argparse.Namespace) -> Report:
         say(args, f"going on after {resumed} layers that an earlier run finished")
     elif journal.discards:
         say(args, "finished layers of a search with other settings are dropped")
+    place_(checkpoint, args.device)
     recipe, layers = searched(checkpoint, calibration, spec, hint, journal)
     write_text(args.out, recipe.to_json())
     journal.remove()
@@ -263,6 +264,8 @@ def run_quantize(args: argparse.Namespace) -> Report:
     checkpoint = load(args)
     calibration = find_calibration(args, recipe)
     started = time.perf_counter()
+    _ = checkpoint.fingerprint
+    place_(checkpoint, args.device)
     transformer = apply_recipe(checkpoint, recipe, calibration)
     save_quantized(args.out, checkpoint, transformer, recipe)
     size = sum(f.stat().st_size for f in (args.out / "transformer").iterdir())

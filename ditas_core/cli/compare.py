@@ -28,6 +28,7 @@ from .commands import (
     calibrated,
     finite,
     low_rank_spec,
+    place_,
     sampling_spec,
     say,
     searched,
@@ -106,6 +107,7 @@ def contestants(
             raise SpecError(
                 f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
             )
+        place_(quantized, args.device)
         yield Contestant(path.name, summarize(recipe), quantized.transformer)
     yield from ablation(args, checkpoint, specs, calibration)
 
@@ -141,6 +143,8 @@ def run_compare(args: argparse.Namespace) -> Report:
         check_new_folder(args.out)
     spec = sampling_spec(args)
     labels = spread_labels(args.samples, len(checkpoint.class_names))
+    _ = checkpoint.fingerprint
+    place_(checkpoint, args.device)
     started = time.perf_counter()
 
     def run(label: str, transformer: nn.Module) -> Trajectory:

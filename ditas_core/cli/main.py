@@ -79,7 +79,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="where the networks run; of several processes each takes its own GPU (%(default)s)",
+        help="where all is computed; of several processes each takes its own GPU (%(default)s)",
     )
 
 
@@ -189,6 +189,7 @@ def build_parser() -> Parser:
         help="of the loss's products: float32, or bfloat16 for large models (%(default)s)",
     )
     search.add_argument("--out", type=Path, required=True, help="recipe to write (.json)")
+    add_device(search)
     add_quantization(search)
 
     quantize = verb("quantize", "apply a recipe; write a self-contained quantized folder")
@@ -199,6 +200,7 @@ def build_parser() -> Parser:
         "--calibration", type=Path, help="file from calibrate; default: the one the recipe names"
     )
     quantize.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_device(quantize)
 
     sample = verb("sample", "draw images with a checkpoint or a quantized folder")
     sample.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
@@ -247,6 +249,7 @@ def build_parser() -> Parser:
         "--samples", type=number(int, 1, 4096), default=16, help="how many (%(default)s)"
     )
     compare.add_argument("--out", type=Path, help="new folder for the paired images")
+    add_device(compare)
     add_backend(compare)
     add_sampling(compare)
     add_quantization(compare)

@@ -83,7 +83,7 @@ def injected_factors(
         raise ValueError(f"channels: expected 1 to {width}, got {channels}")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(width, generator=generator)[:channels]
-    s = torch.ones(width)
+    s = torch.ones(width, device=transformer.device)
     s[chosen] = 1.0 / strength
     return {
         group.name: s

@@ -14,7 +14,7 @@ from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
 from ..lowrank import WeightFit, fit_weights, joined
-from ..models import Absorber, SmoothingGroup, Transformer, group_fed_by
+from ..models import Absorber, SmoothingGroup, Transformer, get_linear, group_fed_by
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
@@ -74,7 +74,8 @@ def iterate_conversion(
 ) -> Iterator[ConversionProgress | Transformer]:
     """Yields progress per group, then the quantized copy, in float32.
 
-    The checkpoint is not modified.
+    All is computed where the transformer lies; statistics are moved there group by group. The
+    checkpoint is not modified.
 
     Raises:
         SpecError: recipe, checkpoint and calibration do not belong together.
@@ -104,9 +105,13 @@ def quantize_groups(
     convention = get_convention(recipe.convention)
     source = checkpoint.transformer
 
+    def inputs(group: SmoothingGroup) -> GroupStatistics | None:
+        if calibration is None:
+            return None
+        return calibration.groups[group.name].to(get_linear(source, group.layers[0]).weight.device)
+
     def prepared(group: SmoothingGroup) -> PreparedGroup:
-        statistics = None if calibration is None else calibration.groups[group.name]
-        return prepare(source, group, recipe.layers[group.name], convention, statistics)
+        return prepare(source, group, recipe.layers[group.name], convention, inputs(group))
 
     groups = checkpoint.groups
     kept: dict[str, PreparedGroup] = {}
@@ -119,9 +124,8 @@ def quantize_groups(
             s = kept[proj.name].s
             if s is not None:
                 divisors[proj.absorber_path] = s
-        statistics = None if calibration is None else calibration.groups[group.name]
         layers = quantize_group(
-            source, group, recipe.layers[group.name], convention, statistics, here, divisors
+            source, group, recipe.layers[group.name], convention, inputs(group), here, divisors
         )
         yield group, here.s, dict(zip(group.layers, layers, strict=True))
 

@@ -51,7 +51,8 @@ def widest_levels(scale: Tensor, zero_point: Tensor, spec: QuantizerSpec) -> Ten
     """Every value that the quantizer with the largest scale can represent, (L,)."""
     index = int(scale.flatten().argmax())
     params = QParams(scale.flatten()[index], zero_point.flatten()[index])
-    return from_codes(torch.arange(spec.qmin, spec.qmax + 1).float(), params, spec)
+    codes = torch.arange(spec.qmin, spec.qmax + 1, device=scale.device).float()
+    return from_codes(codes, params, spec)
 
 
 def channel_record(

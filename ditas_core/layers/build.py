@@ -126,7 +126,7 @@ def encode(
     """
     if spec.bits >= FULL_PRECISION_BITS:
         weight = target if columns is None else target * columns
-        return weight.clone(), QParams(torch.ones(1), torch.zeros(1))
+        return weight.clone(), QParams(target.new_ones(1), target.new_zeros(1))
     strided = spec.granularity is Granularity.PER_STRIDED_GROUP
     if strided and len(target) % spec.group_size:
         raise ValueError(

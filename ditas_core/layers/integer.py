@@ -88,9 +88,9 @@ def runs_as_integers(weight: QuantizerSpec, activation: QuantizerSpec, inputs: i
 
 
 def signed_codes(codes: Tensor, bits: int) -> Tensor:
-    """uint8 (C_out, C_in), codes from 0 -> int8 (C_in, C_out)."""
+    """uint8 (C_out, C_in), codes from 0 -> int8 (C_in, C_out), rows of the weight in memory."""
     lowered = codes.to(torch.int16) - moved(bits)
-    return lowered.to(torch.int8).t().contiguous()  # (C_in, C_out)
+    return lowered.to(torch.int8).t()  # (C_in, C_out)
 
 
 def make_operand(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Operand:
@@ -105,7 +105,7 @@ def make_operand(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Operand
     lowered = F.pad(codes.int() - moved(spec.bits), (0, missing))  # (C_out, G group)
     sums = lowered.reshape(c_out, -1, group).sum(2, dtype=torch.int32) + lengths * rest
     return Operand(
-        signed_codes(codes, spec.bits),
+        signed_codes(codes, spec.bits).contiguous(),
         sums.t().contiguous(),
         rest.t().contiguous(),
         scale.t().contiguous(),
@@ -137,12 +137,14 @@ def product(a: Tensor, w: Tensor) -> Tensor:
 
 
 def padded_product(a: Tensor, w: Tensor) -> Tensor:
-    """``torch._int_mm`` with zeros added where a GPU asks for them."""
+    """``torch._int_mm`` as a GPU asks for it: with zeros added, and of the one layout that every
+    version of its library has a kernel for, both factors with the inputs side by side."""
     (m, k), n = a.shape, w.shape[1]
     rows, inner, columns = max(0, CUDA_ROWS - m), -k % CUDA_MULTIPLE, -n % CUDA_MULTIPLE
+    right = w.t()  # (N, K)
     if rows or inner or columns:
-        a, w = F.pad(a, (0, inner, 0, rows)), F.pad(w, (0, columns, 0, inner))
-    return torch._int_mm(a, w)[:m, :n]
+        a, right = F.pad(a, (0, inner, 0, rows)), F.pad(right, (0, inner, 0, columns))
+    return torch._int_mm(a.contiguous(), right.contiguous().t())[:m, :n]
 
 
 def signed_activations(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor, Tensor]:

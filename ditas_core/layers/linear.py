@@ -164,7 +164,8 @@ class QuantizedLinear(nn.Module):
             )
         codes = self.unpacked().float() + spec.qmin
         if spec.granularity is Granularity.PER_STRIDED_GROUP:
-            index = (torch.arange(len(codes)) + self.row_start) % len(self.scale)
+            rows = torch.arange(len(codes), device=codes.device) + self.row_start
+            index = rows % len(self.scale)
             weight = from_codes(codes, QParams(self.scale[index], self.zero_point[index]), spec)
         else:
             weight = dequantize(codes, QParams(self.scale, self.zero_point), spec)

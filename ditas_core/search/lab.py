@@ -178,7 +178,7 @@ def histogram(x: Tensor) -> Histogram:
     """Of all values of ``x``."""
     limit = float(x.abs().max())
     limit = limit if limit > 0 else 1.0
-    return Histogram(torch.histc(x, BINS, -limit, limit).long(), limit)
+    return Histogram(torch.histc(x, BINS, -limit, limit).long().cpu(), limit)
 
 
 def energy(x: Tensor) -> float:

@@ -239,13 +239,15 @@ def group_loss(
     products: str = "float32",
     fits: list[WeightFit] | None = None,
 ) -> GroupLoss:
-    """The loss of a checkpoint's group on what the calibration kept of its input.
+    """The loss of a checkpoint's group on what the calibration kept of its input, computed where
+    the weights lie.
 
     ``products`` names a dtype of PRODUCTS; ``fits`` as in ``GroupLoss``.
     """
+    weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
     return GroupLoss(
-        [get_linear(checkpoint.transformer, path).weight for path in group.layers],
-        calibration.groups[group.name],
+        weights,
+        calibration.groups[group.name].to(weights[0].device),
         bits,
         convention,
         low_rank,
