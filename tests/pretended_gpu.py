@@ -7,6 +7,7 @@ forgotten ``device=`` is found.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 GPU = torch.device("cuda:0")
 COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 INDEXED = ("aten::index", "aten::index_put", "aten::index_put_")
+
+
+class Memory:
+    """Bytes of what is alive there, every storage once, and the most that there were."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def take(self, tensor: There) -> None:
+        storage = tensor.held.untyped_storage()
+        key, size = storage.data_ptr(), storage.nbytes()
+        self.users[key] = self.users.get(key, 0) + 1
+        if self.users[key] == 1:
+            self.now += size
+            self.most = max(self.most, self.now)
+        weakref.finalize(tensor, self.give, key, size)
+
+    def give(self, key: int, size: int) -> None:
+        self.users[key] -= 1
+        if not self.users[key]:
+            del self.users[key]
+            self.now -= size
+
+    def forget(self) -> None:
+        self.most = self.now
+
+
+MEMORY = Memory()
 
 
 class There(Tensor):
@@ -37,6 +67,7 @@ class There(Tensor):
             requires_grad=False,
         )
         made.held = held
+        MEMORY.take(made)
         return made  # type: ignore[no-any-return]
 
     device = property(lambda _: GPU)
@@ -70,20 +101,10 @@ class Pretending(TorchDispatchMode):
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    owners: dict[int, Tensor] = {}
-    tensors: list[Tensor] = []
-
-    def undressed(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [undressed(each) for each in value]
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        bare = value.held if isinstance(value, There) else value
-        owners[id(bare)] = value
-        return bare
-
-    bare_args = undressed(args)
-    bare = {key: undressed(value) for key, value in kwargs.items()}
+    owners: dict[int, Any] = {}
+    bare_args = undressed(args, owners)
+    bare = {key: undressed(value, owners) for key, value in kwargs.items()}
+    tensors = [each for each in owners.values() if isinstance(each, Tensor)]
     there = [each for each in tensors if isinstance(each, There)]
     here = [each for each in tensors if not isinstance(each, There) and each.ndim]
     name = func._schema.name
@@ -101,15 +122,26 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise RuntimeError(f"{name}: expected a generator of {GPU}, got one of cpu")
     if there and name == "aten::_int_mm":
         check_product(*args)
+    found = func(*bare_args, **bare)
+    return dressed(found, owners) if placed else found
 
-    def dressed(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(map(dressed, value))
-        if not placed or not isinstance(value, Tensor):
-            return value
-        return owners.get(id(value)) if id(value) in owners else There(value)  # worked in place
 
-    return dressed(func(*bare_args, **bare))
+def undressed(value: Any, owners: dict[int, Any]) -> Any:
+    """The arguments as the CPU takes them; ``owners`` remembers whose they were."""
+    if isinstance(value, list | tuple):
+        return [undressed(each, owners) for each in value]
+    bare = value.held if isinstance(value, There) else value
+    owners[id(bare)] = value
+    return bare
+
+
+def dressed(value: Any, owners: dict[int, Any]) -> Any:
+    """Results as tensors of the GPU; what was worked on in place is what it was."""
+    if isinstance(value, list | tuple):
+        return type(value)(dressed(each, owners) for each in value)
+    if not isinstance(value, Tensor):
+        return value
+    return owners[id(value)] if id(value) in owners else There(value)
 
 
 def check_product(a: Tensor, w: Tensor) -> None:
@@ -126,6 +158,10 @@ def pretended_gpu() -> Iterator[None]:
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: 1,
+        "get_device_name": lambda *_: "pretended",
+        "synchronize": lambda *_: None,
+        "reset_peak_memory_stats": lambda *_: MEMORY.forget(),
+        "max_memory_allocated": lambda *_: MEMORY.most,
     }
     before = {name: getattr(torch.cuda, name) for name in there}
     for name, value in there.items():

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended_gpu import pretended_gpu
 
 from ditas_core.cli import main
+from ditas_core.evaluation.cost import WORKSPACES
 
 
 def bench(capsys: pytest.CaptureFixture[str], arguments: str) -> dict[str, Any]:
@@ -28,6 +30,20 @@ def test_scale(capsys: pytest.CaptureFixture[str], precision: str) -> None:
     assert report["quantized_layers"] == 6 and report["settings"]["candidates"] == 4 * 22
     assert 4 < report["effective_bits"] < 6
     assert list(report["peak_gb"].values()) == sorted(report["peak_gb"].values())
+
+
+@pytest.mark.parametrize("bits", ["W4A8", "W8A8"])
+def test_scale_keeps_to_the_memory_that_it_states(
+    capsys: pytest.CaptureFixture[str], bits: str
+) -> None:
+    size = f"scale --model DiT-S/2 --blocks 2 --steps 2 --samples 1 --tokens 24 --bits {bits}"
+    with pretended_gpu():
+        report = bench(capsys, f"{size} --device cuda --images 2")
+    found, stated = report["peak_on_gpu_gb"], report["stated_on_gpu_gb"]
+    assert list(found) == list(stated) == ["calibrate", "search", "quantize", "sample"]
+    workspaces = WORKSPACES / 1e9  # which are not pretended
+    for name, most in stated.items():
+        assert 0.3 * (most - workspaces) < found[name] <= most - workspaces + 0.01, name
 
 
 def test_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

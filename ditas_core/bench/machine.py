@@ -41,11 +41,21 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def peak_on_gpu_gb() -> float:
+    """The most that tensors took of the current GPU since the last ``stage`` began, 10^9 bytes."""
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
 @contextmanager
-def stage(name: str, into: dict[str, float]) -> Iterator[None]:
-    """Add the block's wall time to ``into[name]``."""
+def stage(name: str, into: dict[str, float], on_gpu: bool = False) -> Iterator[None]:
+    """Add the block's wall time to ``into[name]``; ``on_gpu``: until the GPU is done, too."""
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     try:
         yield
     finally:
+        if on_gpu:
+            torch.cuda.synchronize()
         into[name] = into.get(name, 0.0) + time.perf_counter() - started

@@ -18,11 +18,14 @@ SHAPES = {
 }
 
 
-def random_transformer(name: str, blocks: int = 0, seed: int = 0) -> DiTTransformer2DModel:
+def random_transformer(
+    name: str, blocks: int = 0, seed: int = 0, device: str = "cpu"
+) -> DiTTransformer2DModel:
     """A transformer of that shape on 32 x 32 x 4 latents, embedders tied across blocks.
 
     ``blocks`` cuts the depth. Weights are normal with variance 1 / fan-in, the
-    modulation's a tenth of that, so that activations stay finite.
+    modulation's a tenth of that, so that activations stay finite. They are drawn on the CPU, one
+    tensor at a time, the same for every ``device``.
     """
     depth, width, heads = SHAPES[name]
     with torch.device("meta"):
@@ -46,16 +49,17 @@ def random_transformer(name: str, blocks: int = 0, seed: int = 0) -> DiTTransfor
         patch_size=2,
     ).pos_embed.pos_embed
     generator = torch.Generator().manual_seed(seed)
-    transformer.to_empty(device="cpu")
+    transformer.to_empty(device=device)
     for path, parameter in transformer.named_parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 2500
         gain = 0.1 if "norm1.linear" in path or "proj_out_1" in path else 1.0
-        parameter.data.normal_(0.0, gain / fan_in**0.5, generator=generator)
+        drawn = torch.empty(parameter.shape).normal_(0.0, gain / fan_in**0.5, generator=generator)
+        parameter.data.copy_(drawn)
     transformer.pos_embed.pos_embed.data.copy_(positions)
     return transformer.requires_grad_(False).eval()
 
 
-def random_model(name: str, blocks: int = 0) -> Checkpoint:
+def random_model(name: str, blocks: int = 0, device: str = "cpu") -> Checkpoint:
     """A checkpoint for timing and memory only: its weights are random."""
     label = f"{name}, random weights" + (f", {blocks} blocks" if blocks else "")
     scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
@@ -63,8 +67,10 @@ def random_model(name: str, blocks: int = 0) -> Checkpoint:
     return Checkpoint(
         name=label,
         path=Path("random"),
-        transformer=random_transformer(name, blocks),
-        vae=vae if isinstance(vae, AutoencoderKL) else AutoencoderKL(block_out_channels=(32,)),
+        transformer=random_transformer(name, blocks, device=device),
+        vae=vae
+        if isinstance(vae, AutoencoderKL)
+        else AutoencoderKL(block_out_channels=(32,)).to(device),
         scheduler=dict(scheduler.config),
         class_names=tuple(str(i) for i in range(1000)),
         licence="none: random weights",

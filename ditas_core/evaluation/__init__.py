@@ -3,7 +3,7 @@
 from .atlas_file import AtlasError
 from .chance import guessing_probability
 from .channel import ChannelRecord, channel_record, furthest_factor
-from .cost import Cost, Plan, estimate, measure_speed
+from .cost import Cost, Plan, device_memory, estimate, measure_speed
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
 from .shape import ModelShape, shape_of, transformer_flops
@@ -22,6 +22,7 @@ __all__ = [
     "OutlierAtlas",
     "Plan",
     "channel_record",
+    "device_memory",
     "estimate",
     "furthest_factor",
     "guessing_probability",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,6 +43,10 @@ LONG_S = 2.0
 """A pass this long is timed once."""
 LIBRARIES = 400_000_000
 """Bytes of the process before anything is loaded."""
+WORKSPACES = 128_000_000
+"""Bytes that a GPU's libraries keep for themselves, of those that PyTorch counts."""
+FITTING = 12
+"""Float32 tensors of a group's weights that are alive at once while it is searched or fitted."""
 
 
 @torch.no_grad()
@@ -216,3 +220,30 @@ def memory_bytes(shape: ModelShape, plan: Plan) -> int:
     searching = 4 * (6 * widest + 4 * plan.kept * max(outputs for _, outputs in shape.groups))
     beside = max(need.call + need.model, searching, copies + converting + need.call)
     return LIBRARIES + model + kept + beside
+
+
+def device_memory(shape: ModelShape, plan: Plan) -> dict[str, int]:
+    """Upper bound of what lies on a GPU at once: bytes to calibrate, search, quantize, sample.
+
+    The model is there in float32, its autoencoder too; of a calibration one group's statistics.
+    The quantized copy is there beside the model, with codes and what the backend "simulated"
+    computes with; "integer" takes 4 bytes a weight less.
+    """
+    spec = plan.calibration
+    channels = [c for c, _ in shape.groups] * shape.depth
+    tokens = max(shape.tokens, shape.text.tokens if shape.text else 0)
+    need = memory_of(channels, tokens, shape.parameters, spec)
+    model = 4 * (shape.parameters + shape.autoencoder) + WORKSPACES
+    widest = max(outputs * c for c, outputs in shape.groups)
+    of_tokens = plan.kept * max(shape.hidden, 3 * shape.width)
+    moment = 0 if plan.kept < shape.width else 3 * shape.hidden**2
+    fitting = 4 * (FITTING * widest + 6 * of_tokens + moment)
+    copied = 4 * shape.parameters + shape.linear_weights
+    images = max(1, plan.images)
+    sampled = memory_of(channels, tokens, 0, replace(spec, samples=images, batch=images))
+    return {
+        "calibrate": model + need.model + need.call + need.statistics,
+        "search": model + fitting,
+        "quantize": model + copied + fitting,
+        "sample": model + copied + sampled.call,
+    }
