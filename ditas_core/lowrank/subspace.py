@@ -55,7 +55,8 @@ def leading_subspace(
     inner = frame.T @ error  # (w, C)
     # w x w only: in double, so that a wide spectrum does not blur its small end
     gram = moment.apply(inner).double() @ inner.double().T  # (w, w)
-    vectors = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors
+    # so small a problem takes a GPU longer than the way to the CPU and back
+    vectors = torch.linalg.eigh(((gram + gram.T) / 2).cpu()).eigenvectors.to(error.device)
     leading = vectors[:, -rank:].flip(-1).float()  # (w, r), largest first
     up = frame @ leading  # (C_out, r), orthonormal columns
     down = leading.T @ inner  # (r, C)
