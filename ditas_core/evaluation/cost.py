@@ -230,17 +230,16 @@ def device_memory(shape: ModelShape, plan: Plan) -> dict[str, int]:
     computes with; "integer" takes 4 bytes a weight less.
     """
     spec = plan.calibration
-    channels = [c for c, _ in shape.groups] * shape.depth
-    tokens = max(shape.tokens, shape.text.tokens if shape.text else 0)
-    need = memory_of(channels, tokens, shape.parameters, spec)
+    channels = [c for c, _ in shape.groups]
+    need = memory_of(channels, shape.tokens, shape.parameters, spec)
     model = 4 * (shape.parameters + shape.autoencoder) + WORKSPACES
     widest = max(outputs * c for c, outputs in shape.groups)
-    of_tokens = plan.kept * max(shape.hidden, 3 * shape.width)
-    moment = 0 if plan.kept < shape.width else 3 * shape.hidden**2
+    of_tokens = plan.kept * max(max(group) for group in shape.groups)
+    moment = 0 if plan.kept < shape.width else 3 * max(channels) ** 2
     fitting = 4 * (FITTING * widest + 6 * of_tokens + moment)
     copied = 4 * shape.parameters + shape.linear_weights
     images = max(1, plan.images)
-    sampled = memory_of(channels, tokens, 0, replace(spec, samples=images, batch=images))
+    sampled = memory_of(channels, shape.tokens, 0, replace(spec, samples=images, batch=images))
     return {
         "calibrate": model + need.model + need.call + need.statistics,
         "search": model + fitting,
