@@ -79,7 +79,7 @@ class There(Tensor):
         options = {} if layout is None else {"memory_format": layout}
         found = self.held.to(dtype=dtype or self.dtype, copy=copy, **options)
         if place is not None and place.type != GPU.type:
-            return found.clone() if found is self.held else found
+            return found.to(place, copy=found is self.held)
         return self if found is self.held else There(found)
 
     def cpu(self) -> Tensor:
