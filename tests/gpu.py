@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -159,12 +160,8 @@ def backends(settings: Settings) -> Found:
             same = compared([m for m in layers if m.multiplies_codes], partial(model, *inputs))
             equal = torch.equal(want, got)
             db = None if equal else round(float(sqnr_db(want, got).min()), 1)
-            found[f"{bits} {convention}"] = {
-                "equal": equal,
-                "db": db,
-                "layers": len(same),
-                "accumulators_equal": all(same),
-            }
+            result = {"equal": equal, "db": db, "layers": len(same)}
+            found[f"{bits} {convention}"] = {**result, "accumulators_equal": all(same)}
     return found
 
 
@@ -204,13 +201,9 @@ def alphas(settings: Settings) -> Found:
             chosen = {"layer": name, "cpu": one.alpha, "there": two.alpha}
             chosen["losses"] = [[curve.get(a) for a in (one.alpha, two.alpha)] for curve in curves]
             other.append(chosen)
-    return {
-        "layers": len(runs[0]),
-        "equal": not other,
-        "different": other,
-        "largest_relative_difference_of_losses": largest,
-        "seconds": dict(zip(("cpu", "there"), seconds, strict=True)),
-    }
+    result = {"layers": len(runs[0]), "equal": not other, "different": other}
+    result["largest_relative_difference_of_losses"] = largest
+    return {**result, "seconds": dict(zip(("cpu", "there"), seconds, strict=True))}
 
 
 def pipeline(settings: Settings) -> Found:
@@ -238,15 +231,11 @@ def variants(
         return nn.Module.to(model, device, half)
 
     def torchao() -> Any:
-        from torchao.quantization import (  # type: ignore[import-not-found]
-            Int8DynamicActivationInt8WeightConfig,
-            quantize_,
-        )
-
+        library: Any = import_module("torchao.quantization")
         paths = {path for group in checkpoint.groups for path in group.layers}
         model = nn.Module.to(copy.deepcopy(checkpoint.transformer), half)
-        config = Int8DynamicActivationInt8WeightConfig()
-        quantize_(model, config, filter_fn=lambda _, name: name in paths)
+        config = library.Int8DynamicActivationInt8WeightConfig()
+        library.quantize_(model, config, filter_fn=lambda _, name: name in paths)
         return model
 
     yield "bfloat16", lambda: nn.Module.to(copy.deepcopy(checkpoint.transformer), half)
@@ -317,11 +306,9 @@ def forward(settings: Settings) -> Found:
     runs: dict[str, Callable[[], Any]] = {}
     graphs: dict[str, Callable[[], Any]] = {}
     for kind, make in variants(checkpoint, settings.device):
-        if settings.left < 2 * RESERVE_S:
-            found[kind] = {"not_run": "no time left"}
-            continue
-        if kind.startswith("torchao") and find_spec("torchao") is None:
-            found[kind] = {"not_run": "torchao is not installed"}
+        missing = kind.startswith("torchao") and find_spec("torchao") is None
+        if missing or settings.left < 2 * RESERVE_S:
+            found[kind] = {"not_run": "no torchao here" if missing else "no time left"}
             continue
         started = time.perf_counter()
         try:
@@ -382,7 +369,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="small models, for the CPU")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds (%(default)s)")
-    parser.add_argument("--only", default="", help="parts, comma-separated; default: all")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         say("tests.gpu: expected a GPU, found none; --device cpu --small runs the same code here")
@@ -393,13 +379,10 @@ def main(arguments: list[str] | None = None) -> int:
     found: Found = {}
     seconds: dict[str, float] = {}
     for name, (part, most) in PARTS.items():
-        if args.only and name not in args.only.split(","):
-            continue
+        begun = time.monotonic()
         if settings.left < 5:
             found[name] = {"not_run": "no time left"}
             continue
-        say(f"{name} ...")
-        begun = time.monotonic()
         try:
             with within(min(most, settings.left)):
                 found[name] = part(settings)
