@@ -62,7 +62,7 @@ def test_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:
     report = bench(capsys, "conventions --samples 1 --steps 2 --bits W8A8 --methods plain")
     bits = {row["convention"]: row["effective_bits"] for row in report["rows"]}
-    assert set(bits) == {"integer", "paper", "released"}
+    assert set(bits) == {"integer", "integer-tensor", "paper", "released"}
     assert bits["integer"] < bits["released"]  # strided groups carry many scales
 
 
