@@ -73,11 +73,11 @@ class Served:
         return self.backend.default.key
 
     def bar(self, **changes: Any) -> list[Any]:
-        """The bar's nine values."""
+        """The bar's ten values."""
         values = {
             "checkpoint": self.checkpoint, "preset": "W4A8", "weight": 4, "activation": 8,
             "convention": "integer", "recipe": "plain rounding", "inject": False,
-            "strength": 60, "dark": False,
+            "strength": 60, "dark": False, "backend": "simulated",
         }  # fmt: skip
         return list({**values, **changes}.values())
 

@@ -96,7 +96,7 @@ def usual(page: Served, fn: Any) -> list[Any]:
 
 SETUP = (
     "checkpoint", "bits", "weight-bits", "activation-bits", "convention", "recipe", "inject",
-    "strength", "dark",
+    "strength", "dark", "backend",
 )  # fmt: skip
 
 
