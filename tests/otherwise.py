@@ -11,7 +11,8 @@ on the shapes and strides of its operands, and on nothing else: equal calls stay
 one machine, and a call on one row says nothing about the last bit of a call on many, as on some
 processors.
 
-What IEEE 754 rounds itself (+, -, *, /, sqrt, comparisons, rounding) stays as it is.
+What IEEE 754 rounds itself (+, -, *, /, sqrt, comparisons, rounding) stays as it is, and so do
+products and sums of whole numbers that single precision holds exactly.
 OTHERWISE, any text, chooses other directions.
 """
 
@@ -38,7 +39,7 @@ SIGNED = {"svd": (0, 2), "linalg_svd": (0, 2), "_linalg_svd": (0, 2), "linalg_qr
           "linalg_eigh": (1,), "_linalg_eigh": (1,)}  # fmt: skip
 """Factors whose i-th column, or row, may have either sign; the results that it turns."""
 BACKWARD_STABLE = {*SIGNED, "linalg_svdvals", "linalg_cholesky_ex", "linalg_solve_ex"}
-SINGLE = 2.0**-23
+SINGLE, WHOLE = 2.0**-23, 2.0**24
 MOVED = PRODUCTS | SUMS | ROWS | FUNCTIONS | BACKWARD_STABLE
 
 
@@ -62,6 +63,11 @@ def make_mode() -> Any:
 
     def is_float(x: object) -> bool:
         return isinstance(x, Tensor) and x.is_floating_point() and x.device.type == "cpu"
+
+    def is_whole(x: Any) -> bool:
+        return not is_float(x) or all(
+            bool((part == part.floor()).all()) for part in (x.flatten()[:64], x)
+        )
 
     def positive(x: Any) -> Any:
         return x.abs() if is_float(x) else x
@@ -91,6 +97,9 @@ def make_mode() -> Any:
                 more = {key: positive(x) for key, x in kwargs.items()}
                 size = func(*map(positive, args), **more)
             result = func(*args, **kwargs)
+            whole = is_float(size) and all(map(is_whole, (*args, *kwargs.values())))
+            if whole and size.numel() and float(size.amax()) <= WHOLE:
+                return result  # sums of whole numbers below this are exact in any order
             several = result if isinstance(result, (list, tuple)) else (result,)
             for i, found in enumerate(several):
                 if not is_float(found) or not found.numel():

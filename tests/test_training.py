@@ -138,10 +138,11 @@ def test_classes_are_emoji_in_their_order_and_then_the_groups() -> None:
 def test_jitter_keeps_white_and_mirrors_only_what_may_be() -> None:
     images = torch.full((64, 3, 32, 32), 255, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    assert (jitter(images, torch.ones(64).bool(), 16, generator) == 1).all()
+    white = jitter(images, torch.ones(64).bool(), 16, generator)
+    assert float((white - 1).abs().max()) < 1e-5
     images[..., :16] = 0  # the left half is black
     looks = jitter(images, torch.arange(64) % 2 == 0, 16, generator)
-    assert looks.shape == (64, 3, 16, 16) and looks.min() >= -1 and looks.max() <= 1
+    assert looks.shape == (64, 3, 16, 16) and float(looks.abs().max()) < 1 + 1e-5
     flipped = looks[..., :8].mean((1, 2, 3)) > looks[..., 8:].mean((1, 2, 3))
     assert not flipped[1::2].any()
     assert 5 < flipped[::2].sum() < 27
