@@ -14,7 +14,7 @@ from tiny_pixart import tiny_captions
 import ditas_core as ditas
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.evaluation import sqnr_db
-from ditas_core.onnx_runtime import check_backend
+from ditas_core.onnx_runtime import check_backend, run_on_
 from ditas_core.specs import BACKENDS, SpecError
 
 WIDE: dict[str, Any] = {"method": "plain", "progress": False}
@@ -96,3 +96,21 @@ def test_a_convention_that_cannot_is_refused_in_one_line(convention: str) -> Non
     check_backend(convention, "simulated")
     with pytest.raises(CheckpointError, match="quantize it first"):
         ditas.load("assets/fluent-emoji-dit", backend="onnx")
+
+
+def test_layers_that_are_listened_to_run_and_a_session_can_be_left(tmp_path: Path) -> None:
+    quantized, _ = ditas.quantize(dit(), "W4A16", backend="onnx", **WIDE)
+    ditas.save(quantized, tmp_path / "folder")
+    calibrations = [
+        ditas.calibrate(
+            ditas.load(tmp_path / "folder", backend=name), samples=1, steps=2, progress=False
+        )
+        for name in ("integer", "onnx")
+    ]
+    assert calibrations[0].sha256 == calibrations[1].sha256
+    read = ditas.load(tmp_path / "folder", backend="onnx")
+    cls = type(dit().transformer)
+    assert type(read.transformer) is not cls
+    assert type(run_on_(read, read.transformer, "simulated")) is cls
+    simulated = ditas.load(tmp_path / "folder")
+    assert torch.equal(draw(ditas.pipeline(read)), draw(ditas.pipeline(simulated)))

@@ -26,13 +26,14 @@ class Runtime:
 
 
 class OnRuntime:
-    """In front of a transformer's class: passes on the CPU go to the session."""
+    """In front of a transformer's class: passes on the CPU go to the session, unless somebody
+    listens to a layer, as a calibration does: a session runs none of them."""
 
     runtime: Runtime
 
     def forward(self, *positional: Any, **named: Any) -> Any:
         latents = positional[0] if positional else named[LATENTS]
-        if latents.device.type == "cpu":
+        if latents.device.type == "cpu" and not is_listened_to(self):
             return self.runtime.session(*positional, **named)
         return super().forward(*positional, **named)  # type: ignore[misc]
 
@@ -40,6 +41,18 @@ class OnRuntime:
     def nbytes(self) -> int:
         """Of the session; the codes are counted as buffers."""
         return self.runtime.session.nbytes
+
+
+def is_listened_to(transformer: Any) -> bool:
+    parts = transformer.modules()
+    return any(each._forward_hooks or each._forward_pre_hooks for each in parts)
+
+
+def leave_runtime_(transformer: nn.Module) -> None:
+    """Back to the layers; a transformer without a session stays as it is."""
+    if isinstance(transformer, OnRuntime):
+        transformer.__class__ = type(transformer).__mro__[2]  # behind its own and OnRuntime
+        del transformer.runtime
 
 
 @cache

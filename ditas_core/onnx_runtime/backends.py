@@ -9,7 +9,7 @@ from ..checkpoints import Checkpoint, own_cache
 from ..layers import run_as_
 from ..models import Transformer
 from ..specs import Recipe, get_convention
-from .attached import run_on_onnx_
+from .attached import leave_runtime_, run_on_onnx_
 from .packages import check_installed
 
 
@@ -38,6 +38,7 @@ def run_on_(checkpoint: Checkpoint, quantized: Transformer, backend: str) -> Tra
     if backend == "onnx":
         run_on_onnx_(checkpoint, quantized, graphs())
     else:
+        leave_runtime_(quantized)
         run_as_(quantized, backend)
     return quantized
 
