@@ -15,10 +15,10 @@ import torch
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
-from ditas_core.conversion import MODULATIONS
 from ditas_core.evaluation import sqnr_db
 from ditas_core.models import class_conditions
 from ditas_core.onnx_runtime import versions
+from ditas_core.specs import MODULATIONS
 
 from .contestants import Contestant, contestants, sample_of
 from .machine import DEMO, describe

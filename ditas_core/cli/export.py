@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..specs import MODULATIONS
 from .loading import CHECKPOINT, add_loading
 
 # torch and diffusers take seconds to import, and the parser needs this module
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from .commands import Report
 
 FORMS = ("onnx",)
-MODULATION = ("none", "w8", "w8a8", "w4")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--modulation",
-        choices=MODULATION,
+        choices=MODULATIONS,
         default="none",
         help="the layers that compute shifts, scales and gates, a third of a DiT: as they are, "
         "8-bit weights, 8-bit activations as well, or 4-bit weights in groups of 64 (%(default)s)",

@@ -7,7 +7,7 @@ from .fold import (
     rescaled_transformer,
     set_affine_,
 )
-from .modulation import MODULATIONS, quantize_modulation
+from .modulation import quantize_modulation
 from .quantized import (
     ConversionProgress,
     iterate_conversion,
@@ -15,7 +15,6 @@ from .quantized import (
 )
 
 __all__ = [
-    "MODULATIONS",
     "ConversionProgress",
     "get_affine",
     "inject_outliers",

@@ -9,16 +9,7 @@ from torch import nn
 
 from ..layers import build_layers
 from ..models import Transformer, family_of, get_linear
-from ..specs import BitWidths, check_choice, get_convention
-
-MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
-    "none": None,
-    "w8": (BitWidths(8, 16), "integer"),
-    "w8a8": (BitWidths(8, 8), "integer"),
-    "w4": (BitWidths(4, 16), "integer-g64"),
-}
-"""What becomes of the modulation, bits and convention: nothing, 8-bit weights, 8-bit activations
-as well, or 4-bit weights in groups of 64."""
+from ..specs import MODULATIONS, check_choice, get_convention
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from .quantization import (
 from .recipe import (
     LEFT_ALONE,
     METHODS,
+    MODULATIONS,
     LayerRecipe,
     Recipe,
     all_but,
@@ -54,6 +55,7 @@ __all__ = [
     "LARGEST_SEED",
     "LEFT_ALONE",
     "METHODS",
+    "MODULATIONS",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",

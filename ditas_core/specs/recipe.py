@@ -14,6 +14,14 @@ from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_conve
 
 RECIPE_FORMAT = 2
 METHODS = ("plain", "smoothing", "search", "ditas")
+MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
+    "none": None,
+    "w8": (BitWidths(8, 16), "integer"),
+    "w8a8": (BitWidths(8, 8), "integer"),
+    "w4": (BitWidths(4, 16), "integer-g64"),
+}
+"""What becomes of the modulation, bits and convention: nothing, 8-bit weights, 8-bit activations
+as well, or 4-bit weights in groups of 64."""
 
 
 @dataclass(frozen=True)
