@@ -367,7 +367,7 @@ def test_strange_names_are_refused_without_a_socket(
 def test_a_quantized_folder_is_checked_alike(tmp_path: Path) -> None:
     folder = tmp_path / "q"
     (folder / "transformer").mkdir(parents=True)
-    (folder / "ditas.json").write_text('{"format": "ditas-quantized-2"}')
+    (folder / "ditas.json").write_text('{"format": "ditas-quantized-3"}')
     (folder / "recipe.json").write_text("{}")
     witness = tmp_path / "witness"
     content = zipped(payloads(witness)["system"])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def test_a_quantized_folder_as_onnx(
         "export.json", "README.md",
     }  # fmt: skip
     assert len(list(graphs.iterdir())) == 2, "one graph of the transformer, one of the decoder"
-    assert Recipe.load(out / "recipe.json") == Recipe.load(quantized / "recipe.json")
+    recipe = replace(Recipe.load(quantized / "recipe.json"), modulation="w8a8")
+    assert Recipe.load(out / "recipe.json") == recipe
     assert json.loads((out / "classes.json").read_text())["2"] == "fox"
     about = json.loads((out / "export.json").read_text())
     assert about["versions"]["onnxruntime"] == onnxruntime.__version__

@@ -7,22 +7,42 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from children import growth_of
+from conftest import build_random_checkpoint
+from diffusers import DiTPipeline
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import edit_json
+from tiny_pixart import tiny_captions, tiny_pixart
 
-from ditas_core.artifact import load_quantized, save_quantized
+import ditas_core as ditas
+from ditas_core.artifact import (
+    load_quantized,
+    parameter_count,
+    save_quantized,
+    stored_bytes,
+    whole_model_bits,
+)
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint, CheckpointError, Machine
 from ditas_core.cli import main
-from ditas_core.conversion import quantize_transformer
+from ditas_core.conversion import quantize_modulation, quantize_transformer
 from ditas_core.models import Transformer
-from ditas_core.specs import LEFT_ALONE, BitWidths, LayerRecipe, LowRankSpec, Recipe
+from ditas_core.search import plain_recipe
+from ditas_core.specs import (
+    LEFT_ALONE,
+    BitWidths,
+    LayerRecipe,
+    LowRankSpec,
+    Recipe,
+    SpecError,
+    summarize,
+)
 
 WEIGHTS = "transformer/quantized.safetensors"
 CONFIG = "transformer/config.json"
@@ -259,3 +279,87 @@ def test_a_folder_that_does_not_fit_is_refused_before_it_is_read(
     edit_json(folder / "ditas.json", class_names=5)
     assert main(["sample", str(folder), "--steps", "1", "--out", str(folder / "o")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_embeddings_that_all_blocks_share_are_stored_once(tmp_path: Path) -> None:
+    """Each block of the stock class has a copy; equal to the first block's they are not written,
+    and folders that have them all are read as before."""
+    checkpoint = build_random_checkpoint()
+    recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
+    apart = quantize_transformer(checkpoint, recipe)
+    blocks: Any = checkpoint.transformer.transformer_blocks
+    for block in blocks[1:]:
+        block.norm1.emb.load_state_dict(blocks[0].norm1.emb.state_dict())
+    checkpoint = replace(checkpoint, path=checkpoint.path)  # whose fingerprint is another now
+    recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
+    made = quantize_transformer(checkpoint, recipe)
+    size = sum(t.nbytes for t in blocks[0].norm1.emb.state_dict().values())
+    assert stored_bytes(apart) - stored_bytes(made) == (len(blocks) - 1) * size
+    assert whole_model_bits(apart) - whole_model_bits(made) == pytest.approx(
+        8 * (len(blocks) - 1) * size / parameter_count(made)
+    )
+    save_quantized(tmp_path / "new", checkpoint, made, recipe)
+    names = set(load_file(tmp_path / "new" / WEIGHTS))
+    left = {n for n in made.state_dict() if n.startswith("transformer_blocks.1.norm1.emb.")}
+    assert left and set(made.state_dict()) - names == left
+    old = Path(shutil.copytree(tmp_path / "new", tmp_path / "old"))
+    edit_json(old / "ditas.json", format="ditas-quantized-2")
+    save_file({k: v.contiguous().clone() for k, v in made.state_dict().items()}, old / WEIGHTS)
+    for folder in (tmp_path / "new", old):
+        loaded = load_quantized(folder, PLENTY)[0].transformer
+        assert all(torch.equal(made.state_dict()[k], v) for k, v in loaded.state_dict().items())
+    tensors = load_file(tmp_path / "new" / WEIGHTS)
+    del tensors["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"]
+    save_file(tensors, tmp_path / "new" / WEIGHTS)
+    with pytest.raises(CheckpointError, match="1 missing keys: transformer_blocks"):
+        load_quantized(tmp_path / "new", PLENTY)
+
+
+@pytest.mark.parametrize("family", ["DiT", "PixArt"])
+@pytest.mark.parametrize("how", ["w8", "w8a8", "w4"])
+def test_the_modulation_in_few_bits(how: str, family: str, tmp_path: Path) -> None:
+    checkpoint = build_random_checkpoint()
+    if family == "PixArt":
+        captions = tiny_captions()
+        checkpoint = replace(
+            checkpoint,
+            transformer=tiny_pixart(False),
+            captions=captions,
+            class_names=captions.names,
+        )
+    recipe = plain_recipe(checkpoint, BitWidths(8, 8), "integer")
+    wide = quantize_transformer(checkpoint, recipe)
+    recipe = replace(recipe, modulation=how)
+    made = quantize_transformer(checkpoint, recipe)
+    assert f"modulation {how}" in summarize(recipe)
+    assert whole_model_bits(made) < whole_model_bits(wide)
+    save_quantized(tmp_path / "q", checkpoint, made, recipe)
+    loaded, again = load_quantized(tmp_path / "q", PLENTY)
+    assert again == recipe
+    state = loaded.transformer.state_dict()
+    assert set(state) == set(made.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
+    assert whole_model_bits(loaded.transformer) == whole_model_bits(made)
+    path = checkpoint.family.modulations(made)[0]
+    edit(tmp_path / "q", f"{path}.codes", lambda x: x[:1])
+    with pytest.raises(CheckpointError, match=f"{path}.codes: expected shape"):
+        load_quantized(tmp_path / "q", PLENTY)
+    with pytest.raises(SpecError, match="modulation is quantized, got w4"):
+        quantize_modulation(made, "w4")
+
+
+def test_modulation_on_the_command_line_and_in_the_library(stock: Path, tmp_path: Path) -> None:
+    pipeline = DiTPipeline.from_pretrained(stock)
+    wide: dict[str, Any] = {"method": "plain", "progress": False}
+    made, report = ditas.quantize(pipeline, "W8A8", modulation="w8", **wide)
+    assert report.recipe is not None and report.recipe.modulation == "w8"
+    (tmp_path / "recipe.json").write_text(replace(report.recipe, modulation="none").to_json())
+    words = ["quantize", str(stock), "--recipe", str(tmp_path / "recipe.json")]
+    assert main([*words, "--modulation", "w8", "--out", str(tmp_path / "w8")]) == 0
+    assert main([*words, "--out", str(tmp_path / "none")]) == 0
+    loaded, recipe = load_quantized(tmp_path / "w8")
+    assert recipe.modulation == "w8" and load_quantized(tmp_path / "none")[1].modulation == "none"
+    state = made.transformer.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in loaded.transformer.state_dict().items())
+    with pytest.raises(SpecError, match="modulation: expected one of none, w8, w8a8, w4"):
+        ditas.quantize("nowhere", modulation="w2")

@@ -14,7 +14,7 @@ from ..calibration import Calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline
 from ..onnx_runtime import check_backend
 from ..search import plain_recipe, relative_error
-from ..specs import BitWidths, LowRankSpec, Recipe, SpecError
+from ..specs import MODULATIONS, BitWidths, LowRankSpec, Recipe, SpecError, check_choice
 from .drawing import check_drawable, pipeline_with
 from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
@@ -36,6 +36,7 @@ def quantize(
     guidance_scale: float | None = None,
     seed: int = 0,
     backend: str = "simulated",
+    modulation: str = "none",
     captions: Prompts = None,
     calibration: Calibration | None = None,
     recipe: Recipe | None = None,
@@ -51,6 +52,8 @@ def quantize(
     backend      how its products run: "simulated", in floating point; "integer", in bytes, to
                  the same numbers; "onnx", in bytes with the whole pass on ONNX Runtime, fastest on
                  a CPU. Conventions of the integer kind can
+    modulation   the layers that compute shifts, scales and gates, a third of a DiT: "none" (or what
+                 ``recipe`` says), "w8" (8-bit weights), "w8a8" (and activations) or "w4"
     The others are those of ``calibrate`` and ``search``. The pipeline has the class, device and
     precision of the one that was given, and shares all but transformer and scheduler with it.
     Where that lies on a GPU, all is computed there.
@@ -70,6 +73,7 @@ def quantize(
     check_progress(progress)
     wanted = what_to_search(bits, method, convention, alpha, rank)
     check_backend(wanted.spec.convention, backend)
+    check_choice("modulation", modulation, MODULATIONS)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
     if calibration is not None:
         check_calibration(calibration)
@@ -94,6 +98,8 @@ def quantize(
         errors = {layer.group: relative_error(layer) for layer in layers}
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)
+    if modulation != "none":
+        recipe = replace(recipe, modulation=modulation)
     with clock(seconds, "conversion"):
         quantized = apply_recipe(checkpoint, recipe, calibration, progress, backend)
     source = model.transformer if is_pipeline(model) else checkpoint.transformer

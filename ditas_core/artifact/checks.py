@@ -23,10 +23,11 @@ from torch import Tensor
 from ..checkpoints import CheckpointError, Need, need_of
 from ..checkpoints.files import Headers, check_inside
 from ..layers import QuantizedLinear, empty_layers
-from ..models import Absorber, Transformer, get_linear, null_class, smoothing_groups
+from ..models import Absorber, Transformer, family_of, get_linear, null_class, smoothing_groups
 from ..quantizer import PACKED_BITS
 from ..specs import (
     FULL_PRECISION_BITS,
+    MODULATIONS,
     LayerRecipe,
     Recipe,
     brief,
@@ -138,8 +139,32 @@ def install_empty_layers_(transformer: Transformer, recipe: Recipe, headers: Hea
             rank = rank_of(headers, path, layer, sum(c_out for c_out, _ in shapes))
             quantized.up = quantized.up.new_empty(c_out, rank)
             quantized.down = quantized.down.new_empty(rank, c_in)
-            parent, _, child = path.rpartition(".")
-            transformer.get_submodule(parent)._modules[child] = quantized
+            put_(transformer, path, quantized)
+    chosen = MODULATIONS[recipe.modulation]
+    if chosen is None:
+        return
+    for path in family_of(transformer).modulations(transformer):
+        linear = get_linear(transformer, path)
+        shape = (linear.out_features, linear.in_features)
+        layer = LayerRecipe(chosen[0])
+        put_(transformer, path, empty_layers([shape], layer, get_convention(chosen[1]))[0])
+
+
+def put_(transformer: Transformer, path: str, layer: QuantizedLinear) -> None:
+    parent, _, child = path.rpartition(".")
+    transformer.get_submodule(parent)._modules[child] = layer
+
+
+def repeated(transformer: Transformer) -> dict[str, str]:
+    """Names of the tensors that every block has its own copy of, and the first block's of each."""
+    within = family_of(transformer).repeated
+    found = {}
+    for name in transformer.state_dict() if within else ():
+        head, _, rest = name.partition(".")
+        block, _, inner = rest.partition(".")
+        if head == "transformer_blocks" and block != "0" and inner.startswith(within):
+            found[name] = f"{head}.0.{inner}"
+    return found
 
 
 def expected_tensors(transformer: Transformer) -> dict[str, Stored]:
@@ -169,9 +194,12 @@ def rank_of(headers: Headers, path: str, layer: LayerRecipe, rows: int) -> int:
     return min(up.shape[1], most) if up is not None and len(up.shape) == 2 else most
 
 
-def check_names(found: Mapping[str, object], wanted: Mapping[str, Stored]) -> None:
-    """Raise CheckpointError unless every tensor is there, and none besides."""
-    for kind, keys in (("missing", wanted.keys() - found), ("unexpected", found.keys() - wanted)):
+def check_names(
+    found: Mapping[str, object], wanted: Mapping[str, Stored], optional: Mapping[str, str]
+) -> None:
+    """Raise CheckpointError unless every tensor is there but for ``optional``, none besides."""
+    missing = wanted.keys() - found - optional.keys()
+    for kind, keys in (("missing", missing), ("unexpected", found.keys() - wanted)):
         if keys:
             raise CheckpointError(
                 f"expected the tensors that configuration and recipe say, got {len(keys)} {kind} "

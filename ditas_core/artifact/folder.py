@@ -3,7 +3,8 @@
 ditas.json                 format, base checkpoint's name, fingerprint, class names, licence
 recipe.json                the recipe
 transformer/config.json    the base transformer's configuration
-transformer/quantized.safetensors   integer codes, scales, branches and what stayed float
+transformer/quantized.safetensors   integer codes, scales, branches and what stayed float; what
+                           embeds timestep and class once, where all blocks have the same
 vae/, scheduler/           as in the base checkpoint
 captions.safetensors       of a text-conditioned model, what it was loaded with
 """
@@ -53,9 +54,11 @@ from .checks import (
     need_of_quantized,
     quantized_layers,
     read_object,
+    repeated,
 )
 
-FORMAT = "ditas-quantized-2"
+FORMATS = ("ditas-quantized-2", "ditas-quantized-3")
+"""The last one is written; before it every block's embedding was stored."""
 WEIGHTS = "quantized.safetensors"
 MAX_STORED = 10_000  # tensors: a layer is stored in up to ten
 
@@ -66,7 +69,7 @@ def save_quantized(
     """Write the folder described above."""
     with whole_folder(target) as work:
         marker = {
-            "format": FORMAT,
+            "format": FORMATS[-1],
             "base": checkpoint.name,
             "fingerprint": recipe.checkpoint,
             "class_names": checkpoint.class_names,
@@ -100,8 +103,12 @@ def compact(transformer: Transformer) -> dict[str, Tensor]:
 
 
 def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """The state dict, floats in half precision where that is exact."""
-    for key, value in transformer.state_dict().items():
+    """The state dict, floats in half precision where that is exact; copies that are equal to the
+    first block's are left out."""
+    state, first = transformer.state_dict(), repeated(transformer)
+    for key, value in state.items():
+        if key in first and torch.equal(value, state[first[key]]):
+            continue
         if value.is_floating_point() and bool((value.half().to(value.dtype) == value).all()):
             value = value.half()
         yield key, value
@@ -148,9 +155,9 @@ def load_quantized(
     """
     with wholeness_of(path):
         marker = read_object(path, "ditas.json")
-    if marker.get("format") != FORMAT:
+    if marker.get("format") not in FORMATS:
         raise CheckpointError(
-            f"{path.name}: expected format {FORMAT}, got {brief(marker.get('format'))}; "
+            f"{path.name}: expected format {FORMATS[-1]}, got {brief(marker.get('format'))}; "
             "quantize it again"
         )
     with wholeness_of(path):
@@ -165,7 +172,9 @@ def load_quantized(
         headers = read_headers(weights, MAX_STORED)
         install_empty_layers_(transformer, recipe, headers)
         expected = expected_tensors(transformer)
-        check_names(headers.tensors, expected)
+        first = repeated(transformer)
+        check_names(headers.tensors, expected, first)
+        expected = {name: expected[name] for name in headers.tensors}
         for name, header in headers.tensors.items():
             check_tensor(name, header.shape, header.dtype, expected[name])
         vae_headers = joined_headers(weight_files(path / "vae", path))
@@ -186,6 +195,7 @@ def load_quantized(
             check_tensor(name, tuple(value.shape), value.dtype, expected[name])
             check_numbers(name, value, expected[name])
             tensors[name] = value
+        tensors |= {name: tensors[other] for name, other in first.items() if name not in tensors}
         compute_positions_(transformer)
         transformer.load_state_dict(tensors, strict=True, assign=True)
     checkpoint = Checkpoint(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..artifact import save_quantized
+from ..artifact import save_quantized, whole_model_bits
 from ..calibration import (
     Calibration,
     CalibrationJournal,
@@ -260,6 +260,8 @@ def apply_recipe(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibratio
 
 def run_quantize(args: argparse.Namespace) -> Report:
     recipe = Recipe.load(args.recipe)
+    if args.modulation is not None:
+        recipe = replace(recipe, modulation=args.modulation)
     check_new_folder(args.out)
     checkpoint = load(args)
     calibration = find_calibration(args, recipe)
@@ -267,16 +269,22 @@ def run_quantize(args: argparse.Namespace) -> Report:
     _ = checkpoint.fingerprint
     place_(checkpoint, args.device)
     transformer = apply_recipe(checkpoint, recipe, calibration)
+    bits = whole_model_bits(transformer)
     save_quantized(args.out, checkpoint, transformer, recipe)
     size = sum(f.stat().st_size for f in (args.out / "transformer").iterdir())
     report = {
         "out": str(args.out),
         "recipe": summarize(recipe),
         "effective_bits": round(effective_bits(transformer), 3),
+        "whole_model_bits": round(bits, 3),
         "transformer_bytes": size,
         "seconds": round(time.perf_counter() - started, 2),
     }
-    say(args, f"wrote {args.out}: {report['recipe']}, {report['effective_bits']} bits per weight")
+    say(
+        args,
+        f"wrote {args.out}: {report['recipe']}, {report['effective_bits']} bits per weight, "
+        f"{bits:.2f} per parameter of the whole transformer, {size / 1e6:.1f} MB",
+    )
     return report
 
 

@@ -28,14 +28,19 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
         "transformer multiplies integers",
     )
+    add_modulation(parser)
+    parser.add_argument("--out", type=Path, required=True, help="new folder to write")
+
+
+def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none") -> None:
     parser.add_argument(
         "--modulation",
         choices=MODULATIONS,
-        default="none",
+        default=default,
         help="the layers that compute shifts, scales and gates, a third of a DiT: as they are, "
-        "8-bit weights, 8-bit activations as well, or 4-bit weights in groups of 64 (%(default)s)",
+        "8-bit weights, 8-bit activations as well, or 4-bit weights in groups of 64 "
+        f"({default or 'as the recipe says'})",
     )
-    parser.add_argument("--out", type=Path, required=True, help="new folder to write")
 
 
 def run_export(args: argparse.Namespace) -> Report:

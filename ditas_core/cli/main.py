@@ -15,7 +15,7 @@ from ..specs import BACKENDS, SCHEDULERS, CalibrationSpec, LowRankSpec, Sampling
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
-from .export import add_export, run_export
+from .export import add_export, add_modulation, run_export
 from .loading import CHECKPOINT, add_loading
 from .parsing import Parser, number, setting
 
@@ -200,6 +200,7 @@ def build_parser() -> Parser:
         "--calibration", type=Path, help="file from calibrate; default: the one the recipe names"
     )
     quantize.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_modulation(quantize, None)
     add_device(quantize)
 
     sample = verb("sample", "draw images with a checkpoint or a quantized folder")

@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from ..layers import build_layers
+from ..layers import QuantizedLinear, build_layers
 from ..models import Transformer, family_of, get_linear
-from ..specs import MODULATIONS, check_choice, get_convention
+from ..specs import MODULATIONS, SpecError, check_choice, get_convention
 
 
 @torch.no_grad()
@@ -20,15 +20,20 @@ def quantize_modulation(transformer: Transformer, how: str) -> Transformer:
     how  a key of ``MODULATIONS``
 
     Raises:
-        SpecError: another.
+        SpecError: another; or they are quantized already.
     """
     check_choice("modulation", how, MODULATIONS)
     chosen = MODULATIONS[how]
     if chosen is None:
         return transformer
     bits, convention = chosen
+    paths = family_of(transformer).modulations(transformer)
+    if any(isinstance(transformer.get_submodule(path), QuantizedLinear) for path in paths):
+        raise SpecError(
+            f"modulation: expected none with a model whose modulation is quantized, got {how}"
+        )
     result = shared_copy(transformer)
-    for path in family_of(transformer).modulations(transformer):
+    for path in paths:
         linear = get_linear(transformer, path)
         weight = linear.weight.detach().float()
         bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach()

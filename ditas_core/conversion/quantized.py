@@ -18,6 +18,7 @@ from ..models import Absorber, SmoothingGroup, Transformer, get_linear, group_fe
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
+from .modulation import quantize_modulation
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def iterate_conversion(
         if s is not None and group.absorber is Absorber.MODULATION:
             fold_producer_(result, group, s)
         yield ConversionProgress(group.name, index + 1, total)
-    yield result.eval() if source.dtype == torch.float32 else result.float().eval()
+    if source.dtype != torch.float32:
+        result = result.float()
+    yield quantize_modulation(result.eval(), recipe.modulation)
 
 
 @torch.no_grad()

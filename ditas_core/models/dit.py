@@ -32,6 +32,7 @@ class DiT(Family):
     text = False
     guidance_scale = 1.5  # as the paper samples
     dead = frozenset({"pos_embed.pos_embed"})  # a fixed table
+    repeated = "norm1.emb."  # timestep and class are embedded once; the stock class does per block
     kinds: ClassVar[Mapping[str, Kind]] = {**ATTENTION, **FEED_FORWARD}
     said = "[[qkv]] and [[proj]] are attention, [[fc1]] and [[fc2]] the feed-forward"
 

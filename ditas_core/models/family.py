@@ -57,6 +57,7 @@ class Family(Protocol):
     text            conditioned on embedded captions instead of classes
     guidance_scale  of classifier-free guidance where nobody gives one
     dead            buffers that older files hold and no model takes
+    repeated        what a block's tensors that every block has a copy of begin with; "" of none
     kinds           of its groups, in execution order; ``said`` explains them, [[terms]] marked
     """
 
@@ -68,6 +69,7 @@ class Family(Protocol):
     text: ClassVar[bool]
     guidance_scale: ClassVar[float]
     dead: ClassVar[frozenset[str]]
+    repeated: ClassVar[str] = ""
     kinds: ClassVar[Mapping[str, Kind]]
     said: ClassVar[str]
 

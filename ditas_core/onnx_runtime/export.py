@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def export_onnx(
     """Write the folder described above.
 
     checkpoint  whose transformer may be quantized, with the recipe it was quantized by
-    modulation  see ``quantize_modulation``
+    modulation  see ``quantize_modulation``; "none" where the recipe has quantized it
     cache       see ``traced``
     progress    called with what is being done, how much of it is done, and how much there is
 
@@ -92,6 +92,8 @@ def export_onnx(
     check_installed()
     check_new_folder(target)
     transformer = quantize_modulation(checkpoint.transformer, modulation)
+    if recipe is not None and modulation != "none":
+        recipe = replace(recipe, modulation=modulation)
     todo = iter(enumerate(STEPS))
 
     def begin() -> None:
@@ -116,7 +118,8 @@ def export_onnx(
         write_settings(work, checkpoint, recipe)
         files = {path.name: path.stat().st_size for path in sorted(work.glob("*.onnx*"))}
         exported = Exported(
-            str(target), checkpoint.name, modulation, parameters, 8 * size / parameters,
+            str(target), checkpoint.name,
+            modulation if recipe is None else recipe.modulation, parameters, 8 * size / parameters,
             sqnr, layer_sqnr, decoder_sqnr, files, versions(),
         )  # fmt: skip
         about = {

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .checks import SpecError, brief, check_number, check_text
+from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
 from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_convention
 
@@ -47,7 +47,8 @@ class Recipe:
 
     ``calibration`` is the sha256 of the Calibration that smoothing factors and
     the weighted branch are taken from ("" when none is needed);
-    ``calibration_file`` is only a hint where to find it and is not compared.
+    ``calibration_file`` is only a hint where to find it and is not compared. ``modulation`` is
+    what becomes of the layers that compute shifts, scales and gates, a key of ``MODULATIONS``.
 
     >>> import ditas_core as ditas
     >>> _, report = ditas.quantize("assets/fluent-emoji-dit", "W4A8", method="plain",
@@ -63,11 +64,13 @@ class Recipe:
     layers: dict[str, LayerRecipe]
     calibration: str = ""
     calibration_file: str = field(default="", compare=False)
+    modulation: str = "none"
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
         for field_name in ("name", "checkpoint", "calibration", "calibration_file"):
             check_text(field_name, getattr(self, field_name))
+        check_choice("modulation", self.modulation, MODULATIONS)
         if not isinstance(self.layers, dict) or not self.layers:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
 
@@ -87,6 +90,8 @@ class Recipe:
 
     def to_json(self) -> str:
         document = {"format": RECIPE_FORMAT, **asdict(self)}
+        if self.modulation == "none":  # as it was written before there was a choice
+            del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
@@ -161,11 +166,12 @@ def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
 
 
 def summarize(recipe: Recipe) -> str:
-    """One line for people: bits, method, convention."""
+    """One line for people: bits, method, convention, modulation where it is quantized."""
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
+    modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
     return (
         f"{'/'.join(bits)} · {recipe.name} · {recipe.convention} · "
-        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}"
+        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}{modulation}"
     )

@@ -130,8 +130,8 @@ def layers(bits, branch, alphas):
     return {name: LayerRecipe(widths, alpha, branch) for name, alpha in alphas.items()}
 
 
-def recipe(name, convention, layers):
-    return Recipe(name, convention, checkpoint.fingerprint, layers, calibration.sha256)
+def recipe(name, convention, layers, **more):
+    return Recipe(name, convention, checkpoint.fingerprint, layers, calibration.sha256, **more)
 
 
 # The alpha of every layer; None leaves it unsmoothed.
@@ -147,7 +147,10 @@ def recipe_code(taken: Taken) -> list[str]:
     for name, recipe in taken.recipes.items():
         start = f"RECIPES[{quoted(name)}] = recipe("
         settings = f"{quoted(recipe.name)}, {quoted(recipe.convention)}"
-        lines += [start, f"    {settings},", f"    {layers_code(recipe)},", ")"]
+        lines += [start, f"    {settings},", f"    {layers_code(recipe)},"]
+        if recipe.modulation != "none":
+            lines.append(f"    modulation={quoted(recipe.modulation)},")
+        lines.append(")")
     if taken.recipe is None:
         method = METHOD_OF.get(taken.name, "ditas")
         spec = f"BitWidths.parse({quoted(taken.choice.bits)}), {quoted(taken.choice.convention)}"
