@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +22,8 @@ from ditas_core.checkpoints import Checkpoint, CheckpointError
 from ditas_core.conversion import quantize_modulation, quantize_transformer
 from ditas_core.evaluation import sqnr_db
 from ditas_core.layers import QuantizedLinear
-from ditas_core.onnx_runtime import OnnxTransformer, onnx_model, traced
+from ditas_core.onnx_runtime import OnnxTransformer, onnx_model, trace, traced
+from ditas_core.onnx_runtime.ship import ship
 from ditas_core.onnx_runtime.trace import flat_arguments
 from ditas_core.sampling import sample_latents
 from ditas_core.search import SearchSpec, plain_recipe, search
@@ -242,13 +245,67 @@ def test_a_recipe_does_not_trace_again(
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("traced again"))
     assert traced(replace(checkpoint, transformer=build_random_checkpoint().transformer)) is first
     # nor does another process
-    from ditas_core.onnx_runtime import trace
-
     monkeypatch.setattr(trace, "KEPT", {})
     again = traced(checkpoint, graphs)
     assert again is not first and again.parameters == first.parameters
     kept = next(graphs.glob("*.onnx"))
     assert kept.stat().st_size < 100_000, "a graph, no weights"
+
+
+def pinned(*names: str) -> bool:
+    """Whether these packages are installed as constraints.txt has them."""
+    lines = Path(__file__).parents[1].joinpath("constraints.txt").read_text().split()
+    return all(f"{name}=={version(name).partition('+')[0]}" in lines for name in names)
+
+
+def test_the_demos_graph_is_shipped(
+    demo_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found by its configuration, quantized or not; another diffusers or opset traces."""
+    if not pinned("diffusers"):
+        pytest.skip("the graph was traced with the pinned diffusers")
+    monkeypatch.setattr(trace, "KEPT", {})
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("traced"))
+    found = traced(demo_checkpoint, tmp_path)
+    assert not any(tmp_path.iterdir())
+    recipe = plain_recipe(demo_checkpoint, BitWidths(4, 8), "integer")
+    quantized = quantize_transformer(demo_checkpoint, recipe)
+    assert traced(replace(demo_checkpoint, transformer=quantized)) is found
+    stock = demo_checkpoint.transformer
+    names = {*dict(stock.named_parameters()), *dict(stock.named_buffers())}
+    assert found.parameters <= names and len(found.parameters) > 100
+    assert all(each.stat().st_size < 100_000 for each in trace.SHIPPED.iterdir())
+
+    def shipped() -> bool:
+        return (trace.SHIPPED / f"{trace.graph_key(demo_checkpoint)}.onnx.xz").is_file()
+
+    assert shipped()
+    changes = ((diffusers, "__version__", "0.0.1"), (trace, "OPSET", 22), (trace, "FORMAT", "x"))
+    for module, name, value in changes:
+        with monkeypatch.context() as other:
+            other.setattr(module, name, value)
+            assert not shipped()
+    assert trace.graph_key(demo_checkpoint) != trace.graph_key(build_random_checkpoint())
+
+
+def test_a_damaged_graph_is_traced_anew(models: Any, tmp_path: Path) -> None:
+    checkpoint, _ = models["DiT"]
+    path = ship(checkpoint, tmp_path)
+    assert trace.read(path) is not None
+    path.write_bytes(path.read_bytes()[:-40])
+    assert trace.read(path) is None and trace.read(tmp_path / "none.onnx.xz") is None
+
+
+@pytest.mark.thorough
+def test_the_shipped_graph_is_what_tracing_gives(
+    demo_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    if not pinned("diffusers", "torch", "onnx", "onnxscript"):
+        pytest.skip("the graph was traced with the pinned versions")
+    fresh = trace.read(ship(demo_checkpoint, tmp_path))
+    shipped = trace.read(trace.SHIPPED / f"{trace.graph_key(demo_checkpoint)}.onnx.xz")
+    assert fresh is not None and shipped is not None
+    assert fresh.model == shipped.model and fresh.parameters == shipped.parameters
 
 
 def test_another_transformer_is_refused(models: Any, graphs: Path) -> None:

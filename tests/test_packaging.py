@@ -73,7 +73,7 @@ def test_every_module_and_file_of_the_package_is_in_the_wheel(wheel: zipfile.Zip
         str(path.relative_to(ROOT))
         for path in (ROOT / "ditas_core").rglob("*")
         if path.is_file()
-        and (path.suffix in {".py", ".txt", ".typed"} or path.parent.name == "static")
+        and (path.suffix in {".py", ".txt", ".typed"} or path.parent.name in {"static", "graphs"})
     }
     assert "ditas_core/ui/page/static/page.js" in wanted
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}

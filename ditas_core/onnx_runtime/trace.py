@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -21,13 +23,15 @@ from ..checkpoints import Checkpoint, build_empty
 from ..models import class_conditions
 from ..writing import whole_file
 from .exporter import Traced, described, trace_module
-from .packages import imported, versions
+from .packages import IR_VERSION, OPSET, imported
 
 SAMPLE, LATENTS, TIMESTEP = "sample", "hidden_states", "timestep"
 EXAMPLES = 2
 KEPT: dict[str, Traced] = {}
 LOCK = threading.Lock()
-FORMAT = "ditas-graph-1"
+FORMAT = "ditas-graph-2"
+SHIPPED = Path(__file__).parent / "graphs"
+"""Graphs that come with the package, compressed; see ``ship``."""
 
 
 class Called(nn.Module):
@@ -73,24 +77,35 @@ def flat_arguments(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def traced(checkpoint: Checkpoint, cache: Path | None = None) -> Traced:
-    """The graph of the checkpoint's configuration; traced once in this process.
+    """The graph of the checkpoint's configuration: shipped, or traced once in this process.
 
     cache  folder that keeps graphs from one process to the next (tens of kB a graph)
 
     Raises:
         MissingPackage: the extra ``[onnx]`` is not installed.
     """
-    arguments = conditions_of(checkpoint, torch.zeros(EXAMPLES // 2, dtype=torch.long))
-    shapes = {name: tuple(each.shape[1:]) for name, each in flat_arguments(arguments).items()}
-    config = dict(checkpoint.transformer.config)
-    key = key_of(checkpoint.family.name, config, shapes)
-    return kept(key, cache, lambda: trace(checkpoint, arguments))
+    return kept(graph_key(checkpoint), cache, lambda: trace(checkpoint))
+
+
+def example(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Arguments of a pass, besides latents and timestep."""
+    return conditions_of(checkpoint, torch.zeros(EXAMPLES // 2, dtype=torch.long))
+
+
+def graph_key(checkpoint: Checkpoint) -> str:
+    """What the graph of the checkpoint's configuration is kept under."""
+    flat = flat_arguments(example(checkpoint))
+    shapes = {name: tuple(each.shape[1:]) for name, each in flat.items()}
+    return key_of(checkpoint.family.name, dict(checkpoint.transformer.config), shapes)
 
 
 def key_of(kind: str, config: Mapping[str, Any], shapes: Any) -> str:
-    """Of all that a graph depends on."""
+    """Of all that a graph depends on: the configuration, the code that was traced, the opset.
+
+    Whichever versions of torch and onnx wrote it, standard operators of one opset mean the same.
+    """
     known = {name: value for name, value in config.items() if not name.startswith("_")}
-    parts = [FORMAT, kind, known, shapes, versions(), torch.__version__]
+    parts = [FORMAT, kind, known, shapes, OPSET, IR_VERSION, diffusers.__version__]
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -99,7 +114,9 @@ def kept(key: str, cache: Path | None, make: Callable[[], Traced]) -> Traced:
     with LOCK:
         if key not in KEPT:
             path = None if cache is None else cache / f"{key}.onnx"
-            found = None if path is None else read(path)
+            found = read(SHIPPED / f"{key}.onnx.xz")
+            if found is None and path is not None:
+                found = read(path)
             if found is None:
                 found = make()
                 if path is not None:
@@ -110,16 +127,21 @@ def kept(key: str, cache: Path | None, make: Callable[[], Traced]) -> Traced:
 
 
 def read(path: Path) -> Traced | None:
-    """A graph that an earlier process kept; None of none, or one that is damaged."""
+    """A graph that an earlier process kept or that is shipped; None of none, or one that is
+    damaged."""
+    if not path.is_file():
+        return None
     try:
-        return described(imported("onnx").load(path))
+        raw = path.read_bytes()
+        plain = lzma.decompress(raw) if path.suffix == ".xz" else raw
+        return described(imported("onnx").load_from_string(plain))
     except Exception:  # absent, cut off, another format: it is traced again
         return None
 
 
-def trace(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Traced:
+def trace(checkpoint: Checkpoint) -> Traced:
     """``traced`` without any memory."""
-    stock = checkpoint.transformer
+    stock, arguments = checkpoint.transformer, example(checkpoint)
     empty = build_empty(checkpoint.family.cls, dict(stock.config), "transformer", positions=False)
     flat = flat_arguments(arguments)
     batch = len(next(iter(flat.values())))
