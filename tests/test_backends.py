@@ -15,7 +15,9 @@ import ditas_core as ditas
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.evaluation import sqnr_db
 from ditas_core.onnx_runtime import check_backend, run_on_
-from ditas_core.specs import BACKENDS, SpecError
+from ditas_core.onnx_runtime.attached import Runtime
+from ditas_core.sampling import Stopped, iterate_latents, until_stopped
+from ditas_core.specs import BACKENDS, SamplingSpec, SpecError
 
 WIDE: dict[str, Any] = {"method": "plain", "progress": False}
 
@@ -84,6 +86,32 @@ def test_dynamic_rounding_parts_by_whole_codes_only(made: dict[str, Any]) -> Non
     }
     assert torch.equal(found["simulated"], found["integer"])
     assert float(sqnr_db(found["simulated"], found["onnx"]).min()) > 30
+
+
+def test_a_run_that_may_be_stopped_stays_on_the_session(made: dict[str, Any]) -> None:
+    """Each block is asked before it runs, by a hook; a session is asked between its steps."""
+    transformer = copy.deepcopy(made["onnx"].transformer)
+    passes: list[int] = []
+    session = transformer.runtime.session
+
+    def counted(*values: Any, **named: Any) -> Any:
+        passes.append(1)
+        return session(*values, **named)
+
+    transformer.runtime = Runtime(counted)  # type: ignore[arg-type]
+    labels, spec = torch.tensor([1, 2]), SamplingSpec(steps=3)
+    steps = iterate_latents(transformer, made["onnx"].scheduler.config, labels, (4, 8, 8), spec, 0)
+    with pytest.raises(Stopped):
+        for _ in until_stopped(steps, lambda: False):
+            if len(passes) == 2:
+                raise Stopped
+    assert len(passes) == 2
+    hook = transformer.transformer_blocks[0].register_forward_hook(lambda *_: None)
+    draw_one = iterate_latents(
+        transformer, made["onnx"].scheduler.config, labels, (4, 8, 8), spec, 0
+    )
+    assert len(list(until_stopped(draw_one, lambda: False))) == 3 and len(passes) == 2
+    hook.remove()
 
 
 @pytest.mark.parametrize("convention", ["paper", "released"])

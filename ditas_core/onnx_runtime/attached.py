@@ -10,6 +10,7 @@ from torch import nn
 
 from ..checkpoints import Checkpoint
 from ..layers import run_as_
+from ..sampling import Asking
 from .rewrite import onnx_model
 from .session import OnnxTransformer
 from .trace import LATENTS, traced
@@ -44,8 +45,12 @@ class OnRuntime:
 
 
 def is_listened_to(transformer: Any) -> bool:
-    parts = transformer.modules()
-    return any(each._forward_hooks or each._forward_pre_hooks for each in parts)
+    """Whether a hook would miss its layer; one that only asks whether to stop is no such hook."""
+    return any(
+        not isinstance(hook, Asking)
+        for each in transformer.modules()
+        for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks.values())
+    )
 
 
 def leave_runtime_(transformer: nn.Module) -> None:

@@ -17,9 +17,10 @@ from .loop import (
     spread_labels,
 )
 from .processes import batches_of, join_rows, process_group, wait_for_all
-from .stopping import Stopped, until_stopped
+from .stopping import Asking, Stopped, until_stopped
 
 __all__ = [
+    "Asking",
     "ForwardDone",
     "Position",
     "Step",

@@ -42,6 +42,17 @@ def until_stopped(events: Iterator[Event], stop: Callable[[], bool]) -> Iterator
         yield event
 
 
+class Asking:
+    """The hook of ``between``: it looks at nothing and changes nothing, but may raise."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.stop, self.thread = stop, threading.get_ident()
+
+    def __call__(self, *_: Any) -> None:
+        if threading.get_ident() == self.thread and self.stop():
+            raise Stopped
+
+
 @contextmanager
 def between(blocks: Iterable[nn.Module]) -> Iterator[None]:
     """Within the block, each of these modules asks first whether to stop, if it runs in this
@@ -50,16 +61,13 @@ def between(blocks: Iterable[nn.Module]) -> Iterator[None]:
     Raises:
         Stopped: the answer was yes.
     """
-    stop, thread = getattr(LOCAL, "stop", None), threading.get_ident()
+    stop = getattr(LOCAL, "stop", None)
     if stop is None:
         yield
         return
 
-    def ask(*_: Any) -> None:
-        if threading.get_ident() == thread and stop():
-            raise Stopped
-
-    handles = [block.register_forward_pre_hook(ask) for block in blocks]
+    asking = Asking(stop)
+    handles = [block.register_forward_pre_hook(asking) for block in blocks]
     try:
         yield
     finally:
