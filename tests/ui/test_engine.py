@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Event
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ditas_core.conversion import quantize_transformer
+from ditas_core.artifact import stored_bytes
+from ditas_core.comparison import run_trajectory
 from ditas_core.layers import QuantizedLinear
+from ditas_core.onnx_runtime.attached import OnRuntime
 from ditas_core.sampling import sample_latents
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, SamplingSpec
@@ -19,16 +23,20 @@ from ditas_core.ui.stored.results import PLAIN, REFERENCE, Result
 from ditas_core.ui.tabs.compare.draw import shown
 from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
 from ditas_core.ui.tabs.compare.studio import headline, metrics_table
+from ditas_core.ui.visitors import engine
 from ditas_core.ui.visitors.backend import Backend, Choice
+from ditas_core.ui.visitors.cache import Cache, size_of
 from ditas_core.ui.visitors.engine import (
     Speed,
     backend_of,
     engine_name,
     fastest,
     has_onnx,
+    iterate_quantized,
+    keep_speed,
     key_of,
-    running,
     speed_line,
+    waiting_for_graph,
 )
 from ditas_core.ui.visitors.session import Session
 
@@ -109,12 +117,93 @@ def test_another_backend_is_refused(backend: Backend, value: object) -> None:
 
 def test_a_copy_that_runs_in_integers_holds_no_float_weights(backend: Backend) -> None:
     checkpoint = backend.checkpoint(backend.default)
-    made = quantize_transformer(checkpoint, plain_recipe(checkpoint, BitWidths(4, 8), "integer"))
     choice = choice_of(backend, "integer")
     assert backend_of(choice) == ("onnx" if has_onnx() else "integer")
-    found = running(backend, choice, made)
+    recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
+    *_, found = iterate_quantized(backend, choice, recipe, None)
+    assert isinstance(found, nn.Module)
     layers = [m for m in found.modules() if isinstance(m, QuantizedLinear)]
     assert layers and all(m.backend == "integer" and m.weight is None for m in layers)
     shape, labels = checkpoint.latent_shape, torch.tensor([1])
     drawn = sample_latents(found, checkpoint.scheduler, labels, shape, SAMPLING, 0)
     assert torch.isfinite(drawn).all()
+
+
+@pytest.mark.skipif(not has_onnx(), reason="needs the extra onnx")
+def test_sessions_stay_in_the_cache_with_their_bytes_and_leave_by_its_rules(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "cache", Cache())
+    checkpoint, choice = backend.checkpoint(backend.default), choice_of(backend, "integer")
+    recipe = plain_recipe(checkpoint, BitWidths(4, 8), "integer")
+    *_, found = iterate_quantized(backend, choice, recipe, None)
+    assert isinstance(found, OnRuntime) and isinstance(found, nn.Module)
+    tensors = sum(t.nbytes for t in (*found.parameters(), *found.buffers()))
+    assert found.nbytes > 0 and size_of(found) == tensors + found.nbytes
+    assert found.runtime.session.threads <= torch.get_num_threads()
+    assert list(iterate_quantized(backend, choice, recipe, None)) == [found]
+    simulated = choice_of(backend, "simulated")
+    *_, other = iterate_quantized(backend, simulated, recipe, None)
+    assert other is not found and not isinstance(other, OnRuntime)
+    held = backend.cache.nbytes
+    *_, unkept = iterate_quantized(
+        backend, choice, plain_recipe(checkpoint, BitWidths(8, 8), "integer"), None, keep=False
+    )
+    assert isinstance(unkept, OnRuntime) and backend.cache.nbytes == held
+    backend.cache.make_room(backend.cache.limit)
+    *steps, again = iterate_quantized(backend, choice, recipe, None)
+    assert len(steps) >= len(checkpoint.groups) and again is not found
+
+
+@pytest.mark.skipif(not has_onnx(), reason="needs the extra onnx")
+def test_who_cancels_does_not_wait_for_a_trace(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on to its end; an error in it is that of whoever waits."""
+    checkpoint = backend.checkpoint(backend.default)
+    go_on, ended = Event(), Event()
+
+    def slow(*_: object) -> None:
+        go_on.wait(60)
+        ended.set()
+
+    monkeypatch.setattr(engine, "traced", slow)
+    events = waiting_for_graph(checkpoint)
+    told = next(events)
+    assert "tracing" in told.text and not ended.is_set()
+    events.close()  # type: ignore[attr-defined]
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(60) and list(waiting_for_graph(checkpoint)) == []
+
+    def broken(*_: object) -> None:
+        raise ValueError("expected a model that can be traced")
+
+    monkeypatch.setattr(engine, "traced", broken)
+    with pytest.raises(ValueError, match="can be traced"):
+        list(waiting_for_graph(checkpoint))
+
+
+def test_a_transformer_is_weighed_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, choice = backend.checkpoint(backend.default), choice_of(backend, "simulated")
+    weighed: list[int] = []
+
+    def weigh(transformer: nn.Module) -> int:
+        weighed.append(1)
+        return stored_bytes(transformer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "stored_bytes", weigh)
+    monkeypatch.setattr(backend, "cache", Cache())
+    labels = torch.tensor([1])
+    run = run_trajectory(checkpoint, checkpoint.transformer, labels, SAMPLING, 0)
+    for _ in range(3):
+        keep_speed(backend, choice, run, checkpoint.transformer, None)
+    assert len(weighed) == 1
+    keep_speed(
+        backend,
+        choice,
+        run,
+        checkpoint.transformer,
+        plain_recipe(checkpoint, choice.bits, "integer"),
+    )
+    assert len(weighed) == 2

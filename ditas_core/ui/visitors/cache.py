@@ -34,7 +34,8 @@ def size_of(value: Any, depth: int = 0) -> int:
     """
     if isinstance(value, torch.nn.Module):
         states = list(value.parameters()) + list(value.buffers())
-        return sum(tensor.nbytes for tensor in states)
+        session = getattr(value, "nbytes", 0)  # of a transformer that runs in one
+        return sum(tensor.nbytes for tensor in states) + int(session)
     if isinstance(value, Checkpoint):
         return size_of(value.transformer) + size_of(value.vae)
     if isinstance(value, Calibration | OutlierAtlas):

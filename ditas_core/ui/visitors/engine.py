@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
+from threading import Thread
 
 from torch import nn
 
 from ...artifact import stored_bytes
+from ...calibration import Calibration
+from ...checkpoints import Checkpoint
 from ...comparison import Trajectory
-from ...onnx_runtime import MissingPackage, check_installed, run_on_
+from ...conversion import iterate_conversion
+from ...onnx_runtime import MissingPackage, Traced, check_installed, graphs, run_on_, traced
+from ...specs import Recipe
 from ..serving.zerogpu import can_borrow
 from .backend import Backend, Choice
+from .copies import QUANTIZED, make_room
+
+WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,66 @@ def backend_of(choice: Choice) -> str:
     return choice.runs_as
 
 
-def running(backend: Backend, choice: Choice, transformer: nn.Module) -> nn.Module:
-    """A quantized copy, which computes from now on as the bar says.
+@dataclass(frozen=True)
+class Making:
+    """Where the making of a quantized copy is."""
 
-    The first of a checkpoint's shape on ONNX Runtime takes seconds, its graph is traced.
+    text: str
+    fraction: float
+
+
+def iterate_quantized(
+    backend: Backend,
+    choice: Choice,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    keep: bool = True,
+) -> Iterator[Making | nn.Module]:
+    """A quantized copy, which computes as the bar says; sessions stay in the cache.
+
+    keep  whether the same copy may be asked for again
     """
-    return run_on_(backend.checkpoint(choice.model), transformer, backend_of(choice))
+    key = ("session", choice.model, recipe.to_json())
+    known = backend.cache.get(key) if backend_of(choice) == "onnx" else None
+    if known is not None:
+        yield known
+        return
+    checkpoint, made = backend.checkpoint(choice.model), None
+    make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
+    with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
+        for step in steps:
+            if isinstance(step, nn.Module):
+                made = step
+            else:
+                text = f"layer {step.index} of {step.total} rounded"
+                yield Making(text, step.index / step.total)
+    assert made is not None
+    if backend_of(choice) == "onnx":
+        yield from waiting_for_graph(checkpoint)
+    run_on_(checkpoint, made, backend_of(choice))
+    if keep and backend_of(choice) == "onnx":
+        backend.cache.put(key, made)
+    yield made
+
+
+def waiting_for_graph(checkpoint: Checkpoint) -> Iterator[Making]:
+    """Until the graph of the checkpoint's shape is there. The first time that takes seconds; who
+    cancels need not wait for it, and the next one finds it done."""
+    graph: Future[Traced] = Future()
+
+    def work() -> None:
+        try:
+            graph.set_result(traced(checkpoint, graphs()))
+        except BaseException as error:
+            graph.set_exception(error)
+
+    Thread(target=work, name="trace", daemon=True).start()
+    began = time.monotonic()
+    while not graph.done():
+        time.sleep(WAIT_S / 10)
+        if time.monotonic() - began > WAIT_S:
+            yield Making("tracing the model, once for all recipes", 1.0)
+    graph.result()
 
 
 def key_of(choice: Choice, full: bool) -> tuple[object, ...]:
@@ -55,11 +121,16 @@ def key_of(choice: Choice, full: bool) -> tuple[object, ...]:
 
 
 def keep_speed(
-    backend: Backend, choice: Choice, run: Trajectory, transformer: nn.Module, full: bool
+    backend: Backend, choice: Choice, run: Trajectory, transformer: nn.Module, recipe: Recipe | None
 ) -> None:
-    """Of the last run with these settings; what the bar tells and ``fastest`` goes by."""
-    speed = Speed(run.ms_per_step, stored_bytes(transformer) / 1e6)
-    backend.cache.put(key_of(choice, full), speed)
+    """Of the last run with these settings; what the bar tells and ``fastest`` goes by.
+
+    recipe  None: in full precision
+    """
+    weighed = ("stored bytes", choice.model, None if recipe is None else recipe.to_json())
+    size: int = backend.cache.make(weighed, lambda: stored_bytes(transformer))
+    speed = Speed(run.ms_per_step, size / 1e6)
+    backend.cache.put(key_of(choice, full=recipe is None), speed)
 
 
 def engine_name(choice: Choice) -> str:

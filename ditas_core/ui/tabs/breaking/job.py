@@ -12,7 +12,6 @@ from torch import nn
 from ....calibration import Calibration
 from ....checkpoints import Checkpoint
 from ....comparison import Trajectory, compare, switching
-from ....conversion import iterate_conversion
 from ....evaluation import interval
 from ....figures import to_uint8
 from ....sampling import TransformerAt
@@ -20,8 +19,7 @@ from ....specs import Recipe, SamplingSpec, SpecError, all_but, only
 from ...serving.zerogpu import iterate_trajectory
 from ...stored.catalogue import showcase
 from ...visitors.backend import Backend, Choice
-from ...visitors.copies import QUANTIZED, make_room
-from ...visitors.engine import fastest, running
+from ...visitors.engine import fastest, iterate_quantized
 from ...visitors.session import Session
 from .trials import LayerSweep, StepSweep, Trial, notes_of
 
@@ -155,21 +153,19 @@ def quantizing(
     recipe: Recipe,
     calibration: Calibration,
     part: tuple[int, int],
+    keep: bool = True,
 ) -> Generator[Step, None, nn.Module]:
     """The quantized transformer. The recipe's strengths act on the statistics just measured."""
     if recipe.needs_calibration:
         recipe = replace(recipe, calibration=calibration.sha256)
     found: nn.Module | None = None
-    checkpoint = backend.checkpoint(choice.model)
-    make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
-    events = iterate_conversion(checkpoint, recipe, calibration)
+    events = iterate_quantized(backend, fastest(backend, choice), recipe, calibration, keep)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, nn.Module):
-                found = running(backend, fastest(backend, choice), event)
+                found = event
             else:
-                text = f"quantizing: layer {event.index} of {event.total}"
-                yield Step(text, event.index / event.total, part)
+                yield Step(f"quantizing: {event.text}", event.fraction, part)
     assert found is not None
     return found
 
@@ -252,7 +248,7 @@ def sweep_layers(backend: Backend, session: Session, ask: Ask) -> Iterator[Step]
         part = only(recipe, [layer])
         text = f"only {layer} ({index + 1} of {len(layers)})"
         yield Step(text, share[0], (3, 3))
-        for_one = quantizing(backend, ask.choice, part, calibration, (3, 3))
+        for_one = quantizing(backend, ask.choice, part, calibration, (3, 3), keep=False)
         model = yield from quietly(for_one, text, share[0])
         run = yield from sampling(backend, ask, model, text, (3, 3), share)
         trial = make_trial(backend, ask, f"only {layer}", sweep.about, (reference, run), 0)

@@ -10,13 +10,11 @@ import torch
 
 from ....calibration import Calibration
 from ....comparison import Comparison, Trajectory, compare
-from ....conversion import iterate_conversion
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
 from ...serving.zerogpu import iterate_trajectory
 from ...stored.results import DITAS, REFERENCE, SEARCHED, Result, make_result
 from ...visitors.backend import Backend, Choice
-from ...visitors.copies import QUANTIZED, make_room
-from ...visitors.engine import engine_name, keep_speed, running
+from ...visitors.engine import Making, engine_name, iterate_quantized, keep_speed
 from ...visitors.measuring import measure
 from ...visitors.running import Progress
 from ...visitors.session import Session
@@ -183,27 +181,25 @@ def sampled(
     if known is not None:
         yield known.run
         return
-    transformer: torch.nn.Module | None = checkpoint.transformer
+    transformer: torch.nn.Module = checkpoint.transformer
     first = 0.0
     if recipe is not None:
         first = CONVERTING
-        make_room(backend.cache, checkpoint, QUANTIZED, "a quantized copy")
-        with closing(iterate_conversion(checkpoint, recipe, calibration)) as steps:  # type: ignore[type-var]
+        made = iterate_quantized(backend, job.choice, recipe, calibration)
+        with closing(made) as steps:  # type: ignore[type-var]
             for step in steps:
-                if isinstance(step, torch.nn.Module):
-                    yield parts.say(f"{name}: ready to run {engine_name(job.choice)}", first)
-                    transformer = running(backend, job.choice, step)
+                if isinstance(step, Making):
+                    yield parts.say(f"{name}: {step.text}", first * step.fraction)
                 else:
-                    share = first * step.index / step.total
-                    yield parts.say(f"{name}: layer {step.index} of {step.total} rounded", share)
-    assert transformer is not None
+                    transformer = step
+        yield parts.say(f"{name}: ready to run {engine_name(job.choice)}", first)
     labels = torch.tensor([checkpoint.class_index(label) for label in job.classes])
     events = iterate_trajectory(checkpoint, transformer, labels, job.sampling, job.seed)
     with closing(events):  # type: ignore[type-var]
         for event in events:
             if isinstance(event, Trajectory):
                 backend.cache.put(key, Kept(event))
-                keep_speed(backend, job.choice, event, transformer, full=recipe is None)
+                keep_speed(backend, job.choice, event, transformer, recipe)
                 yield event
             else:
                 share = first + (1 - first) * event.step / event.steps
