@@ -33,6 +33,7 @@ from ditas_core.checkpoints import Checkpoint, CheckpointError, Machine
 from ditas_core.cli import main
 from ditas_core.conversion import quantize_modulation, quantize_transformer
 from ditas_core.models import Transformer
+from ditas_core.onnx_runtime import load_on
 from ditas_core.search import plain_recipe
 from ditas_core.specs import (
     LEFT_ALONE,
@@ -268,6 +269,17 @@ def test_a_wide_configuration_allocates_nothing(folder: Path) -> None:
     """2048 channels, in a folder of half a megabyte."""
     edit_json(folder / CONFIG, num_attention_heads=32, attention_head_dim=64)
     assert growth_of(lambda: refused(folder, "expected shape")) < 60_000_000
+
+
+@pytest.mark.parametrize("backend", ["integer", "onnx", "other"])
+def test_the_backend_is_looked_at_before_the_weights_are_read(folder: Path, backend: str) -> None:
+    """Its convention runs simulated only; damaged numbers would be refused as such."""
+    edit(folder, f"{LAYER}.scale", lambda x: x * float("nan"))
+    told = f"expected simulated with the convention paper, got {backend}: its weights have a scale"
+    with pytest.raises(SpecError, match="one of simulated" if backend == "other" else told):
+        load_on(folder, backend)
+    with pytest.raises(CheckpointError, match="finite"):
+        load_on(folder, "simulated")
 
 
 def test_a_folder_that_does_not_fit_is_refused_before_it_is_read(

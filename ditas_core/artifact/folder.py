@@ -40,7 +40,7 @@ from ..checkpoints import (
 from ..checkpoints.files import iterate_weights, joined_headers, weight_files
 from ..layers import run_as_
 from ..models import Transformer, family_of_config
-from ..specs import Recipe, brief
+from ..specs import Recipe, brief, get_convention
 from ..writing import whole_folder, write_text
 from .checks import (
     check_count,
@@ -146,9 +146,10 @@ def load_quantized(
     """The quantized transformer as a Checkpoint (its fingerprint is its own), and its recipe.
 
     machine  what may be used; None: what this machine has left
-    backend  see ``run_as_``
+    backend  what its layers are made ready for; "onnx" asks of them what "integer" does
 
     Raises:
+        SpecError: a backend that the recipe's convention cannot run on; weights are not read.
         CheckpointError: a file is missing, damaged, a link to elsewhere, or does not fit the
             configuration and the recipe; or it does not fit the machine. Names, shapes and
             sizes are looked at before anything is allocated.
@@ -179,7 +180,8 @@ def load_quantized(
             check_tensor(name, header.shape, header.dtype, expected[name])
         vae_headers = joined_headers(weight_files(path / "vae", path))
         schedule = read_schedule(path / "scheduler")
-    run_as_(transformer, backend)
+    get_convention(recipe.convention).check_backend(backend)
+    run_as_(transformer, "simulated" if backend == "simulated" else "integer")
     room = this_machine(path.parent) if machine is None else machine
     check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)
     with wholeness_of(path):

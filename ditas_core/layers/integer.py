@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quantizer import QParams, activation_codes
-from ..specs import Granularity, QuantizerSpec
+from ..specs import Granularity, QuantizerSpec, why_not_integer
 
 BYTE = 8
 MOST_INPUTS = (2**31 - 1) // (255 * 255)
@@ -74,17 +74,10 @@ def bytes_are_exact() -> bool:
 
 
 def runs_as_integers(weight: QuantizerSpec, activation: QuantizerSpec, inputs: int) -> bool:
-    """Whether a layer with these quantizers is a product of bytes.
-
-    Weight scales must not vary along a sum, but for whole groups of inputs; codes have at most
-    8 bits. Others keep their product in floating point.
-    """
-    return (
-        weight.granularity in (Granularity.PER_CHANNEL, Granularity.PER_GROUP)
-        and activation.granularity in (Granularity.PER_TOKEN, Granularity.PER_TENSOR)
-        and all(s.bits <= BYTE and s.include_zero and not s.symmetric for s in (weight, activation))
-        and inputs <= MOST_INPUTS
-    )
+    """Whether a layer with these quantizers is a product of bytes; others keep their product in
+    floating point."""
+    fits = max(weight.bits, activation.bits) <= BYTE and inputs <= MOST_INPUTS
+    return fits and not why_not_integer(weight, activation)
 
 
 def signed_codes(codes: Tensor, bits: int) -> Tensor:

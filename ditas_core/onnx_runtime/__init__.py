@@ -4,7 +4,6 @@ from .attached import run_on_onnx_
 from .backends import check_backend, graphs, load_on, run_on_
 from .export import STEPS, Exported, export_onnx
 from .exporter import Traced
-from .linear import why_not_integer
 from .packages import MissingPackage, check_installed, versions
 from .rewrite import onnx_model
 from .session import OnnxTransformer, open_session
@@ -28,5 +27,4 @@ __all__ = [
     "traced",
     "traced_decoder",
     "versions",
-    "why_not_integer",
 ]

@@ -8,7 +8,7 @@ from ..artifact import load_quantized
 from ..checkpoints import Checkpoint, own_cache
 from ..layers import run_as_
 from ..models import Transformer
-from ..specs import Recipe, get_convention
+from ..specs import BACKENDS, Recipe, check_choice, get_convention
 from .attached import leave_runtime_, run_on_onnx_
 from .packages import check_installed
 
@@ -44,13 +44,14 @@ def run_on_(checkpoint: Checkpoint, quantized: Transformer, backend: str) -> Tra
 
 
 def load_on(path: Path, backend: str) -> tuple[Checkpoint, Recipe]:
-    """``load_quantized``, running on ``backend``.
+    """``load_quantized``, running on ``backend``, which is looked at before the weights are read.
 
     Raises:
         CheckpointError, SpecError, MissingPackage: see there and ``check_backend``.
     """
-    layers = "simulated" if backend == "simulated" else "integer"
-    checkpoint, recipe = load_quantized(path, backend=layers)
-    check_backend(recipe.convention, backend)
+    check_choice("backend", backend, BACKENDS)
+    if backend == "onnx":
+        check_installed()
+    checkpoint, recipe = load_quantized(path, backend=backend)
     run_on_(checkpoint, checkpoint.transformer, backend)
     return checkpoint, recipe

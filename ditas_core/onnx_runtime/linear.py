@@ -24,14 +24,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..layers import QuantizedLinear
-from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, SpecError
+from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, SpecError, why_not_integer
 from .building import Array, GraphBuilder, as_array, offset_of
 
 CODE_BITS = 8
 """The widest codes that an integer product takes; wider ones are multiplied as floats."""
 TINY = 1e-30
-WEIGHTS = (Granularity.PER_CHANNEL, Granularity.PER_GROUP)
-ACTIVATIONS = (Granularity.PER_TOKEN, Granularity.PER_TENSOR)
 
 
 class Codes(NamedTuple):
@@ -51,20 +49,6 @@ class Codes(NamedTuple):
     largest: str
     relative: str = ""
     offset: str = ""
-
-
-def why_not_integer(weight: QuantizerSpec, activation: QuantizerSpec) -> str:
-    """One line why a layer cannot run as an integer product; "" where it can."""
-    if weight.granularity not in WEIGHTS:
-        return (
-            f"weights have one scale {weight.granularity.replace('_', ' ')}, so that a product's "
-            "terms have different scales and cannot be added as integers"
-        )
-    if weight.offset_form or weight.symmetric or weight.power_of_two_steps:
-        return "weights are not on a grid of 2^b codes with a whole zero point"
-    if activation.granularity not in ACTIVATIONS or not activation.include_zero:
-        return "activations have a zero point that is no code"
-    return ""
 
 
 def add_linear(builder: GraphBuilder, layer: QuantizedLinear, x: str, name: str, rank: int) -> str:

@@ -26,6 +26,7 @@ from .quantization import (
     QuantizerSpec,
     default_rank,
     get_convention,
+    why_not_integer,
 )
 from .recipe import (
     LEFT_ALONE,
@@ -85,4 +86,5 @@ __all__ = [
     "read_text",
     "read_timesteps",
     "summarize",
+    "why_not_integer",
 ]

@@ -46,6 +46,9 @@ class Granularity(StrEnum):
     PER_STRIDED_GROUP = "per_strided_group"
 
 
+SUMMED = (Granularity.PER_CHANNEL, Granularity.PER_GROUP)
+SHARED = (Granularity.PER_TOKEN, Granularity.PER_TENSOR)
+"""What weights and activations share a scale over in an integer product."""
 GROUPED = (Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP)
 WEIGHTINGS = ("none", "energy", "covariance")
 KEPT = ("best", "last")
@@ -135,6 +138,23 @@ class BitWidths:
         return f"W{self.weight}A{self.activation}"
 
 
+def why_not_integer(weight: QuantizerSpec, activation: QuantizerSpec) -> str:
+    """One line why products of these cannot run as integers; "" where they can.
+
+    Weight scales must not vary along a sum, but for whole groups of inputs, nor activation scales
+    within a token, and zero points must be codes.
+    """
+    for what, spec, fits in (("weights", weight, SUMMED), ("activations", activation, SHARED)):
+        if spec.granularity not in fits:
+            return (
+                f"its {what} have a scale {spec.granularity.replace('_', ' ')}, so that a sum's "
+                "products cannot be added as integers"
+            )
+        if spec.symmetric or not spec.include_zero:
+            return f"its {what} have zero points that are no codes"
+    return ""
+
+
 BACKENDS = ("simulated", "integer", "onnx")
 """How products run: in floating point; in bytes; in bytes, and the whole pass on ONNX Runtime."""
 
@@ -190,7 +210,6 @@ class Convention:
     factor_from    the weight whose maxima enter the smoothing factor: the layer's
                    own ("weight") or the quantized one without its branch ("quantized")
     own_branch     the low-rank branch, whatever the layer's width; None: ``default_rank``
-    only_simulated why its products cannot run as integers; "" where they can
     """
 
     name: str
@@ -201,7 +220,11 @@ class Convention:
     fused_qkv: bool = False
     factor_from: str = "weight"
     own_branch: LowRankSpec | None = None
-    only_simulated: str = ""
+
+    @property
+    def only_simulated(self) -> str:
+        """One line why its products cannot run as integers; "" where they can."""
+        return why_not_integer(self.weight, self.activation)
 
     @property
     def smoothing_commutes(self) -> bool:
@@ -252,7 +275,6 @@ CONVENTIONS: dict[str, Convention] = {
         weight=QuantizerSpec(8, False, Granularity.PER_INPUT_CHANNEL),
         activation=QuantizerSpec(8, False, Granularity.PER_TENSOR),
         branch_input="quantized",
-        only_simulated="its weights have a scale per input channel, which no sum over them leaves",
     ),
     "released": Convention(
         name="released",
@@ -279,7 +301,6 @@ CONVENTIONS: dict[str, Convention] = {
         fused_qkv=True,
         factor_from="quantized",
         own_branch=RELEASED_BRANCH,
-        only_simulated="its weights change scale along every sum, its zero points are fractions",
     ),
 }
 
