@@ -44,6 +44,24 @@ def run_json(capsys: pytest.CaptureFixture[str], arguments: str) -> dict:
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
+def test_each_modulation_has_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"compare {folder} --ablation W8A8 --methods plain,smoothing --samples 2 --steps 2"
+    rows = run_json(capsys, f"{words} --modulation none,w8,w4")["results"]
+    assert [row["label"] for row in rows][:3] == [
+        "W8A8 plain none",
+        "W8A8 plain w8",
+        "W8A8 plain w4",
+    ]
+    assert [row["modulation"] for row in rows] == ["none", "w8", "w4"] * 2
+    sizes = [row["whole_model_bits"] for row in rows]
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert all("gain_over_plain_db" in row for row in rows[3:])
+    for wrong in ("--modulation w2", "--backend fast", "--backend ''"):
+        with pytest.raises(SystemExit):
+            main(shlex.split(f"{words} {wrong}"))
+        assert "expected some of" in capsys.readouterr().err
+
+
 def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calibration, recipe, quantized = tmp_path / "c.safetensors", tmp_path / "r", tmp_path / "q"
     info = run_json(capsys, f"info {folder}")
@@ -60,12 +78,17 @@ def test_the_whole_walk(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     compared = run_json(capsys, f"compare {folder} {quantized} --samples 3 --steps 2")
     (row,) = compared["results"]
     assert row["latent_sqnr_db"]["n"] == 3 and row["latent_sqnr_db"]["mean"] > 0
-    comparing = f"compare {folder} {quantized} --samples 3 --steps 2 --backend integer"
-    integer = run_json(capsys, comparing)
-    alike = ("latent_sqnr_db", "psnr_db", "ssim", "effective_bits")
-    (other,) = integer["results"]
-    assert {key: other[key] for key in alike} == {key: row[key] for key in alike}
-    assert (row["backend"], other["backend"]) == ("simulated", "integer")
+    comparing = (
+        f"compare {folder} {quantized} --samples 3 --steps 2 --backend simulated,integer,onnx"
+    )
+    first, other, onnx = run_json(capsys, comparing)["results"]
+    alike = ("latent_sqnr_db", "psnr_db", "ssim", "effective_bits", "whole_model_bits")
+    for key in alike:
+        assert first[key] == other[key] == row[key]
+    assert [each["backend"] for each in (first, other, onnx)] == ["simulated", "integer", "onnx"]
+    assert [first["label"], onnx["label"]] == ["q simulated", "q onnx"] and row["label"] == "q"
+    away = onnx["latent_sqnr_db"]["mean"] - row["latent_sqnr_db"]["mean"]
+    assert abs(away) < 3 + row["latent_sqnr_db"]["ci95"]
     run_json(capsys, f"{drawing}-integer --backend integer")
     for picture in ("0000-cat.png", "0001-owl.png"):
         assert (tmp_path / "s" / picture).read_bytes() == (

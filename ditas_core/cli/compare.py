@@ -6,17 +6,20 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
+from ..artifact import whole_model_bits
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
 from ..conversion import inject_outliers
 from ..evaluation import Interval, interval
 from ..layers import effective_bits
+from ..models import Transformer
 from ..onnx_runtime import check_backend, load_on, run_on_
 from ..sampling import spread_labels
 from ..search import SearchSpec
@@ -43,13 +46,15 @@ class Contestant:
     """One quantized model that is compared with the reference.
 
     label, recipe  what it is called in the results, and its recipe in a line
+    backend        what it runs on
     bits, method   of an ablation's, whose rows are also compared with the plain one of their
-                   bits; "" of a folder's
+                   bits, modulation and backend; "" of a folder's
     """
 
     label: str
-    recipe: str
-    transformer: nn.Module
+    recipe: Recipe
+    transformer: Transformer
+    backend: str
     bits: str = ""
     method: str = ""
 
@@ -84,15 +89,15 @@ def ablation(
                 checkpoint, CalibrationSpec(sampling_spec(args), seed=1_000_000)
             )
         recipe, _ = searched(checkpoint, calibration, spec)
-        transformer = apply_recipe(checkpoint, recipe, calibration)
-        run_on_(checkpoint, transformer, args.backend)
-        yield Contestant(
-            f"{spec.bits} {spec.method}",
-            summarize(recipe),
-            transformer,
-            str(spec.bits),
-            spec.method,
-        )
+        for modulation in args.modulation:
+            changed = replace(recipe, modulation=modulation)
+            transformer = apply_recipe(checkpoint, changed, calibration)
+            for backend in args.backend:
+                run_on_(checkpoint, transformer, backend)
+                label = f"{spec.bits} {spec.method}"
+                label += "" if len(args.modulation) == 1 else f" {modulation}"
+                label += "" if len(args.backend) == 1 else f" {backend}"
+                yield Contestant(label, changed, transformer, backend, str(spec.bits), spec.method)
 
 
 def contestants(
@@ -101,14 +106,15 @@ def contestants(
     specs: list[SearchSpec],
     calibration: Calibration | None,
 ) -> Iterator[Contestant]:
-    for path in args.quantized:
-        quantized, recipe = load_on(path, args.backend)
+    for path, backend in product(args.quantized, args.backend):
+        quantized, recipe = load_on(path, backend)
         if recipe.checkpoint != checkpoint.fingerprint:
             raise SpecError(
                 f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
             )
         place_(quantized, args.device)
-        yield Contestant(path.name, summarize(recipe), quantized.transformer)
+        label = path.name if len(args.backend) == 1 else f"{path.name} {backend}"
+        yield Contestant(label, recipe, quantized.transformer, backend)
     yield from ablation(args, checkpoint, specs, calibration)
 
 
@@ -131,12 +137,12 @@ def run_compare(args: argparse.Namespace) -> Report:
             checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
         )
     # everything that can be wrong is looked at before the long work
-    if args.ablation:
-        check_backend(args.convention, args.backend)
-    if args.backend != "simulated":
-        for path in args.quantized:
+    for backend in args.backend:
+        if args.ablation:
+            check_backend(args.convention, backend)
+        for path in args.quantized if backend != "simulated" else ():
             recipe = Recipe.load(path / "recipe.json")
-            check_backend(recipe.convention, args.backend)
+            check_backend(recipe.convention, backend)
     specs = ablation_specs(args, checkpoint)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     if args.out is not None:
@@ -153,22 +159,25 @@ def run_compare(args: argparse.Namespace) -> Report:
     reference = run("full precision", checkpoint.transformer)
     images = {"full-precision": reference.images}
     rows: list[dict[str, Any]] = []
-    plain: dict[str, Tensor] = {}
+    plain: dict[tuple[str, ...], Tensor] = {}
     for one in contestants(args, checkpoint, specs, calibration):
         result = run(one.label, one.transformer)
         found = compare(reference, result)
         row: dict[str, Any] = {
             "label": one.label,
-            "recipe": one.recipe,
-            "backend": args.backend,
+            "recipe": summarize(one.recipe),
+            "backend": one.backend,
+            "modulation": one.recipe.modulation,
             "effective_bits": round(effective_bits(one.transformer), 3),
+            "whole_model_bits": round(whole_model_bits(one.transformer), 3),
             "seconds_per_sample": round(result.seconds / args.samples, 3),
             **metrics(found.summary()),
         }
+        kind = (one.bits, one.recipe.modulation, one.backend)
         if one.method == "plain":
-            plain[one.bits] = found.latent_sqnr
-        elif one.bits in plain:
-            gain = interval(found.latent_sqnr - plain[one.bits])
+            plain[kind] = found.latent_sqnr
+        elif kind in plain:
+            gain = interval(found.latent_sqnr - plain[kind])
             row["gain_over_plain_db"] = metrics({"gain": gain})["gain"]
         rows.append(row)
         images[one.label.replace(" ", "-")] = result.images
@@ -202,9 +211,10 @@ def line_of(row: dict[str, Any]) -> str:
         return f"{entry['mean']:.{digits}f}{around}"
 
     text = (
-        f"{row['label']:>16}  latent SQNR {spread(row['latent_sqnr_db'], 2)} dB"
+        f"{row['label']:>24}  latent SQNR {spread(row['latent_sqnr_db'], 2)} dB"
         f"  PSNR {spread(row['psnr_db'], 2)} dB  SSIM {spread(row['ssim'], 4)}"
-        f"  {row['effective_bits']} bits/weight  {row['seconds_per_sample']:.2f} s/sample"
+        f"  {row['effective_bits']} bits/weight, {row['whole_model_bits']:.2f} of the whole"
+        f"  {row['seconds_per_sample']:.2f} s/sample"
     )
     if "gain_over_plain_db" in row:
         text += f"  gain over plain {spread(row['gain_over_plain_db'], 2)} dB"

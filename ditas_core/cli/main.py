@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..specs import BACKENDS, SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
+from ..specs import BACKENDS, MODULATIONS, SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
 from .export import add_export, add_modulation, run_export
 from .loading import CHECKPOINT, add_loading
-from .parsing import Parser, number, setting
+from .parsing import Parser, number, setting, several
 
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
@@ -251,7 +251,20 @@ def build_parser() -> Parser:
     )
     compare.add_argument("--out", type=Path, help="new folder for the paired images")
     add_device(compare)
-    add_backend(compare)
+    compare.add_argument(
+        "--backend",
+        type=several(BACKENDS),
+        default=BACKENDS[:1],
+        metavar="NAMES",
+        help=f"what each is run on, one or more of {', '.join(BACKENDS)}, with commas (simulated)",
+    )
+    compare.add_argument(
+        "--modulation",
+        type=several(MODULATIONS),
+        default=("none",),
+        metavar="NAMES",
+        help=f"of --ablation, one or more of {', '.join(MODULATIONS)}, with commas (none)",
+    )
     add_sampling(compare)
     add_quantization(compare)
 

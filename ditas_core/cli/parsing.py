@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -30,6 +30,20 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Any:
                 f"expected a number from {low:g} to {high:g}, got {text}"
             )
         return value
+
+    return parse
+
+
+def several(choices: Collection[str]) -> Any:
+    """An argparse type: some of these, with commas, in the order given."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        if not set(found) <= set(choices):
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(choices)}, with commas, got {text!r}"
+            )
+        return found
 
     return parse
 
