@@ -33,6 +33,7 @@ LEVELS = {
     "artifact": 4,
     "evaluation": 4,
     "comparison": 5,
+    "exports": 5,
     "onnx_runtime": 5,
     "api": 6,
     "figures": 6,

@@ -1,4 +1,4 @@
-"""The ``export`` verb: a model as files that other runtimes load."""
+"""The ``export`` verb: a model as files that other libraries and runtimes load."""
 
 from __future__ import annotations
 
@@ -9,26 +9,51 @@ from typing import TYPE_CHECKING
 
 from ..specs import MODULATIONS
 from .loading import CHECKPOINT, add_loading
+from .parsing import number
 
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
     from .commands import Report
 
-FORMS = ("onnx",)
+STOCK = ("smoothed", "torchao", "sdnq")
+FORMS = ("onnx", *STOCK)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
-    parser.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
+    parser.add_argument("checkpoint", help=f"{CHECKPOINT}; onnx takes a quantized folder, too")
     add_loading(parser)
     parser.add_argument(
         "--to",
         choices=FORMS,
         required=True,
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
-        "transformer multiplies integers",
+        "transformer multiplies integers. Folders that stock diffusers loads: smoothed, the same "
+        "function with smaller outliers; torchao and sdnq, quantized in their formats",
     )
     add_modulation(parser)
+    parser.add_argument(
+        "--recipe", type=Path, help="smoothed, torchao and sdnq: the recipe to store, of search"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, help="its calibration; default: where the recipe says"
+    )
+    parser.add_argument(
+        "--leave-out",
+        default="",
+        metavar="WORD,...",
+        help="torchao and sdnq: what of the recipe may be missing where the format has no place "
+        "for it: branch, divisor; what is stored otherwise is searched again",
+    )
+    parser.add_argument(
+        "--samples",
+        type=number(int, 1, 1000),
+        default=16,
+        help="torchao and sdnq: pictures that the SQNR of the card is of (%(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=number(int, 1, 1000), default=20, help="of those pictures (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
 
 
@@ -44,7 +69,15 @@ def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none"
 
 
 def run_export(args: argparse.Namespace) -> Report:
-    """Export; sizes, bits and what the check found."""
+    """Export; sizes, bits and what was measured."""
+    if args.to in STOCK:
+        return export_stock_folder(args)
+    if args.recipe is not None or args.leave_out:
+        raise ValueError("export: expected --recipe and --leave-out only with " + ", ".join(STOCK))
+    return export_graph(args)
+
+
+def export_graph(args: argparse.Namespace) -> Report:
     from ..onnx_runtime import STEPS, check_installed, export_onnx, graphs
     from ..writing import check_new_folder
     from .commands import say
@@ -72,4 +105,46 @@ def run_export(args: argparse.Namespace) -> Report:
         f"wrote {args.out}: {size / 1e6:.1f} MB, {found.bits:.2f} bits per parameter of the whole "
         f"transformer; torch's forward pass to {found.sqnr_db:.0f} dB{layers}",
     )
+    return asdict(found)
+
+
+def export_stock_folder(args: argparse.Namespace) -> Report:
+    from ..exports import export_stock
+    from ..specs import Recipe
+    from ..writing import check_new_folder
+    from .commands import find_calibration, say
+    from .loading import load
+    from .progress import stages
+
+    if args.recipe is None:
+        raise ValueError(f"export: expected --recipe FILE with --to {args.to}, got none")
+    if args.modulation != "none":
+        raise ValueError(f"export: expected --modulation with --to onnx, got it with {args.to}")
+    recipe = Recipe.load(args.recipe)
+    check_new_folder(args.out)
+    checkpoint = load(args)
+    calibration = find_calibration(args, recipe)
+    with stages() as tell:
+        found = export_stock(
+            args.out,
+            checkpoint,
+            recipe,
+            calibration,
+            args.to,
+            [word.strip() for word in args.leave_out.split(",") if word.strip()],
+            args.samples,
+            args.steps,
+            tell,
+        )
+    size = f"wrote {args.out}: {found.bytes / 1e6:.1f} MB, {found.bits:.2f} bits per parameter"
+    if found.relative_difference is not None:
+        say(args, f"{size}; the same function to {found.relative_difference:.1e}")
+    else:
+        assert found.as_exported_db is not None and found.as_given_db is not None
+        left = "".join(f", without {word} of {len(n)} groups" for word, n in found.left_out.items())
+        say(
+            args,
+            f"{size}{left}; latent SQNR as exported {found.as_exported_db['mean']:.1f} dB, of the "
+            f"recipe itself {found.as_given_db['mean']:.1f} dB ({found.samples} samples)",
+        )
     return asdict(found)

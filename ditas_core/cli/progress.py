@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +54,22 @@ def bar(label: str, total: int, initial: int = 0) -> Any:
     if sys.stderr.isatty():
         return tqdm(total=total, desc=label, initial=initial, file=sys.stderr, leave=False)
     return Lines(label, total, initial)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback of (what, done, total): a bar for each thing that is done."""
+    with ExitStack() as stack:
+        shown: dict[str, Any] = {"what": None}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what != shown["what"]:
+                stack.close()
+                shown.update(what=what, bar=stack.enter_context(bar(what, total)), done=0)
+            shown["bar"].update(max(0, done - shown["done"]))
+            shown["done"] = max(shown["done"], done)
+
+        yield tell
 
 
 def trajectory(

@@ -12,6 +12,7 @@ from .quantized import (
     ConversionProgress,
     iterate_conversion,
     quantize_transformer,
+    smoothing_factors,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "quantize_transformer",
     "rescaled_transformer",
     "set_affine_",
+    "smoothing_factors",
 ]

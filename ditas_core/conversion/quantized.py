@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,24 @@ def prepare(
         source = [fit.rounded for fit in fits]
     s = smoothing_factor(statistics.aggregated_absmax(), weight_absmax(source), layer.alpha)
     return PreparedGroup(s, fits)
+
+
+@torch.no_grad()
+def smoothing_factors(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, names: Collection[str]
+) -> dict[str, Tensor]:
+    """s (C,) of those of the named groups that the recipe smooths, as conversion divides by it."""
+    convention = get_convention(recipe.convention)
+    found = {}
+    for group in checkpoint.groups:
+        if group.name in names and recipe.layers[group.name].alpha is not None:
+            source = checkpoint.transformer
+            there = get_linear(source, group.layers[0]).weight.device
+            statistics = calibration.groups[group.name].to(there)
+            s = prepare(source, group, recipe.layers[group.name], convention, statistics).s
+            assert s is not None
+            found[group.name] = s
+    return found
 
 
 def quantize_transformer(

@@ -305,12 +305,25 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
+SYMMETRIC = replace(
+    CONVENTIONS["integer"],
+    name="integer-symmetric",
+    summary="weights per output channel, symmetric, activations per token: torchao's int8 product",
+    weight=QuantizerSpec(8, True, Granularity.PER_CHANNEL),
+    only_simulated="its weights are symmetric, as torchao stores them, which multiplies them",
+)
+"""What ``export --to torchao`` stores of W8A8; no preset, as ``integer`` is finer."""
+
+
 def get_convention(name: str) -> Convention:
-    """The convention of that name; ``integer-gN`` has weights in groups of N inputs.
+    """The convention of that name; ``integer-gN`` has weights in groups of N inputs, and
+    ``integer-symmetric`` is torchao's.
 
     Raises:
         SpecError: neither a preset nor ``integer-g`` with 4 to 4096.
     """
+    if name == SYMMETRIC.name:
+        return SYMMETRIC
     found = re.fullmatch(r"integer-g([0-9]{1,4})", name) if isinstance(name, str) else None
     if found is None:
         check_choice("convention", name, CONVENTIONS)
