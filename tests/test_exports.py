@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from tiny_pipelines import save_tiny
 from tiny_pixart import save_tiny_pixart
 
+import ditas_core as ditas
 from ditas_core.calibration import Calibration, calibrate
-from ditas_core.checkpoints import Checkpoint, load_checkpoint
+from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.conversion import inject_outliers, quantize_transformer
 from ditas_core.exports import (
@@ -457,3 +458,37 @@ def test_a_recipe_for_something_else(
     lacking = replace(recipe, layers={"0.qkv": LayerRecipe(BitWidths(8, 8))})
     with pytest.raises(SpecError, match="groups"):
         export(tmp_path, "torchao", lacking, random_calibration)
+
+
+def test_from_the_library(tmp_path: Path) -> None:
+    """The same folder, by name; a quantized model has no weights left to round anew."""
+    base = save_tiny(tmp_path / "base")
+    checkpoint = ditas.load(base)
+    calibration = ditas.calibrate(checkpoint, samples=2, steps=2, progress=False)
+    made = smoothing_recipe(checkpoint, calibration, "W4A8")
+    told: list[str] = []
+    found = ditas.export(
+        DiTPipeline.from_pretrained(base),
+        tmp_path / "out",
+        to="sdnq",
+        recipe=made,
+        calibration=calibration,
+        leave_out=["divisor"],
+        samples=1,
+        steps=2,
+        progress=lambda what, done, total: told.append(what),
+    )
+    assert isinstance(found, StockExport) and found.as_exported_db is not None
+    assert found.as_exported_db["ci95"] is None, "of one sample there is no interval"
+    assert {"quantizing", "measuring", "writing"} <= set(told)
+    settings: dict[str, Any] = {"recipe": made, "calibration": calibration, "progress": False}
+    quantized, _ = ditas.quantize(checkpoint, **settings)
+    for model, kind, words, said in (
+        (quantized, CheckpointError, {"to": "smoothed", **settings}, "quantized already"),
+        (checkpoint, SpecError, {"to": "smoothed"}, "recipe: expected one to store"),
+        (checkpoint, SpecError, {"to": "onnx", **settings}, "expected none with to='onnx'"),
+        (checkpoint, SpecError, {"to": "sdnq", **settings, "samples": 0}, "samples: expected"),
+    ):
+        with pytest.raises(kind, match=said):
+            ditas.export(model, tmp_path / "no", **words)
+    assert not (tmp_path / "no").exists()

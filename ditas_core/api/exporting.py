@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from ..calibration import Calibration
 from ..checkpoints import CheckpointError, find_origin
+from ..exports import FORMS as STOCK
+from ..exports import StockExport, export_stock
 from ..onnx_runtime import STEPS, Exported, export_onnx, graphs
-from ..specs import check_choice
-from .models import Model, checkpoint_of
-from .progress import Progress, check_progress, told
+from ..specs import Recipe, SpecError, check_choice
+from .models import Model, checkpoint_of, full_checkpoint
+from .progress import Progress, check_progress, each_told, told
+from .settings import check_calibration, check_is_recipe
 
-FORMS = ("onnx",)
+FORMS = ("onnx", *STOCK)
 
 
 def export(
@@ -19,21 +24,34 @@ def export(
     *,
     to: str = "onnx",
     modulation: str = "none",
+    recipe: Recipe | None = None,
+    calibration: Calibration | None = None,
+    leave_out: Collection[str] = (),
+    samples: int = 16,
+    steps: int = 20,
     progress: Progress = True,
-) -> Exported:
-    """Write a model, quantized or not, as a folder that other runtimes load; what was written.
+) -> Exported | StockExport:
+    """Write a model as a folder that others load; what was written.
 
-    model       a Checkpoint, a pipeline, or what ``load`` takes; quantized ones become integer
-                products
-    to          "onnx": transformer, decoder, schedule, class names, recipe and card
-    modulation  "none", "w8" (its weights in 8 bits), "w8a8" (and its activations) or "w4"
+    model        a Checkpoint, a pipeline, or what ``load`` takes. For "onnx" quantized or not;
+                 quantized ones become integer products. For all others in full precision
+    to           "onnx": transformer, decoder, schedule, class names, recipe and card. Folders that
+                 stock diffusers loads: "smoothed", the same function with smaller outliers;
+                 "torchao" and "sdnq", quantized in the formats of these libraries
+    modulation   "onnx": "none", "w8" (its weights in 8 bits), "w8a8" (and its activations), "w4"
+    recipe, calibration   the others: what to store, and what it was searched with
+    leave_out    "torchao" and "sdnq": what of the recipe may be missing where the format has no
+                 place for it, "branch" or "divisor" (fc2's of a DiT); what is then stored
+                 otherwise is searched again
+    samples, steps   of the pictures that the SQNR of the card is of
 
-    The folder appears whole or not at all, after its files were checked and compared with torch.
+    The folder appears whole or not at all, with a model card.
 
     Raises:
-        ModuleNotFoundError: the extra ``[onnx]`` is not installed.
+        ModuleNotFoundError: "onnx", and the extra ``[onnx]`` is not installed.
         FileExistsError: the folder exists and is not empty.
-        SpecError: a convention that has no integer product ("paper", "released").
+        SpecError: a recipe that the form cannot hold, with the reason.
+        CheckpointError: a model that is quantized already where it should not be.
 
     >>> import tempfile
     >>> import ditas_core as ditas
@@ -48,10 +66,33 @@ def export(
     check_choice("to", to, FORMS)
     if not isinstance(folder, str | Path) or not str(folder):
         raise CheckpointError(f"folder: expected a path, got {folder!r:.60}")
+    if to in STOCK:
+        if recipe is None:
+            raise SpecError(f"recipe: expected one to store with to={to!r}, got none")
+        check_is_recipe(recipe)
+        if calibration is not None:
+            check_calibration(calibration)
+        if modulation != "none":
+            raise SpecError(f"modulation: expected none with to={to!r}, got {modulation!r:.20}")
+        checkpoint = full_checkpoint(model, progress=progress)
+        with each_told(progress) as tell_each:
+            return export_stock(
+                Path(folder),
+                checkpoint,
+                recipe,
+                calibration,
+                to,
+                leave_out,
+                samples,
+                steps,
+                tell_each,
+            )
+    if recipe is not None or calibration is not None or leave_out:
+        raise SpecError("recipe, calibration, leave_out: expected none with to='onnx'")
     checkpoint = checkpoint_of(model, progress=progress)
     origin = find_origin(checkpoint)
-    recipe = None if origin is None else origin.recipe
+    known = None if origin is None else origin.recipe
     with told(progress, "exporting", len(STEPS)) as tell:
         return export_onnx(
-            Path(folder), checkpoint, recipe, modulation, graphs(), lambda _, done, __: tell(done)
+            Path(folder), checkpoint, known, modulation, graphs(), lambda _, done, __: tell(done)
         )

@@ -46,19 +46,25 @@ def told(progress: Progress, what: str, total: int) -> Iterator[Callable[[int], 
 
 
 @contextmanager
-def fetching(progress: Progress) -> Iterator[Callable[[Fetched], None]]:
-    """What a download is told to: a bar for all its files, another for their conversion."""
+def each_told(progress: Progress) -> Iterator[Callable[[str, int, int], None]]:
+    """A function of (what, done, total): a bar for each thing that is done."""
     with ExitStack() as stack:
         known: list[Any] = ["", 0, None]
 
-        def tell(step: Fetched) -> None:
-            what = step.doing.partition(" ")[0]
-            if known[:2] != [what, step.total]:
+        def tell(what: str, done: int, total: int) -> None:
+            if known[:2] != [what, total]:
                 stack.close()
-                known[:] = [what, step.total, stack.enter_context(told(progress, what, step.total))]
-            known[2](step.done)
+                known[:] = [what, total, stack.enter_context(told(progress, what, total))]
+            known[2](done)
 
         yield tell
+
+
+@contextmanager
+def fetching(progress: Progress) -> Iterator[Callable[[Fetched], None]]:
+    """What a download is told to: a bar for all its files, another for their conversion."""
+    with each_told(progress) as tell:
+        yield lambda step: tell(step.doing.partition(" ")[0], step.done, step.total)
 
 
 @contextmanager

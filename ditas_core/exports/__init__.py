@@ -2,7 +2,7 @@
 
 from .formats import LEAVABLE, QUANTIZED, Stored, fit_recipe
 from .smoothed import foldable_factors, relative_difference, smoothed_transformer
-from .stock import FORMS, StockExport, export_stock
+from .stock import FORMS, StockExport, export_stock, final_latents
 
 __all__ = [
     "FORMS",
@@ -11,6 +11,7 @@ __all__ = [
     "StockExport",
     "Stored",
     "export_stock",
+    "final_latents",
     "fit_recipe",
     "foldable_factors",
     "relative_difference",

@@ -21,7 +21,7 @@ from ..evaluation import interval, sqnr_db
 from ..models import SmoothingGroup, Transformer
 from ..sampling import iterate_latents, spread_labels
 from ..search import SearchSpec, search_group
-from ..specs import Recipe, SamplingSpec, SpecError, check_choice, summarize
+from ..specs import Recipe, SamplingSpec, SpecError, check_choice, check_whole, summarize
 from ..writing import check_new_folder, whole_folder
 from . import sdnq, torchao
 from .card import card_of
@@ -90,6 +90,8 @@ def export_stock(
         CheckpointError: a smoothed transformer that is not the same function.
     """
     check_choice("to", form, FORMS)
+    check_whole("samples", samples, 1, 1000)
+    check_whole("steps", steps, 1, 1000)
     check_new_folder(target)
     if calibration is None and (recipe.needs_calibration or form == "smoothed"):
         raise SpecError("calibration: expected the one the recipe was searched with, got none")
