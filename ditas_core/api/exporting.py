@@ -85,7 +85,7 @@ def export(
                 leave_out,
                 samples,
                 steps,
-                tell_each,
+                lambda event: tell_each(event.what, event.done, event.total),
             )
     if recipe is not None or calibration is not None or leave_out:
         raise SpecError("recipe, calibration, leave_out: expected none with to='onnx'")

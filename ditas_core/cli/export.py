@@ -134,7 +134,7 @@ def export_stock_folder(args: argparse.Namespace) -> Report:
             [word.strip() for word in args.leave_out.split(",") if word.strip()],
             args.samples,
             args.steps,
-            tell,
+            lambda event: tell(event.what, event.done, event.total),
         )
     size = f"wrote {args.out}: {found.bytes / 1e6:.1f} MB, {found.bits:.2f} bits per parameter"
     if found.relative_difference is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from ..artifact import parameter_count
 from ..calibration import Calibration, check_together
 from ..checkpoints import Checkpoint
-from ..conversion import quantize_transformer
+from ..conversion import ConversionProgress, iterate_conversion
 from ..evaluation import interval, sqnr_db
-from ..models import SmoothingGroup, Transformer
+from ..events import result_of
+from ..models import Transformer
 from ..sampling import iterate_latents, spread_labels
 from ..search import SearchSpec, search_group
 from ..specs import Recipe, SamplingSpec, SpecError, check_choice, check_whole, summarize
@@ -26,14 +26,22 @@ from ..writing import check_new_folder, whole_folder
 from . import sdnq, torchao
 from .card import card_of
 from .folder import write_folder
-from .formats import QUANTIZED, Stored, fit_recipe
+from .formats import QUANTIZED, fit_recipe
 from .layers import halve_, narrowed
 from .smoothed import smoothed_transformer
 
 FORMAT = "ditas-export-1"
 FORMS = ("smoothed", *QUANTIZED)
 BATCH = 16
-Told = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """``done`` of ``total`` of what is being done."""
+
+    what: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,31 @@ def export_stock(
     leave_out: Collection[str] = (),
     samples: int = 16,
     steps: int = 20,
-    progress: Told = lambda *_: None,
+    progress: Callable[[ExportProgress], object] | None = None,
 ) -> StockExport:
-    """Write a folder of ``form``: "smoothed", "torchao" or "sdnq".
+    """What ``iterate_export`` comes to; ``progress`` gets each step and may raise to stop."""
+    events = iterate_export(
+        target, checkpoint, recipe, calibration, form, leave_out, samples, steps
+    )
+    return result_of(events, StockExport, progress)
+
+
+def iterate_export(
+    target: Path,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    form: str,
+    leave_out: Collection[str] = (),
+    samples: int = 16,
+    steps: int = 20,
+) -> Iterator[ExportProgress | StockExport]:
+    """Write a folder of ``form``: "smoothed", "torchao" or "sdnq"; progress, then what was written.
 
     checkpoint  in full precision: what is left out is not rounded with, and so the weights are
                 rounded anew
     leave_out   see ``fit_recipe``
     samples, steps   of the pictures that the SQNR is of
-    progress    called with what is being done, how much of it is done, and how much there is
 
     Raises:
         FileExistsError: the folder exists and is not empty.
@@ -97,35 +121,52 @@ def export_stock(
         raise SpecError("calibration: expected the one the recipe was searched with, got none")
     if form == "smoothed":
         assert calibration is not None
-        return export_smoothed(target, checkpoint, recipe, calibration, progress)
-    groups, library = checkpoint.groups, {"torchao": torchao, "sdnq": sdnq}[form]
-    fitted = fit_recipe(recipe, groups, checkpoint.transformer, form, leave_out)
+        yield ExportProgress("smoothing", 0, 1)
+        yield export_smoothed(target, checkpoint, recipe, calibration)
+        return
+    fitted = fit_recipe(recipe, checkpoint.groups, checkpoint.transformer, form, leave_out)
     check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
-    stored = searched_again(checkpoint, fitted, calibration, progress)
-    networks = [
-        quantized(checkpoint, each, calibration, progress)
-        for each in dict.fromkeys((stored.to_json(), recipe.to_json()))
-    ]
+    stored = fitted.recipe
+    for index, name in enumerate(fitted.again):
+        yield ExportProgress("searching", index, len(fitted.again))
+        assert calibration is not None
+        stored = searched_again(checkpoint, stored, name, calibration)
+    networks: list[Transformer] = []
+    for each in [stored] if stored == recipe else [stored, recipe]:
+        kept = calibration if each.needs_calibration else None
+        for event in iterate_conversion(checkpoint, each, kept):
+            if isinstance(event, ConversionProgress):
+                yield ExportProgress("quantizing", event.index, event.total)
+            else:
+                networks.append(event)
     halve_(networks[0])
-    db = measured(checkpoint, networks, samples, steps, progress)
-    make = torchao.torchao_files if form == "torchao" else sdnq.sdnq_files
+    labels = spread_labels(samples, len(checkpoint.class_names))
+    spec = SamplingSpec(steps, checkpoint.family.guidance_scale)
+    drawn: list[Tensor] = []
+    total = (1 + len(networks)) * steps * -(-samples // BATCH)
+    for done, found in enumerate(draw(checkpoint, networks, labels, spec)):
+        if isinstance(found, Tensor):
+            drawn.append(found)
+        yield ExportProgress("measuring", min(done, total), total)
+    db = [spread_of(sqnr_db(drawn[0], latents)) for latents in drawn[1:]]
+    make, version = {
+        "torchao": (torchao.torchao_files, torchao.VERSION),
+        "sdnq": (sdnq.sdnq_files, sdnq.VERSION),
+    }[form]
     tensors, metadata, config = make(networks[0], checkpoint.transformer)
-    progress("writing", 0, 1)
-    parameters = parameter_count(networks[0])
-    found = StockExport(
+    yield ExportProgress("writing", 0, 1)
+    about = StockExport(
         str(target), form, checkpoint.name, summarize(recipe), summarize(stored),
-        fitted.left_out, parameters, 0.0, 0, None, samples, steps, db[0], db[-1],
+        fitted.left_out, parameter_count(networks[0]), 0.0, 0, None, samples, steps, db[0], db[-1],
     )  # fmt: skip
-    return write(target, checkpoint, stored, tensors, metadata, config, found, library.VERSION)
+    yield write(target, checkpoint, stored, tensors, metadata, config, about, version)
 
 
 def export_smoothed(
-    target: Path, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, progress: Told
+    target: Path, checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration
 ) -> StockExport:
-    """See ``export_stock``."""
-    progress("smoothing", 0, 2)
+    """See ``iterate_export``."""
     smoothed, difference = smoothed_transformer(checkpoint, recipe, calibration)
-    progress("writing", 1, 2)
     line = summarize(recipe)
     tensors = {name: narrowed(value) for name, value in smoothed.state_dict().items()}
     parameters = sum(each.numel() for each in smoothed.parameters())
@@ -166,66 +207,29 @@ def write(
 
 
 def searched_again(
-    checkpoint: Checkpoint, fitted: Stored, calibration: Calibration | None, progress: Told
+    checkpoint: Checkpoint, recipe: Recipe, name: str, calibration: Calibration
 ) -> Recipe:
-    """The stored recipe with the alphas of what is stored otherwise than it was searched."""
-    recipe = fitted.recipe
-    by_name: dict[str, SmoothingGroup] = {group.name: group for group in checkpoint.groups}
-    for index, name in enumerate(fitted.again):
-        progress("searching", index, len(fitted.again))
-        layer = recipe.layers[name]
-        method = "ditas" if layer.low_rank.rank else "search"
-        spec = SearchSpec(layer.bits, recipe.convention, method, layer.low_rank)
-        assert calibration is not None
-        found = search_group(checkpoint, by_name[name], calibration, spec)
-        recipe = recipe.with_layer(name, replace(layer, alpha=found.alpha))
-    return recipe
+    """The recipe with the alpha that a search finds for a group as the recipe stores it."""
+    (group,) = (each for each in checkpoint.groups if each.name == name)
+    layer = recipe.layers[name]
+    method = "ditas" if layer.low_rank.rank else "search"
+    spec = SearchSpec(layer.bits, recipe.convention, method, layer.low_rank)
+    found = search_group(checkpoint, group, calibration, spec)
+    return recipe.with_layer(name, replace(layer, alpha=found.alpha))
 
 
-def quantized(
-    checkpoint: Checkpoint, recipe: str, calibration: Calibration | None, progress: Told
-) -> Transformer:
-    """Converted from a recipe's JSON."""
-    parsed = Recipe.from_json(recipe)
-    return quantize_transformer(
-        checkpoint,
-        parsed,
-        calibration if parsed.needs_calibration else None,
-        lambda event: progress("quantizing", event.index, event.total),
-    )
+def draw(
+    checkpoint: Checkpoint, networks: list[Transformer], labels: Tensor, spec: SamplingSpec
+) -> Iterator[Tensor | None]:
+    """None for each step; the final latents of full precision and of each network when it ends."""
+    for network in (checkpoint.transformer, *networks):
+        yield from iterate_final(checkpoint, network, labels, spec)
 
 
-def measured(
-    checkpoint: Checkpoint, networks: list[Transformer], samples: int, steps: int, progress: Told
-) -> list[dict[str, float | None]]:
-    """Latent SQNR of each network against full precision: the same noise and conditions."""
-    labels = spread_labels(samples, len(checkpoint.class_names))
-    spec = SamplingSpec(steps, checkpoint.family.guidance_scale)
-    runs = [checkpoint.transformer, *networks]
-    total = len(runs) * steps * -(-samples // BATCH)
-    done = itertools.count(1)
-    drawn = [
-        final_latents(
-            checkpoint, network, labels, spec, lambda: progress("measuring", next(done), total)
-        )
-        for network in runs
-    ]
-    found = []
-    for latents in drawn[1:]:
-        of = interval(sqnr_db(drawn[0], latents))
-        half = round(of.half_width, 3) if math.isfinite(of.half_width) else None
-        found.append({"mean": round(of.mean, 3), "ci95": half})
-    return found
-
-
-def final_latents(
-    checkpoint: Checkpoint,
-    network: nn.Module,
-    labels: Tensor,
-    spec: SamplingSpec,
-    tell: Callable[[], object] = lambda: None,
-) -> Tensor:
-    """Of every sample, (N, C, H, W); sample i starts from the noise of seed i."""
+def iterate_final(
+    checkpoint: Checkpoint, network: nn.Module, labels: Tensor, spec: SamplingSpec
+) -> Iterator[Tensor | None]:
+    """None for each step, then the latents (N, C, H, W); sample i starts from seed i's noise."""
     parts = []
     for first in range(0, len(labels), BATCH):
         for step in iterate_latents(
@@ -237,7 +241,29 @@ def final_latents(
             first,
             checkpoint.conditions,
         ):
-            tell()
             latents = step.latents
+            yield None
         parts.append(latents)
-    return torch.cat(parts)
+    yield torch.cat(parts)
+
+
+def final_latents(
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    labels: Tensor,
+    spec: SamplingSpec,
+    tell: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """What ``iterate_final`` comes to; ``tell`` is called after each step."""
+    for found in iterate_final(checkpoint, network, labels, spec):
+        if found is not None:
+            return found
+        tell()
+    raise AssertionError
+
+
+def spread_of(values: Tensor) -> dict[str, float | None]:
+    """Mean and half width of the 95 % interval, where there is one."""
+    found = interval(values)
+    half = round(found.half_width, 3) if math.isfinite(found.half_width) else None
+    return {"mean": round(found.mean, 3), "ci95": half}
