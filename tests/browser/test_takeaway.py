@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -87,6 +88,30 @@ def test_every_file_arrives_and_is_what_it_says(watched, backend, folder, axe):
     page.get_by_role("radio", name="W8A8").check()
     expect(page.locator("#take-report")).to_be_disabled()
     expect(page.locator("#snippet")).to_contain_text("W8A8")
+
+
+def test_a_folder_for_other_libraries(watched, folder, axe):
+    """Refused with the words to choose, then made, then there: stock diffusers loads it."""
+    page = watched.open("?tab=takeaway&bits=W4A8")
+    ready(page)
+    expect(page.locator("#take-export")).to_be_disabled()
+    page.get_by_role("radio", name="Quantized, for sdnq").check()
+    page.locator("#start-export").click()
+    expect(toast(page)).to_contain_text("leave out 'divisor'")
+    page.get_by_role("checkbox", name="Inputs that a layer divides itself").check()
+    page.locator("#start-export").click()
+    expect(page.locator("#export-status")).to_have_text(READY, timeout=300_000)
+    expect(page.locator("#take-export")).to_be_enabled()
+    assert axe(page) == []
+    with zipfile.ZipFile(saved(page, "export", folder)) as bundle:
+        assert bundle.testzip() is None
+        bundle.extractall(folder)
+    (made,) = (path for path in folder.glob("*-sdnq") if path.is_dir())
+    about = json.loads((made / "export.json").read_text("utf-8"))
+    assert list(about["left_out"]) == ["divisor"] and about["as_exported_db"]["mean"] > 5
+    assert "sdnq" in (made / "README.md").read_text("utf-8")
+    page.get_by_role("radio", name="Smoothed, for diffusers").check()
+    expect(page.locator("#take-export")).to_be_disabled()
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])

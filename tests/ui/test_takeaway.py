@@ -27,15 +27,23 @@ import torch
 from PIL import Image
 
 from ditas_core.bench.pages import until
+from ditas_core.checkpoints import CheckpointError, load_checkpoint
 from ditas_core.evaluation import interval
 from ditas_core.evaluation.outliers import Half, Measure
 from ditas_core.search import plain_recipe
-from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SamplingSpec
+from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, Recipe, SamplingSpec, SpecError
 from ditas_core.ui import build_app
+from ditas_core.ui.page.bar import BarInputs
 from ditas_core.ui.stored.catalogue import Entry
 from ditas_core.ui.stored.results import PLAIN, SEARCHED, SMOOTHED, Result
 from ditas_core.ui.tabs.compare.job import CompareJob, run_comparison
 from ditas_core.ui.tabs.search.job import job_of, run_search
+from ditas_core.ui.tabs.takeaway.exports import (
+    ExportInputs,
+    Wanted,
+    check_offered,
+    export_zip,
+)
 from ditas_core.ui.tabs.takeaway.files import LARGE, SMALL, Files
 from ditas_core.ui.tabs.takeaway.gather import Taken, gather, source_of
 from ditas_core.ui.tabs.takeaway.report import report_html
@@ -436,3 +444,70 @@ def test_the_report_comes_through_the_interface_too(client):
     report, bundle = (Path(each["value"] if isinstance(each, dict) else each) for each in answer)
     assert report.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert zipfile.is_zipfile(bundle)
+
+
+# folders that other libraries load
+
+
+def zipped(backend: Backend, session: Session, store: Store, wanted: Wanted) -> Path:
+    *_, found = export_zip(backend, session, store, wanted)
+    assert isinstance(found, Path)
+    return found
+
+
+def test_an_export_is_a_stock_folder_in_a_zip(
+    backend: Backend, session: Session, tmp_path: Path
+) -> None:
+    """Made once; of a recipe that nobody has, of a format that cannot hold it, nothing."""
+    store = Store(tmp_path)
+    choice = choice_of(backend, SMOOTHED)
+    path = zipped(backend, session, store, Wanted(choice, "smoothed", ()))
+    with zipfile.ZipFile(path) as bundle:
+        assert bundle.testzip() is None
+        names = {name.split("/", 1)[1] for name in bundle.namelist()}
+        assert {"model_index.json", "README.md", "LICENSE"} - names <= {"LICENSE"}
+        bundle.extractall(tmp_path)
+    loaded = load_checkpoint(tmp_path / path.stem)
+    assert loaded.class_names == backend.checkpoint(choice.model).class_names
+    (again,) = export_zip(backend, session, store, Wanted(choice, "smoothed", ()))
+    assert again == path, "it is there already"
+    with pytest.raises(SpecError, match="of 8 or 16"):  # W4A6
+        list(export_zip(backend, session, store, Wanted(choice, "torchao", ("divisor",))))
+    with pytest.raises(SpecError, match="expected a recipe to export"):
+        list(export_zip(backend, session, store, Wanted(choice_of(backend, "?"), "sdnq", ())))
+    assert not list(Path(store.folder).glob("*/*torchao*"))
+
+
+def test_a_cancelled_export_leaves_nothing(
+    backend: Backend, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    store = Store(tmp_path / "store")
+    choice = replace(choice_of(backend, SMOOTHED), bits=BitWidths(8, 8))
+    events = export_zip(backend, session, store, Wanted(choice, "torchao", ()))
+    said = next(event for event in events if event.part == (2, 2))
+    assert said.text == "searching" and any((tmp_path / "temporary").iterdir())
+    events.close()
+    assert not any((tmp_path / "temporary").iterdir())
+    assert not list(Path(store.folder).glob("*/*.zip"))
+
+
+def test_a_public_page_gives_away_what_it_ships(backend: Backend, tmp_path: Path) -> None:
+    choice = choice_of(backend)
+    mine = bench_of(DEMO, SHORT, HUB, limits=replace(backend.limits, public=True))
+    check_offered(mine, choice)
+    entry = mine.entries[choice.model.key]
+    mine.entries[choice.model.key] = replace(entry, source=str(tmp_path))
+    with pytest.raises(CheckpointError, match="came with this page"):
+        check_offered(mine, choice)
+    mine.limits = replace(mine.limits, public=False)
+    check_offered(mine, choice)
+
+
+def test_what_is_asked_for_is_checked(backend: Backend) -> None:
+    fields = BarInputs(*bar())
+    for form, words in (("onnx", []), ("sdnq", ["fc2"]), ("sdnq", "branch,"), (3, [])):
+        with pytest.raises(SpecError, match="expected"):
+            ExportInputs(form, words, fields).read(backend)
+    assert ExportInputs("sdnq", ["divisor"], fields).read(backend).leave_out == ("divisor",)

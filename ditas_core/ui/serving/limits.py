@@ -30,13 +30,17 @@ class LimitError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The settings, in seconds and bytes. ``job_s`` 0 = no limit."""
+    """The settings, in seconds and bytes. ``job_s`` 0 = no limit.
+
+    public  whether anybody may come: on a Space
+    """
 
     job_s: float = OWN_JOB_S
     places: int = PLACES
     cache_bytes: int = 8 * 2**30
     disk_bytes: int = 300 * 2**20
     body_bytes: int = 2**20
+    public: bool = False
 
 
 def number(environment: Mapping[str, str], name: str, usual: float, low: float) -> float:
@@ -71,4 +75,5 @@ def read_limits(environment: Mapping[str, str] | None = None) -> Limits:
         cache_bytes=int(number(found, "DITAS_CACHE_MB", 8192, LEAST_CACHE_MB) * 2**20),
         disk_bytes=int(number(found, "DITAS_DISK_MB", 300, 1) * 2**20),
         body_bytes=int(number(found, "DITAS_BODY_KB", 1024, 16) * 2**10),
+        public=bool(found.get(SPACE_VARIABLE)),
     )

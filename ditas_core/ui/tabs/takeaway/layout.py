@@ -20,6 +20,7 @@ from ...serving.inputs import Inputs
 from ...visitors.backend import Backend
 from ...visitors.running import Finished, Progress, build_controls, wire_job
 from ...visitors.session import Session
+from .exports import ExportInputs, build_exports, made_already, offered, wire_exports
 from .files import LARGE, SMALL, Files
 from .gather import Taken, gather
 from .pictures import settings_line
@@ -103,11 +104,6 @@ def map_view(files: Files) -> str:
     return shown_picture(files.preview("map"), alt, "The outliers have not been measured yet.")
 
 
-def offered(path: Path | None) -> Any:
-    """A download button with its file, or switched off."""
-    return gr.update(value=None if path is None else str(path), interactive=path is not None)
-
-
 def button(name: str, size: Literal["md", "lg"] = "md") -> gr.DownloadButton:
     return gr.DownloadButton(
         LABELS[name], interactive=False, size=size, elem_id=f"take-{name}", min_width=170
@@ -130,6 +126,7 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
         with gr.Column(min_width=300), gr.Row():
             for name in LARGE:
                 buttons[name] = button(name, "lg")
+    exports = build_exports()
     gr.HTML('<h3 class="card-title">Pictures</h3>', padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -161,9 +158,10 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
     backend.sessions.watchers.append(store.keep_only)
     layer, measure, half = (page.fields.get(name) for name in ("layer", "measure", "half"))
     inputs = TakeInputs(layer, measure, half, page.bar.inputs)
+    wanted = exports.inputs(page.bar.inputs)
     small, large = [buttons[name] for name in SMALL], [buttons[name] for name in LARGE]
 
-    def refresh(session: Session, asked: TakeInputs) -> tuple[Any, ...]:
+    def refresh(session: Session, asked: TakeInputs, exported: ExportInputs) -> tuple[Any, ...]:
         files = Files(store, asked.read(backend, session), session.key)
         files.make_small()
         made = files.path("report") is not None
@@ -174,6 +172,7 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
             map_view(files),
             status(MADE, "done") if made else status(IDLE),
             *(offered(files.path(name)) for name in (*SMALL, *LARGE)),
+            offered(made_already(backend, session, store, exported)),
         )
 
     def work(session: Session, link: Any, asked: TakeInputs) -> Iterator[Progress | Finished]:
@@ -184,8 +183,15 @@ def build_takeaway(backend: Backend, page: Page) -> View | None:
         yield Finished(MADE, tuple(offered(files.path(name)) for name in LARGE))
 
     running = wire_job(backend, controls, work, [page.link, inputs], large, api_name="takeaway")
-    page.actions["takeaway"] = [running.success, *(each.click for each in buttons.values())]
-    return View(refresh, [inputs], [about, code, sheet, heatmap, controls.line, *small, *large])
+    exporting = wire_exports(backend, exports, store, page.bar.inputs)
+    taken = [exports.button, *buttons.values()]
+    page.actions["takeaway"] = [
+        running.success,
+        exporting.success,
+        *(each.click for each in taken),
+    ]
+    shown = [about, code, sheet, heatmap, controls.line, *small, *large, exports.button]
+    return View(refresh, [inputs, wanted], shown)
 
 
 TAB = Tab("takeaway", "Take away", build_takeaway)
