@@ -5,6 +5,7 @@
 # make slow   the tests that take longer
 # make pictures  the animation of the page in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
+# make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)
 # make processors  every numeric test under each set of instructions that the processor has
 # make audit  the pinned versions against the advisories of the package index (needs the network)
 # make hosting  the page as a Space hosts it: offline, read-only, 16 GB and 2 threads, ZeroGPU
@@ -20,7 +21,7 @@ CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 PROCESSORS_ARGS ?=
 
-.PHONY: help app test thorough rest browser pictures slow stock processors hosting pins audit lint format chromium axe clean
+.PHONY: help app test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -52,6 +53,9 @@ stock: $(VENV)/stock
 	PYTHONPATH=$(VENV)/stock $(PY) -m pytest tests/test_api.py tests/test_pixart.py tests/test_captions.py \
 	  -k "stock_pipelines or text_conditioned or whole_pipeline" $(PYTEST_ARGS)
 
+formats: $(VENV)/.installed-dev
+	$(PY) -m pytest tests/formats $(PYTEST_ARGS)
+
 processors: $(VENV)/.installed-dev
 	$(PY) tests/processors.py $(PROCESSORS_ARGS)
 
@@ -76,7 +80,7 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff format --quiet .
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit tests/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit .venv-formats tests/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call apt,PACKAGES): install through apt where this user may; false where not

@@ -97,7 +97,7 @@ def test_a_folder_for_other_libraries(watched, folder, axe):
     expect(page.locator("#take-export")).to_be_disabled()
     page.get_by_role("radio", name="Quantized, for sdnq").check()
     page.locator("#start-export").click()
-    expect(toast(page)).to_contain_text("leave out 'divisor'")
+    toast(page, "leave out 'divisor'")
     page.get_by_role("checkbox", name="Inputs that a layer divides itself").check()
     page.locator("#start-export").click()
     expect(page.locator("#export-status")).to_have_text(READY, timeout=300_000)
