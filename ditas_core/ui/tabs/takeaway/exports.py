@@ -16,7 +16,7 @@ from ....checkpoints import Checkpoint, CheckpointError
 from ....exports import LEAVABLE, QUANTIZED, ExportProgress, fit_recipe, iterate_export
 from ....specs import Recipe, SpecError, check_choice
 from ...page.bar import BarInputs
-from ...page.glossary import explained
+from ...page.glossary import lead
 from ...serving.inputs import Inputs
 from ...stored.catalogue import ASSETS, Entry
 from ...visitors.backend import Backend, Choice
@@ -179,7 +179,7 @@ def offered(path: Path | None) -> Any:
 def build_exports() -> ExportParts:
     """Lay out the section."""
     gr.HTML('<h3 class="card-title">For other libraries</h3>', padding=False)
-    gr.HTML(f'<p class="note">{explained(LEAD)}</p>', padding=False)
+    gr.HTML(lead(LEAD), padding=False)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             form = gr.Radio(
@@ -192,7 +192,7 @@ def build_exports() -> ExportParts:
                 elem_id="export-leave-out",
             )
         with gr.Column(min_width=300):
-            controls = build_controls("export", "Make the folder", IDLE)
+            controls = build_controls("export", "Make folder", IDLE)
             button = gr.DownloadButton(
                 "Folder (zip)", interactive=False, elem_id="take-export", min_width=170
             )
