@@ -341,6 +341,25 @@ def test_what_sdnq_stores(
             assert torch.allclose(product, layer.up @ layer.down, atol=1e-6)
 
 
+@pytest.mark.parametrize(("form", "modulation"), [("torchao", "w8a8"), ("sdnq", "w4")])
+def test_a_modulation_in_few_bits_is_held(
+    random_checkpoint: Checkpoint, tmp_path: Path, form: str, modulation: str
+) -> None:
+    plain = plain_recipe(random_checkpoint, BitWidths(4, 8), "integer")
+    sizes = []
+    for how in ("none", modulation):
+        out = tmp_path / how
+        asked = replace(plain, modulation=how)
+        found = export_stock(out, random_checkpoint, asked, None, form, samples=2, steps=2)
+        sizes.append(found.bits)
+    path = "transformer_blocks.0.norm1.linear"
+    last = "._weight_qdata" if form == "torchao" else ".zero_point"
+    assert f"{path}{last}" in file_of(out) and f"{path}.weight" not in (
+        file_of(out) if form == "torchao" else []
+    )
+    assert sizes[1] < sizes[0] and f"modulation {modulation}" in found.stored
+
+
 @pytest.mark.parametrize("bits", PACKED)
 def test_packed_codes_lose_nothing(bits: int) -> None:
     """Every code in every place makes another row of bytes."""
@@ -441,7 +460,9 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: Any) -> None:
     path.write_text(plain_recipe(checkpoint, BitWidths(4, 6), "integer").to_json())
     assert main([*words, "--recipe", str(path)]) == 2
     assert "W4A6" in capsys.readouterr().err
-    assert main([*words, "--recipe", str(path), "--modulation", "w8"]) == 2
+    smooth = ["smoothed" if word == "sdnq" else word for word in words]
+    assert main([*smooth, "--recipe", str(path), "--modulation", "w8"]) == 2
+    assert "rounds nothing" in capsys.readouterr().err
     assert main(["export", str(base), "--to", "onnx", "--recipe", str(path), "--out", "x"]) == 2
     assert not (tmp_path / "out").exists()
 

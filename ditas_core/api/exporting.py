@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from ..calibration import Calibration
@@ -38,7 +39,8 @@ def export(
     to           "onnx": transformer, decoder, schedule, class names, recipe and card. Folders that
                  stock diffusers loads: "smoothed", the same function with smaller outliers;
                  "torchao" and "sdnq", quantized in the formats of these libraries
-    modulation   "onnx": "none", "w8" (its weights in 8 bits), "w8a8" (and its activations), "w4"
+    modulation   "none", "w8" (its weights in 8 bits), "w8a8" (and its activations), "w4"; not of
+                 "smoothed"
     recipe, calibration   the others: what to store, and what it was searched with
     leave_out    "torchao" and "sdnq": what of the recipe may be missing where the format has no
                  place for it, "branch" or "divisor" (fc2's of a DiT); what is then stored
@@ -73,7 +75,11 @@ def export(
         if calibration is not None:
             check_calibration(calibration)
         if modulation != "none":
-            raise SpecError(f"modulation: expected none with to={to!r}, got {modulation!r:.20}")
+            if to == "smoothed":
+                raise SpecError(
+                    "modulation: expected none with to='smoothed', which rounds nothing"
+                )
+            recipe = replace(recipe, modulation=modulation)
         checkpoint = full_checkpoint(model, progress=progress)
         with each_told(progress) as tell_each:
             return export_stock(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,9 +118,13 @@ def export_stock_folder(args: argparse.Namespace) -> Report:
 
     if args.recipe is None:
         raise ValueError(f"export: expected --recipe FILE with --to {args.to}, got none")
-    if args.modulation != "none":
-        raise ValueError(f"export: expected --modulation with --to onnx, got it with {args.to}")
+    if args.modulation != "none" and args.to == "smoothed":
+        raise ValueError(
+            "export: expected no --modulation with --to smoothed, which rounds nothing"
+        )
     recipe = Recipe.load(args.recipe)
+    if args.modulation != "none":
+        recipe = replace(recipe, modulation=args.modulation)
     check_new_folder(args.out)
     checkpoint = load(args)
     calibration = find_calibration(args, recipe)

@@ -10,6 +10,8 @@
 (fc2 of a DiT). Weights are per channel or in groups, asymmetric; those of an Int8Tensor symmetric,
 as its product knows no zero point of the weight. Activations are asymmetric per token everywhere.
 
+A recipe's modulation is held by both.
+
 Sources: torchao 0.18 (``quantize_/workflows``), sdnq 0.2.8 (``layers/linear``, ``dequantizer``),
 diffusers 0.42.1 (``quantizers``).
 """
@@ -19,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from ..models import Absorber, SmoothingGroup, Transformer, get_linear
+from ..models import Absorber, SmoothingGroup, Transformer, family_of, get_linear
 from ..specs import (
     FULL_PRECISION_BITS,
+    MODULATIONS,
     BitWidths,
     Granularity,
     LayerRecipe,
@@ -171,11 +174,20 @@ def check_convention(
                 "with groups and A16"
             )
         for path, inputs in widths(groups, transformer):
-            if inputs % weight.group_size and inputs > weight.group_size:
-                raise SpecError(
-                    f"{form}: expected groups that divide the inputs, got {inputs} of {path} in "
-                    f"groups of {weight.group_size}"
-                )
+            check_groups(form, path, inputs, weight.group_size)
+    modulation = MODULATIONS[recipe.modulation]
+    size = 0 if modulation is None else get_convention(modulation[1]).weight.group_size
+    for path in family_of(transformer).modulations(transformer):
+        check_groups(form, path, get_linear(transformer, path).in_features, size)
+
+
+def check_groups(form: str, path: str, inputs: int, size: int) -> None:
+    """Raise SpecError unless groups of so many inputs (0: no groups) are all of one size."""
+    if 0 < size < inputs and inputs % size:
+        raise SpecError(
+            f"{form}: expected groups that divide the inputs, got {inputs} of {path} in groups of "
+            f"{size}"
+        )
 
 
 def widths(

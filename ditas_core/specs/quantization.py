@@ -310,7 +310,6 @@ SYMMETRIC = replace(
     name="integer-symmetric",
     summary="weights per output channel, symmetric, activations per token: torchao's int8 product",
     weight=QuantizerSpec(8, True, Granularity.PER_CHANNEL),
-    only_simulated="its weights are symmetric, as torchao stores them, which multiplies them",
 )
 """What ``export --to torchao`` stores of W8A8; no preset, as ``integer`` is finer."""
 

@@ -35,9 +35,9 @@ of the same error, of which a run of 20 steps has many."""
 FORMS = {
     "torchao": ("torchao", "W8A8", "integer", "search", ()),
     "torchao-4": ("torchao", "W4A8", "integer-g64", "ditas", ("branch", "divisor")),
-    "torchao-weights": ("torchao", "W4A16", "integer-g64", "search", ("divisor",)),
+    "torchao-weights w8a8": ("torchao", "W4A16", "integer-g64", "search", ("divisor",)),
     "sdnq": ("sdnq", "W8A8", "integer", "ditas", ("divisor",)),
-    "sdnq-4": ("sdnq", "W4A8", "integer", "ditas", ("divisor",)),
+    "sdnq-4 w8": ("sdnq", "W4A8", "integer", "ditas", ("divisor",)),
     "sdnq-weights": ("sdnq", "W3A16", "integer-g64", "ditas", ("divisor",)),
 }
 
@@ -93,6 +93,7 @@ def test_the_library_alone_draws_what_the_export_says(
     found = search(
         base.checkpoint, base.calibration, SearchSpec(BitWidths.parse(bits), convention, method)
     )
+    found = replace(found, modulation=[*name.split(), "none"][1])
     out = tmp_path / "out"
     said = export_stock(
         out, base.checkpoint, found, base.calibration, form, leave_out, SAMPLES, STEPS
