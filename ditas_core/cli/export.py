@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..specs import MODULATIONS
 from .loading import CHECKPOINT, add_loading
+from .web import add_web, run_web
 
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
     from .commands import Report
 
-FORMS = ("onnx",)
+FORMS = ("onnx", "web")
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +27,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         choices=FORMS,
         required=True,
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
-        "transformer multiplies integers",
+        "transformer multiplies integers; web: a static site that draws in the visitor's browser, in "
+        "full precision and at several bit-widths",
     )
     add_modulation(parser)
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_web(parser)
 
 
 def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none") -> None:
@@ -45,6 +48,8 @@ def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none"
 
 def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what the check found."""
+    if args.to == "web":
+        return run_web(args)
     from ..onnx_runtime import STEPS, check_installed, export_onnx, graphs
     from ..writing import check_new_folder
     from .commands import say
