@@ -27,8 +27,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         choices=FORMS,
         required=True,
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
-        "transformer multiplies integers; web: a static site that draws in the visitor's browser, in "
-        "full precision and at several bit-widths",
+        "transformer multiplies integers; web: a static site that draws in the visitor's browser, "
+        "in full precision and at several bit-widths",
     )
     add_modulation(parser)
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")

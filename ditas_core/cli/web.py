@@ -36,6 +36,9 @@ def add_web(parser: argparse.ArgumentParser) -> None:
         help=f"to search with; default: a new one of {SAMPLES} samples and {STEPS} steps",
     )
     group.add_argument(
+        "--open", default="0", metavar="CLASS", help="that the page opens on (%(default)s)"
+    )
+    group.add_argument(
         "--guidance", type=float, default=2.5, help="that the page opens on (%(default)s)"
     )
     group.add_argument(
@@ -59,9 +62,9 @@ def run_web(args: argparse.Namespace) -> Report:
     check_installed()
     check_new_folder(args.out)
     bits = tuple(each.strip() for each in args.bits.split(",") if each.strip())
-    settings = Settings(bits, args.convention, args.guidance)
+    settings = Settings(bits, args.convention, opened=args.open, guidance_scale=args.guidance)
     checkpoint = load(args)
-    check_site(checkpoint)
+    check_site(checkpoint, settings)
     runtime = fetch_runtime(own_cache() / "web", args.runtime)
     calibration = calibration_for(args, checkpoint)
     with bar("making the site", 2 * len(settings.widths) + 5) as shown:

@@ -41,7 +41,8 @@ from ..onnx_runtime import (
     write_model,
 )
 from ..sampling import decode_latents, sample_latents, spread_labels
-from ..specs import BitWidths, SamplingSpec, SpecError, check_number, get_convention, summarize
+from ..smoothing import ALPHA_GRID
+from ..specs import BitWidths, SamplingSpec, SpecError, get_convention, summarize
 from ..writing import check_new_folder, whole_folder
 from .card import readme
 from .offers import FULL, METHODS, Offer, graph_of, loud_group, offers_of, transformer_of
@@ -56,7 +57,6 @@ DECODER_DB = 45.0
 """PSNR that the decoder in 8 bits must reach; below it is stored in half precision."""
 LARGEST_FULL = 2**30
 """Bytes of a full-precision transformer that a browser is offered."""
-EXAMPLES = 8
 Told = Callable[[str, int, int], object]
 
 
@@ -64,15 +64,18 @@ Told = Callable[[str, int, int], object]
 class Settings:
     """What a site offers.
 
-    bits       of weights and activations, W4A8 and so on; the first is opened on
-    guidance   of classifier-free guidance that the page opens on
+    bits        of weights and activations, W4A8 and so on
+    grid        strengths of smoothing that the searches try
+    opened      class that the page opens on, as are the first bits and the three numbers
     """
 
     bits: tuple[str, ...] = ("W4A8", "W8A8", "W3A8")
     convention: str = "integer"
+    grid: tuple[float, ...] = ALPHA_GRID
+    opened: str = "0"
     guidance_scale: float = 2.5
     steps: int = 20
-    seed: int = 0
+    seed: int = 7
 
     def __post_init__(self) -> None:
         if not self.bits:
@@ -81,7 +84,7 @@ class Settings:
             reason = why_not_integer(*get_convention(self.convention).quantizers(bits))
             if reason:
                 raise SpecError(f"convention: expected one that runs in integers, got {reason}")
-        check_number("guidance_scale", self.guidance_scale, 0, 50)
+        SamplingSpec(self.steps, self.guidance_scale)
 
     @property
     def widths(self) -> tuple[BitWidths, ...]:
@@ -108,14 +111,20 @@ class Made:
     code: int
 
 
-def check_site(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where no site can be made of a checkpoint, before long work."""
+def check_site(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Raise CheckpointError where no such site can be made of a checkpoint, before long work."""
     if checkpoint.captions is not None:
         raise CheckpointError(
             "site: expected a model of classes, got one of captions, whose text encoder is larger "
             "than what a page can load"
         )
-    schedule_tables(checkpoint)
+    checkpoint.class_index(settings.opened)
+    offered = schedule_tables(checkpoint)["steps"]
+    if str(settings.steps) not in offered:
+        raise CheckpointError(
+            f"steps: expected one of {', '.join(offered)}, which the page offers, got "
+            f"{settings.steps}"
+        )
 
 
 def make_site(
@@ -123,7 +132,7 @@ def make_site(
     checkpoint: Checkpoint,
     calibration: Calibration,
     runtime: Path,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = Settings(),
     cache: Path | None = None,
     story: str = "",
     progress: Told = lambda *_: None,
@@ -143,7 +152,7 @@ def make_site(
     """
     check_installed()
     check_new_folder(target)
-    check_site(checkpoint)
+    check_site(checkpoint, settings)
     check_together(checkpoint, calibration)
     total, done = 2 * len(settings.widths) + 5, 0
 
@@ -158,7 +167,9 @@ def make_site(
         graph = traced(checkpoint, cache)
         begin("searching")
         offers = []
-        for offer in offers_of(checkpoint, calibration, settings.widths, settings.convention):
+        for offer in offers_of(
+            checkpoint, calibration, settings.widths, settings.convention, settings.grid
+        ):
             offers.append(offer)
             if offer.method == "plain":
                 begin(f"searching {offer.bits}")
@@ -288,11 +299,11 @@ def about(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
         "licence": checkpoint.licence,
         "fingerprint": checkpoint.fingerprint,
         "classes": list(names),
-        "examples": spread_labels(EXAMPLES, len(names)).tolist(),
         "null": null_class(checkpoint.transformer),
         "latent": list(checkpoint.latent_shape),
         "pixels": checkpoint.image_size,
         "open": {
+            "class": checkpoint.class_index(settings.opened),
             "bits": str(settings.widths[0]),
             "guidance": settings.guidance_scale,
             "steps": settings.steps,

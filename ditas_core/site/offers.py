@@ -45,12 +45,16 @@ class Offer:
 
 
 def offers_of(
-    checkpoint: Checkpoint, calibration: Calibration, bits: Sequence[BitWidths], convention: str
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    bits: Sequence[BitWidths],
+    convention: str,
+    grid: tuple[float, ...],
 ) -> Iterator[Offer]:
-    """Full precision first, then both methods at every bit-width; a search each."""
+    """Full precision first, then both methods at every bit-width; a search each, over the grid."""
     yield Offer(FULL, "", "", None)
     for each in bits:
-        spec = SearchSpec(each, convention, "ditas")
+        spec = SearchSpec(each, convention, "ditas", grid=grid)
         yield Offer(f"{each}-plain", str(each), "plain", plain_recipe(checkpoint, each, convention))
         yield Offer(f"{each}-ditas", str(each), "ditas", search(checkpoint, calibration, spec))
 
@@ -58,9 +62,9 @@ def offers_of(
 def loud_group(
     checkpoint: Checkpoint, calibration: Calibration, offers: Sequence[Offer]
 ) -> SmoothingGroup:
-    """The group whose outliers smoothing calms most, as DiTAS does it at the fewest bits."""
+    """The group whose outliers smoothing calms most, as DiTAS does it at the first bits."""
     recipes = [offer.recipe for offer in offers if offer.recipe and offer.method == "ditas"]
-    alphas = {name: layer.alpha for name, layer in recipes[-1].layers.items()} if recipes else {}
+    alphas = {name: layer.alpha for name, layer in recipes[0].layers.items()} if recipes else {}
     ranking = outlier_atlas(checkpoint, calibration).ranking(alphas)
     chosen = max(ranking, key=lambda rank: rank.strength - rank.smoothed)
     return next(group for group in checkpoint.groups if group.name == chosen.layer)

@@ -18,7 +18,10 @@ from pathlib import Path
 from ..writing import whole_folder
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+INTEGRITY = (
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02V"
+    "b7QmRMDs1SigqR4CXAfKYQ=="
+)
 SCRIPT, GLUE, BINARY = (
     "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm",
 )  # fmt: skip
@@ -43,7 +46,7 @@ def registry() -> str:
 def fetch_runtime(cache: Path, archive: Path | None = None) -> Path:
     """A folder with ``FILES``, fetched unless ``cache`` has them already.
 
-    archive  the package as ``npm pack onnxruntime-web@VERSION`` leaves it, where there is no network
+    archive  what ``npm pack onnxruntime-web@VERSION`` leaves, where there is no network
 
     Raises:
         RuntimeMissing: no network, or an archive other than the pinned one.

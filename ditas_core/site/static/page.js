@@ -70,7 +70,7 @@ function build() {
   $("seed").value = site.open.seed;
   $("guidance").value = site.open.guidance;
   $("steps").value = site.open.steps;
-  $("class").value = site.examples[0];
+  $("class").value = site.open.class;
   restore();
   $("facts").textContent =
     `${site.name}, ${site.pixels} px, ${site.classes.length} classes; licence ${site.licence || "not stated"}. ` +
