@@ -45,6 +45,12 @@ KEYS = ["full", "W4A8-plain", "W4A8-ditas", "W8A8-plain", "W8A8-ditas"]
 
 
 @pytest.fixture(scope="module")
+def small(stock: Path) -> Checkpoint:
+    """The random checkpoint as it is loaded."""
+    return load_checkpoint(str(stock))
+
+
+@pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("graphs")
 
@@ -60,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(
-    random_checkpoint: Checkpoint,
+    small: Checkpoint,
     random_calibration: Calibration,
     files: Path,
     graphs: Path,
@@ -69,7 +75,7 @@ def made(
     folder = tmp_path_factory.mktemp("made") / "site"
     told: list[tuple[str, int, int]] = []
     report = make_site(
-        folder, random_checkpoint, random_calibration, files, SMALL, graphs,
+        folder, small, random_calibration, files, SMALL, graphs,
         story="<p>told</p>", progress=lambda *event: told.append(event),
     )  # fmt: skip
     assert [done for _, done, _ in told] == list(range(len(told)))
@@ -107,16 +113,16 @@ def test_the_folder_is_complete_and_nothing_else(made: Path) -> None:
     assert set(kept["files"]) == {"./"} | found - models - {"README.md", "worker-files.js"}
 
 
-def test_what_a_site_says_of_its_model(made: Path, random_checkpoint: Checkpoint) -> None:
+def test_what_a_site_says_of_its_model(made: Path, small: Checkpoint) -> None:
     manifest = manifest_of(made)
-    assert manifest["classes"] == list(random_checkpoint.class_names)
+    assert manifest["classes"] == list(small.class_names)
     assert manifest["null"] == 1000 and manifest["latent"] == [4, 8, 8] and manifest["pixels"] == 16
-    assert manifest["fingerprint"] == random_checkpoint.fingerprint
+    assert manifest["fingerprint"] == small.fingerprint
     assert manifest["open"] == {
         "class": 0, "bits": "W4A8", "guidance": 2.5, "steps": 10, "seed": 7,
     }  # fmt: skip
     front = (made / "README.md").read_text(encoding="utf-8").split("---")[1]
-    assert "sdk: static" in front and "app_file: index.html" in front and 'license: "none"' in front
+    assert "sdk: static" in front and "app_file: index.html" in front and 'license: "mit"' in front
     for header in ("cross-origin-embedder-policy: require-corp", "opener-policy: same-origin"):
         assert header in front
     short = re.search("short_description: (.*)", front)
@@ -124,21 +130,21 @@ def test_what_a_site_says_of_its_model(made: Path, random_checkpoint: Checkpoint
 
 
 def test_every_model_of_a_site_computes_what_torch_does(
-    made: Path, random_checkpoint: Checkpoint, random_calibration: Calibration
+    made: Path, small: Checkpoint, random_calibration: Calibration
 ) -> None:
     manifest = manifest_of(made)
-    offers = list(offers_of(random_checkpoint, random_calibration, SMALL.widths, "integer", (0.5,)))
-    group = loud_group(random_checkpoint, random_calibration, offers)
+    offers = list(offers_of(small, random_calibration, SMALL.widths, "integer", (0.5,)))
+    group = loud_group(small, random_calibration, offers)
     assert manifest["watched"]["title"] == group.title
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    labels = class_conditions(random_checkpoint.transformer, torch.tensor([2]))["class_labels"]
+    labels = class_conditions(small.transformer, torch.tensor([2]))["class_labels"]
     feeds = {
         "hidden_states": latents.numpy(),
         "timestep": torch.tensor([400.0, 400.0]).numpy(),
         "class_labels": labels.numpy(),
     }
     for offer, entry in zip(offers, manifest["models"], strict=True):
-        transformer = transformer_of(random_checkpoint, random_calibration, offer)
+        transformer = transformer_of(small, random_calibration, offer)
         session = onnxruntime.InferenceSession(graph_in(made, entry["file"]))
         sample, absmax = session.run(["sample", ABSMAX], feeds)
         expected = transformer(
@@ -152,18 +158,18 @@ def test_every_model_of_a_site_computes_what_torch_does(
 @pytest.mark.parametrize("kind", ["qkv", "proj", "fc1", "fc2"])
 @pytest.mark.parametrize("key", ["full", "W8A8-plain", "W8A8-ditas"])
 def test_channel_maxima_are_those_of_what_a_layer_rounds(
-    random_checkpoint: Checkpoint,
+    small: Checkpoint,
     random_calibration: Calibration,
     graphs: Path,
     kind: str,
     key: str,
 ) -> None:
     """fc2 is divided on the fly, the others before."""
-    offers = offers_of(random_checkpoint, random_calibration, (BitWidths(8, 8),), "integer", (0.5,))
+    offers = offers_of(small, random_calibration, (BitWidths(8, 8),), "integer", (0.5,))
     offer = next(each for each in offers if each.key == key)
-    transformer = transformer_of(random_checkpoint, random_calibration, offer)
-    group = next(each for each in random_checkpoint.groups if each.name == f"1.{kind}")
-    _, model = graph_of(traced(random_checkpoint, graphs), transformer, group)
+    transformer = transformer_of(small, random_calibration, offer)
+    group = next(each for each in small.groups if each.name == f"1.{kind}")
+    _, model = graph_of(traced(small, graphs), transformer, group)
     layer = transformer.get_submodule(group.layers[0])
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -325,7 +331,7 @@ def test_nothing_is_asked_of_another_host() -> None:
 
 
 def test_it_is_whole_or_absent(
-    random_checkpoint: Checkpoint,
+    small: Checkpoint,
     random_calibration: Calibration,
     files: Path,
     graphs: Path,
@@ -334,19 +340,19 @@ def test_it_is_whole_or_absent(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").write_text("x")
     with pytest.raises(FileExistsError, match="new or empty folder"):
-        make_site(tmp_path / "taken", random_checkpoint, random_calibration, files, SMALL, graphs)
+        make_site(tmp_path / "taken", small, random_calibration, files, SMALL, graphs)
     half = tmp_path / "half"
     shutil.copytree(files, half)
     (half / runtime.GLUE).unlink()
     with pytest.raises(FileNotFoundError):
-        make_site(tmp_path / "site", random_checkpoint, random_calibration, half, SMALL, graphs)
+        make_site(tmp_path / "site", small, random_calibration, half, SMALL, graphs)
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "half"}
 
 
 def test_what_no_site_can_be_made_of_is_refused_by_name(
-    random_checkpoint: Checkpoint, random_calibration: Calibration, files: Path, tmp_path: Path
+    small: Checkpoint, random_calibration: Calibration, files: Path, tmp_path: Path
 ) -> None:
-    captioned = load_checkpoint(str(save_tiny_pixart(tmp_path / "pixart")))
+    captioned = load_checkpoint(str(save_tiny_pixart(tmp_path / "pixart", False)))
     out = tmp_path / "site"
     for checkpoint, reason in (
         (captioned, "a model of classes"),
@@ -355,9 +361,9 @@ def test_what_no_site_can_be_made_of_is_refused_by_name(
         with pytest.raises(CheckpointError, match=reason):
             make_site(out, checkpoint, random_calibration, files, SMALL)
     with pytest.raises(CheckpointError, match="class: expected a name"):
-        make_site(out, random_checkpoint, random_calibration, files, replace(SMALL, opened="yeti"))
+        make_site(out, small, random_calibration, files, replace(SMALL, opened="yeti"))
     with pytest.raises(CheckpointError, match="steps: expected one of 10, 20"):
-        make_site(out, random_checkpoint, random_calibration, files, replace(SMALL, steps=15))
+        make_site(out, small, random_calibration, files, replace(SMALL, steps=15))
     for options, reason in (
         ({"bits": ()}, "at least one width"),
         ({"bits": ("W9A8",)}, "weight bits"),

@@ -17,6 +17,7 @@ BENCHES = {
     "load": "many visitors, cancels, closed tabs, long days: what stays as it was",
     "page": "how quickly the page answers in a browser",
     "forward": "one forward pass in every way a CPU offers: milliseconds, SQNR, sizes",
+    "site": "the static site in a browser: what it weighs, how soon it draws",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",
 }
 
