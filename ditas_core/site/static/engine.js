@@ -1,7 +1,8 @@
 // The worker: fetches models, runs them with onnxruntime-web, tells the page every step.
 //
-// in   {kind: "draw", job, keys, label, seed, steps, guidance} | {kind: "stop"}
-// out  {kind: "fetched", job, loaded, total} | {kind: "ready", job}
+// in   {kind: "warm"}: runtime and decoder, while the visitor still chooses
+//      {kind: "draw", job, keys, label, seed, steps, guidance} | {kind: "stop"}
+// out  {kind: "warmed"} | {kind: "fetched", job, loaded, total} | {kind: "ready", job}
 //      {kind: "step", job, key, step, of, ms, pixels, absmax}
 //      {kind: "drawn", job, key, pixels, latents, ms} | {kind: "done", job} | {kind: "failed", job, text}
 
@@ -13,8 +14,8 @@ const KEPT = 4; // sessions, so that a phone's memory is not filled
 const here = new URL("./", import.meta.url).href;
 const sessions = new Map();
 let manifest = null;
-let started = null;
 let current = 0;
+let busy = Promise.resolve(); // one thing after the other
 
 /** The bytes at an address, unpacked where they are compressed; told(loaded) as they come. */
 async function fetched(address, told) {
@@ -36,10 +37,10 @@ async function fetched(address, told) {
 }
 
 async function start() {
-  manifest = await (await fetch(new URL("manifest.json", here))).json();
   ort.env.wasm.wasmPaths = { mjs: `${here}runtime/ort-wasm-simd-threaded.mjs` };
   ort.env.wasm.numThreads = self.crossOriginIsolated
     ? Math.min(4, Math.max(1, navigator.hardwareConcurrency >> 1)) : 1;
+  return (await fetch(new URL("manifest.json", here))).json();
 }
 
 async function session(key, address, told) {
@@ -55,8 +56,7 @@ async function session(key, address, told) {
 
 /** Everything that these models need; one after the other, as memory is short on phones. */
 async function prepare(job, models) {
-  started ??= start();
-  await started;
+  manifest ??= await start();
   const files = models(manifest);
   const wanted = files.filter(([key]) => !sessions.has(key));
   const binary = ort.env.wasm.wasmBinary ? 0 : manifest.runtime.bytes;
@@ -99,6 +99,7 @@ function runner(model, entry, label) {
 }
 
 async function draw({ job, keys, label, seed, steps, guidance }) {
+  if (job !== current) return;
   const found = await prepare(job, ({ models, decoder }) => [
     ["decoder", decoder],
     ...keys.map((key) => [key, models.find((each) => each.key === key)]),
@@ -134,12 +135,16 @@ async function draw({ job, keys, label, seed, steps, guidance }) {
   self.postMessage({ kind: "done", job });
 }
 
-self.onmessage = async ({ data }) => {
-  current = data.kind === "draw" ? data.job : 0;
-  if (data.kind !== "draw") return;
-  try {
-    await draw(data);
-  } catch (error) {
-    self.postMessage({ kind: "failed", job: data.job, text: String(error?.message ?? error) });
-  }
+async function warm() {
+  await prepare(0, ({ decoder }) => [["decoder", decoder]]);
+  self.postMessage({ kind: "warmed" });
+}
+
+self.onmessage = ({ data }) => {
+  if (data.kind !== "warm") current = data.kind === "draw" ? data.job : 0;
+  if (data.kind === "stop") return;
+  const job = data.job ?? 0;
+  busy = busy.then(() => (data.kind === "warm" ? warm() : draw(data))).catch((error) => {
+    self.postMessage({ kind: "failed", job, text: String(error?.message ?? error) });
+  });
 };

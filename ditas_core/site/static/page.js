@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const readable = (name) => name.replaceAll("-", " ");
 
-let site, engine, job = 0, run = null;
+let site, engine, job = 0, run = null, warm = false;
 const loaded = new Set();
 
 /** What this browser lacks; "" where it can draw. */
@@ -91,7 +91,7 @@ function keys() {
 
 /** Bytes that drawing would still fetch. */
 function missing(wanted) {
-  const shared = loaded.size ? 0 : site.runtime.bytes + site.decoder.bytes;
+  const shared = warm ? 0 : site.runtime.bytes + site.decoder.bytes;
   return wanted.filter((key) => !loaded.has(key))
     .reduce((sum, key) => sum + entry(key).bytes, shared);
 }
@@ -107,9 +107,8 @@ function changed() {
   $("guidance-value").textContent = Number($("guidance").value).toFixed(1);
   const bytes = missing(wanted);
   $("cost").textContent = !wanted.length ? "Choose at least one model."
-    : bytes ? `${megabytes(bytes)} to load first, with the runtime and the decoder.` : "";
-  if (loaded.size && bytes) $("cost").textContent = `${megabytes(bytes)} to load first.`;
-  $("draw").disabled = !wanted.length;
+    : bytes ? `${megabytes(bytes)} to load first.` : "";
+  $("draw").disabled = !wanted.length || drawing();
   const state = new URLSearchParams({
     class: site.classes[$("class").value], seed: $("seed").value, bits, with: checked("method"),
     steps: $("steps").value, guidance: $("guidance").value,
@@ -185,7 +184,7 @@ function draw() {
   $("pictures").hidden = $("inside").hidden = false;
   $("save").disabled = $("share").disabled = true;
   $("stop").hidden = false;
-  $("draw").disabled = true;
+  changed();
   say("Getting ready.", "busy");
   engine.postMessage({ kind: "draw", job, keys: wanted, label: Number($("class").value),
     seed: run.seed, steps, guidance: Number($("guidance").value) });
@@ -197,10 +196,10 @@ const on = {
 
   ready() {
     for (const key of run.wanted) loaded.add(key);
+    if (!warm) warmed();
     say("Drawing.", "busy");
     run.ready = performance.now();
     changed();
-    $("draw").disabled = true;
   },
 
   step({ key, step, of, ms, pixels, absmax }) {
@@ -240,9 +239,11 @@ const on = {
   },
 };
 
+const drawing = () => !$("stop").hidden;
+
 function finished() {
   $("stop").hidden = true;
-  $("draw").disabled = false;
+  changed();
 }
 
 /** The pictures go to those drawn before, the newest first. */
@@ -319,7 +320,8 @@ async function start() {
   build();
   engine = new Worker("engine.js", { type: "module" });
   engine.onmessage = ({ data }) => {
-    if (data.job === run?.job) on[data.kind](data);
+    if (data.kind === "warmed") warmed();
+    else if (run && (data.job === run.job || data.kind === "fetched")) on[data.kind](data);
   };
   engine.onerror = () => say("This did not work: the worker could not start.", "bad");
   $("form").addEventListener("submit", (event) => {
@@ -338,7 +340,15 @@ async function start() {
   });
   say("Ready: choose something and press Draw.");
   document.documentElement.dataset.ready = "yes";
-  await offline().catch(() => {}); // a host without the means: it works while there is a network
+  if (!navigator.connection?.saveData) engine.postMessage({ kind: "warm" });
+}
+
+/** The runtime is there; what is kept for later is fetched now, when nothing waits for it. */
+function warmed() {
+  warm = true;
+  changed();
+  // a host or a browser without the means: the page works while there is a network
+  offline().catch(() => {});
 }
 
 start().catch((error) => say(`This did not work: ${error.message}`, "bad"));

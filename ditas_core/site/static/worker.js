@@ -4,7 +4,7 @@ importScripts("worker-files.js");
 const PAGE = `ditas-page-${self.SITE.version}`, MODELS = "ditas-models";
 
 self.addEventListener("install", (event) => {
-  const wanted = self.SITE.files.map((file) => new Request(file, { cache: "reload" }));
+  const wanted = self.SITE.files.map((file) => new Request(file, { cache: "no-cache" }));
   event.waitUntil(
     caches.open(PAGE).then((cache) => cache.addAll(wanted)).then(() => self.skipWaiting()),
   );
