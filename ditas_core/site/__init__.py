@@ -1,11 +1,12 @@
 """A static site that draws in the visitor's browser: models by bits and method, code, runtime."""
 
-from .build import FORMAT, Made, Settings, check_site, make_site
+from .build import FORMAT, STATIC, Made, Settings, check_site, make_site
 from .offers import Offer, offers_of
 from .runtime import VERSION, RuntimeMissing, fetch_runtime
 
 __all__ = [
     "FORMAT",
+    "STATIC",
     "VERSION",
     "Made",
     "Offer",
