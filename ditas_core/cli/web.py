@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,7 @@ def run_web(args: argparse.Namespace) -> Report:
             runtime,
             settings,
             graphs(),
+            story=recorded(checkpoint),
             progress=lambda _, done, __: shown.update(bool(done)),
         )
     first = f"{settings.widths[0]}-ditas"
@@ -85,6 +87,16 @@ def run_web(args: argparse.Namespace) -> Report:
         f"{made.models[first] / 1e6:.2f} MB; torch's forward pass to {made.sqnr_db[first]:.0f} dB",
     )
     return asdict(made)
+
+
+def recorded(checkpoint: Checkpoint) -> str:
+    """The page's recorded results of this checkpoint; "" without the extra ``[app]``, or any."""
+    try:  # a room beside this one: found by its name, as the benchmarks are
+        module = importlib.import_module("ditas_core.ui.stored.story")
+    except ModuleNotFoundError:
+        return ""
+    story: str = module.story_of(checkpoint)
+    return story
 
 
 def calibration_for(args: argparse.Namespace, checkpoint: Checkpoint) -> Calibration:
