@@ -224,8 +224,9 @@ def test_anyone_can_read_it(
     assert axe(page) == [] and overflow(page) <= 0
     page.screenshot(path=shots / f"site-{size}-{scheme}.png", full_page=True)
     small = page.evaluate(
-        """() => [...document.querySelectorAll("button, select, input[type=number], .choices label,
-          .segments label")].filter(e => e.offsetHeight && e.offsetHeight < 44).map(e => e.id)"""
+        """wanted => [...document.querySelectorAll(wanted)]
+          .filter(each => each.offsetHeight && each.offsetHeight < 44).map(each => each.id)""",
+        "button, select, input[type=number], .choices label, .segments label",
     )
     assert small == [], "a finger needs 44 px"
 
