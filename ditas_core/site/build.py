@@ -37,7 +37,6 @@ from ..onnx_runtime import (
     open_session,
     traced,
     traced_decoder,
-    why_not_integer,
     write_model,
 )
 from ..sampling import decode_latents, sample_latents, spread_labels
@@ -78,12 +77,11 @@ class Settings:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        if not self.bits:
+        if not self.widths:
             raise SpecError("bits: expected at least one width such as W4A8, got none")
-        for bits in self.widths:
-            reason = why_not_integer(*get_convention(self.convention).quantizers(bits))
-            if reason:
-                raise SpecError(f"convention: expected one that runs in integers, got {reason}")
+        reason = get_convention(self.convention).only_simulated
+        if reason:
+            raise SpecError(f"convention: expected one that runs in integers, got {reason}")
         SamplingSpec(self.steps, self.guidance_scale)
 
     @property

@@ -6,12 +6,12 @@ Each becomes one ONNX graph with a second output: how loud the channels of one l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
-from ..conversion import quantize_modulation, quantize_transformer
+from ..conversion import quantize_transformer
 from ..evaluation import outlier_atlas
 from ..models import SmoothingGroup
 from ..onnx_runtime import Traced, rewritten, watched
@@ -36,13 +36,6 @@ class Offer:
     method: str
     recipe: Recipe | None
 
-    @property
-    def modulation(self) -> str:
-        """What becomes of the layers that compute shifts, scales and gates."""
-        if self.recipe is None:
-            return "none"
-        return "w8" if BitWidths.parse(self.bits).weight >= EIGHT else "w4"
-
 
 def offers_of(
     checkpoint: Checkpoint,
@@ -51,12 +44,18 @@ def offers_of(
     convention: str,
     grid: tuple[float, ...],
 ) -> Iterator[Offer]:
-    """Full precision first, then both methods at every bit-width; a search each, over the grid."""
+    """Full precision first, then both methods at every bit-width; a search each, over the grid.
+
+    The modulation's weights are in 8 bits beside weights of 8, else in 4.
+    """
     yield Offer(FULL, "", "", None)
     for each in bits:
+        modulation = "w8" if each.weight >= EIGHT else "w4"
+        plain = plain_recipe(checkpoint, each, convention)
+        yield Offer(f"{each}-plain", str(each), "plain", replace(plain, modulation=modulation))
         spec = SearchSpec(each, convention, "ditas", grid=grid)
-        yield Offer(f"{each}-plain", str(each), "plain", plain_recipe(checkpoint, each, convention))
-        yield Offer(f"{each}-ditas", str(each), "ditas", search(checkpoint, calibration, spec))
+        ours = search(checkpoint, calibration, spec)
+        yield Offer(f"{each}-ditas", str(each), "ditas", replace(ours, modulation=modulation))
 
 
 def loud_group(
@@ -75,8 +74,7 @@ def transformer_of(checkpoint: Checkpoint, calibration: Calibration, offer: Offe
     if offer.recipe is None:
         return checkpoint.transformer
     needed = calibration if offer.recipe.needs_calibration else None
-    quantized = quantize_transformer(checkpoint, offer.recipe, needed)
-    return quantize_modulation(quantized, offer.modulation)
+    return quantize_transformer(checkpoint, offer.recipe, needed)
 
 
 def graph_of(graph: Traced, transformer: Any, group: SmoothingGroup) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ import { randn } from "./noise.js";
 import { denoise, quickLook, toPixels } from "./sampler.js";
 
 const KEPT = 4; // sessions, so that a phone's memory is not filled
+const MODELS = "ditas-models"; // a cache: what was fetched is there with the network off
 const here = new URL("./", import.meta.url).href;
 const sessions = new Map();
 let manifest = null;
@@ -19,7 +20,11 @@ let busy = Promise.resolve(); // one thing after the other
 
 /** The bytes at an address, unpacked where they are compressed; told(loaded) as they come. */
 async function fetched(address, told) {
-  const answer = await fetch(new URL(address, here));
+  const place = new URL(address, here).href;
+  // not where the page came over plain HTTP
+  const models = address.startsWith("models/") ? await self.caches?.open(MODELS) : null;
+  const kept = await models?.match(place);
+  const answer = kept ?? await fetch(place);
   if (!answer.ok) throw new Error(`${address}: expected a file, got ${answer.status}`);
   const parts = [];
   let loaded = 0;
@@ -30,6 +35,7 @@ async function fetched(address, told) {
     told(loaded);
   }
   const blob = new Blob(parts);
+  if (!kept) await models?.put(place, new Response(blob)).catch(() => {}); // no room: not kept
   const [first, second] = new Uint8Array(await blob.slice(0, 2).arrayBuffer());
   if (first !== 0x1f || second !== 0x8b) return blob.arrayBuffer(); // the host unpacked it
   const unpacked = blob.stream().pipeThrough(new DecompressionStream("gzip"));

@@ -1,7 +1,9 @@
-// The service worker: what was loaded once is there with the network off.
+// The service worker: the page and the runtime are there with the network off. The models are kept
+// by the one who fetches them (engine.js).
 
 importScripts("worker-files.js");
-const PAGE = `ditas-page-${self.SITE.version}`, MODELS = "ditas-models";
+const OURS = `ditas-page ${self.registration.scope} `; // another site may have the same host
+const PAGE = OURS + self.SITE.version, MODELS = "ditas-models";
 
 self.addEventListener("install", (event) => {
   const wanted = self.SITE.files.map((file) => new Request(file, { cache: "no-cache" }));
@@ -17,32 +19,22 @@ self.addEventListener("activate", (event) => {
 /** Pages of older versions go, and models that the manifest no longer names. */
 async function cleaned() {
   for (const name of await caches.keys()) {
-    if (name.startsWith("ditas-page-") && name !== PAGE) await caches.delete(name);
+    if (name.startsWith(OURS) && name !== PAGE) await caches.delete(name);
   }
   const cache = await caches.open(MODELS);
   for (const request of await cache.keys()) {
-    const file = request.url.replace(self.registration.scope, "");
-    if (!self.SITE.models.includes(file)) await cache.delete(request);
+    const [before, file] = request.url.split(self.registration.scope);
+    if (before === "" && !self.SITE.models.includes(file)) await cache.delete(request);
   }
 }
 
 self.addEventListener("fetch", (event) => {
   const address = new URL(event.request.url);
   if (event.request.method !== "GET" || !address.href.startsWith(self.registration.scope)) return;
-  event.respondWith(answer(event.request, address));
+  event.respondWith(answer(event.request));
 });
 
-async function answer(request, address) {
+async function answer(request) {
   const page = await caches.open(PAGE);
-  const kept = await page.match(request, { ignoreSearch: true });
-  if (kept) return kept;
-  const file = address.href.replace(self.registration.scope, "");
-  if (!self.SITE.models.includes(file)) return fetch(request);
-  const models = await caches.open(MODELS);
-  const found = await models.match(request);
-  if (found) return found;
-  const fresh = await fetch(request);
-  // kept only whole: put() fails, and keeps nothing, where the answer breaks off
-  if (fresh.ok) models.put(request, fresh.clone()).catch(() => {});
-  return fresh;
+  return (await page.match(request, { ignoreSearch: true })) ?? fetch(request);
 }
