@@ -3,7 +3,8 @@
 import { Heat, paintScale } from "./heat.js";
 import { sqnr } from "./sampler.js";
 
-const FULL = "full", LOUDEST = 32, EARLIER = 12, LARGEST_SEED = 2 ** 31 - 1, SAVED = 512;
+const FULL = "full", LOUDEST = 32, EARLIER = 12, LARGEST_SEED = 2 ** 31 - 1, SAVED = 512, PHONE = 640;
+const AFTER = ["next", "save", "share"]; // buttons for a finished picture
 const $ = (id) => document.getElementById(id);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const readable = (name) => name.replaceAll("-", " ");
@@ -182,10 +183,11 @@ function draw() {
     "a row for every step, recorded on your device just now. One loud channel widens the grid that " +
     "all others are rounded to.";
   $("pictures").hidden = $("inside").hidden = false;
-  $("save").disabled = $("share").disabled = true;
+  for (const each of AFTER) $(each).disabled = true;
   $("stop").hidden = false;
   changed();
   say("Getting ready.", "busy");
+  if (innerWidth < PHONE) $("status").scrollIntoView({ block: "start" }); // the picture below it
   engine.postMessage({ kind: "draw", job, keys: wanted, label: Number($("class").value),
     seed: run.seed, steps, guidance: Number($("guidance").value) });
 }
@@ -230,7 +232,7 @@ const on = {
     say(`Drawn in ${seconds} s: ${run.name}, seed ${run.seed}.`, "done");
     remember();
     finished();
-    $("save").disabled = $("share").disabled = false;
+    for (const each of AFTER) $(each).disabled = false;
   },
 
   failed({ text }) {
@@ -299,6 +301,12 @@ function surprise() {
   changed();
 }
 
+/** The same class from the next seed's noise. */
+function next() {
+  $("seed").value = (Number($("seed").value) + 1) % LARGEST_SEED;
+  $("form").requestSubmit();
+}
+
 async function offline() {
   if (!("serviceWorker" in navigator) || !window.isSecureContext) return;
   await navigator.serviceWorker.register("worker.js");
@@ -330,6 +338,7 @@ async function start() {
   });
   $("form").addEventListener("input", changed);
   $("dice").addEventListener("click", surprise);
+  $("next").addEventListener("click", next);
   $("save").addEventListener("click", save);
   $("share").addEventListener("click", share);
   $("stop").addEventListener("click", () => {
