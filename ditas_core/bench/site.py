@@ -110,7 +110,9 @@ def sizes(site: Path) -> dict[str, Any]:
     manifest = json.loads((site / "manifest.json").read_text(encoding="utf-8"))
     code = packed = 0
     for path in site.rglob("*"):
-        if not path.is_file() or path.parent.name == "models" or path.suffix == ".md":
+        # models and recorded results are no code, and what is for people only is not loaded
+        other = path.parent.name == "models" or path.name == "story.html" or path.suffix == ".md"
+        if other or not path.is_file():
             continue
         content = path.read_bytes()
         whole = gzip.decompress(content) if path.suffix == ".gz" else content

@@ -48,7 +48,7 @@ from .offers import FULL, METHODS, Offer, graph_of, loud_group, offers_of, trans
 from .runtime import BINARY, FILES, PACKAGE, VERSION
 from .tables import look_of, schedule_tables
 
-FORMAT = "ditas-site-1"
+FORMAT, STORY = "ditas-site-1", "story.html"
 STATIC = Path(__file__).parent / "static"
 DRAWN = 16
 """Pictures that the quick look is fitted to and the decoder's loss is measured on."""
@@ -196,10 +196,10 @@ def make_site(
             "watched": {"title": group.title, "channels": models[0]["channels"]},
             "models": models,
             "decoder": decoder,
-            "story": "story.html" if story else None,
+            "story": STORY if story else None,
         }
         if story:
-            (work / "story.html").write_text(story, encoding="utf-8")
+            (work / STORY).write_text(story, encoding="utf-8")
         code = finish(work, checkpoint, manifest)
     progress("done", total, total)
     return Made(
@@ -335,7 +335,7 @@ def finish(work: Path, checkpoint: Checkpoint, manifest: dict[str, Any]) -> int:
     files = sorted(
         path.relative_to(work).as_posix()
         for path in work.rglob("*")
-        if path.is_file() and path.parent.name != "models"
+        if path.is_file() and path.parent.name != "models" and path.name != STORY
     )
     models = [entry["file"] for entry in (*manifest["models"], manifest["decoder"])]
     kept = {"version": version_of(manifest), "files": ["./", *files], "models": models}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui import build_app, launch_options
 from ditas_core.ui.serving import device
 
-from .conftest import Watched, expect, overflow, playwright
+from .conftest import ROOT, Watched, expect, overflow, playwright
 
 OURS = "W4A8-ditas"
 CLASS, SEED, STEPS, GUIDANCE = 1, 7, 20, 2.5  # those of the bench
@@ -177,7 +179,7 @@ def test_a_picture_is_saved(visit: Callable[..., Watched], tmp_path: Path) -> No
     page = ready(visit(), "#steps=10&with=ditas,plain")
     draw(page)
     with page.expect_download() as told:
-        page.get_by_role("button", name="Save picture").click()
+        page.get_by_role("button", name="Save").click()
     told.value.save_as(tmp_path / "saved.png")
     assert told.value.suggested_filename == "cat-face-7-W4A8-ditas-W4A8-plain.png"
     with Image.open(tmp_path / "saved.png") as image:
@@ -277,3 +279,23 @@ def test_the_page_leads_to_it(
     expect(found.page.locator("#facts")).to_contain_text(manifest["name"])
     context.close()
     demo.close()
+
+
+def test_the_bench_reports_sizes_times_and_distances(site: Path) -> None:
+    words = ["bench", "site", "--site", str(site), "--draws", "1", "--json"]
+    run = subprocess.run(
+        [sys.executable, "-m", "ditas_core", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout.splitlines()[-1])
+    values, targets = report["values"], report["targets"]
+    assert set(values) == set(targets)
+    for name in ("download_mb", "code_mb", "full_latents"):
+        assert 0 < values[name] <= targets[name], name
+    assert len(report["seconds"]) == len(report["processor_seconds"]) == 2
+    assert report["sizes"]["decoder_psnr"] > 45
+    near, rounding = (
+        report["apart_db"][f"{one} and {other}"]
+        for one, other in (("browser", "Python, the same file"), ("Python", "full precision"))
+    )
+    assert near > rounding + 6

@@ -36,5 +36,10 @@ self.addEventListener("fetch", (event) => {
 
 async function answer(request) {
   const page = await caches.open(PAGE);
-  return (await page.match(request, { ignoreSearch: true })) ?? fetch(request);
+  const kept = await page.match(request, { ignoreSearch: true });
+  if (kept) return kept;
+  const fresh = await fetch(request);
+  // the recorded results are large: kept once they were looked at
+  if (fresh.ok && request.mode === "navigate") await page.put(request, fresh.clone());
+  return fresh;
 }
