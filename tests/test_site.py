@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -31,7 +32,7 @@ from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.evaluation import sqnr_db
 from ditas_core.models import class_conditions
-from ditas_core.onnx_runtime import ABSMAX, onnx_model, traced, traced_decoder
+from ditas_core.onnx_runtime import ABSMAX, onnx_model, trace, traced, traced_decoder
 from ditas_core.sampling import generators, initial_noise
 from ditas_core.site import RuntimeMissing, Settings, fetch_runtime, make_site, runtime
 from ditas_core.site.offers import graph_of, loud_group, offers_of, transformer_of
@@ -48,6 +49,14 @@ KEYS = ["full", "W4A8-plain", "W4A8-ditas", "W8A8-plain", "W8A8-ditas"]
 def small(stock: Path) -> Checkpoint:
     """The random checkpoint as it is loaded."""
     return load_checkpoint(str(stock))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_graphs() -> Iterator[None]:
+    """Other files' tests count what is traced in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "KEPT", {})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +204,7 @@ def test_channel_maxima_are_those_of_what_a_layer_rounds(
     torch.testing.assert_close(found, expected, rtol=near, atol=near)
 
 
+@pytest.mark.thorough  # traces the demo's decoder
 def test_a_decoder_in_bytes_is_a_quarter_and_close(
     demo_checkpoint: Checkpoint, graphs: Path
 ) -> None:
@@ -426,8 +436,6 @@ def test_the_runtime_comes_from_the_registry_that_is_named_and_is_checked(
         fetch_runtime(tmp_path)
     assert list(tmp_path.iterdir()) == []
     digest = hashlib.sha512(archive).digest()
-    import base64
-
     monkeypatch.setattr(runtime, "INTEGRITY", "sha512-" + base64.b64encode(digest).decode())
     folder = fetch_runtime(tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
