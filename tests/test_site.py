@@ -459,4 +459,8 @@ def test_the_command_says_what_is_wrong(stock: Path, tmp_path: Path, capsys: Any
     assert "expected the archive of version" in capsys.readouterr().err
     assert main([*words, "--bits", "W4"]) == 2
     assert "expected something like W4A8" in capsys.readouterr().err
+    assert main([*words, "--modulation", "w8"]) == 2
+    assert "modulation: expected none with --to web" in capsys.readouterr().err
+    assert main(["export", str(stock), "--to", "onnx", "--out", "x", "--bits", "W4A8"]) == 2
+    assert "--bits: expected only with --to web" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["package.tgz"]

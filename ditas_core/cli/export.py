@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..specs import MODULATIONS
 from .loading import CHECKPOINT, add_loading
-from .web import add_web, run_web
+from .web import add_web, check_no_web, run_web
 
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what the check found."""
     if args.to == "web":
         return run_web(args)
+    check_no_web(args)
     from ..onnx_runtime import STEPS, check_installed, export_onnx, graphs
     from ..writing import check_new_folder
     from .commands import say

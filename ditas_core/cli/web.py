@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from .commands import Report
 
 BITS = "W4A8,W8A8,W3A8"
+CONVENTION, GUIDANCE = "integer", 2.5
 STEPS, SAMPLES = 20, 8
+OWN = ("bits", "convention", "calibration", "open", "guidance", "runtime")
+"""Options of this form alone; None where they are not given."""
 
 
 def add_web(parser: argparse.ArgumentParser) -> None:
@@ -28,26 +31,28 @@ def add_web(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--convention",
-        default="integer",
-        help="of the integer kind (%(default)s); more scales make larger files",
+        help=f"of the integer kind ({CONVENTION}); more scales make larger files",
     )
     group.add_argument(
         "--calibration",
         type=Path,
         help=f"to search with; default: a new one of {SAMPLES} samples and {STEPS} steps",
     )
-    group.add_argument(
-        "--open", default="0", metavar="CLASS", help="that the page opens on (%(default)s)"
-    )
-    group.add_argument(
-        "--guidance", type=float, default=2.5, help="that the page opens on (%(default)s)"
-    )
+    group.add_argument("--open", metavar="CLASS", help="that the page opens on (the first)")
+    group.add_argument("--guidance", type=float, help=f"that the page opens on ({GUIDANCE})")
     group.add_argument(
         "--runtime",
         type=Path,
         help="archive of `npm pack onnxruntime-web`, where there is no network; default: from the "
         "npm registry (npm_config_registry), kept in the cache",
     )
+
+
+def check_no_web(args: argparse.Namespace) -> None:
+    """Raise ValueError where an option of this form is given with another."""
+    given = [name for name in OWN if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]}: expected only with --to web, got --to {args.to}")
 
 
 def run_web(args: argparse.Namespace) -> Report:
@@ -62,8 +67,18 @@ def run_web(args: argparse.Namespace) -> Report:
 
     check_installed()
     check_new_folder(args.out)
-    bits = tuple(each.strip() for each in args.bits.split(",") if each.strip())
-    settings = Settings(bits, args.convention, opened=args.open, guidance_scale=args.guidance)
+    if args.modulation != "none":
+        raise ValueError(
+            f"modulation: expected none with --to web, got {args.modulation}; a site has it in "
+            "4 bits, beside weights of 8 in 8"
+        )
+    bits = tuple(each.strip() for each in (args.bits or BITS).split(",") if each.strip())
+    settings = Settings(
+        bits,
+        args.convention or CONVENTION,
+        opened=args.open or "0",
+        guidance_scale=GUIDANCE if args.guidance is None else args.guidance,
+    )
     checkpoint = load(args)
     check_site(checkpoint, settings)
     runtime = fetch_runtime(own_cache() / "web", args.runtime)

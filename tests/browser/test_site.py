@@ -179,7 +179,7 @@ def test_a_picture_is_saved(visit: Callable[..., Watched], tmp_path: Path) -> No
     page = ready(visit(), "#steps=10&with=ditas,plain")
     draw(page)
     with page.expect_download() as told:
-        page.get_by_role("button", name="Save").click()
+        page.get_by_role("button", name="Save picture").click()
     told.value.save_as(tmp_path / "saved.png")
     assert told.value.suggested_filename == "cat-face-7-W4A8-ditas-W4A8-plain.png"
     with Image.open(tmp_path / "saved.png") as image:
