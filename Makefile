@@ -3,6 +3,7 @@
 # make thorough  make test, then every other test that runs in minutes on a CPU
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
+# make site   the demo's static site that draws in the browser, in the folder site (three minutes)
 # make pictures  the animation of the page in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)
@@ -21,7 +22,7 @@ CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 PROCESSORS_ARGS ?=
 
-.PHONY: help app test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
+.PHONY: help app site test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -41,6 +42,9 @@ rest: $(VENV)/.installed-dev chromium axe
 
 browser: $(VENV)/.installed-dev chromium axe
 	$(PY) -m pytest -m "journey and not slow" $(PYTEST_ARGS)
+
+site: $(VENV)/.installed-dev
+	$(PY) -m ditas_core export assets/fluent-emoji-dit --to web --open cat-face --out site
 
 pictures: $(VENV)/.installed-dev chromium
 	PYTHONPATH=.:tests $(PY) tests/browser/pictures.py

@@ -37,6 +37,7 @@ LEVELS = {
     "onnx_runtime": 5,
     "api": 6,
     "figures": 6,
+    "site": 6,
     "cli": 7,
     "ui": 7,
     "bench": 8,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from ..specs import MODULATIONS
 from .loading import CHECKPOINT, add_loading
 from .parsing import number
+from .web import add_web, check_no_web, run_web
 
 # torch and diffusers take seconds to import, and the parser needs this module
 if TYPE_CHECKING:
     from .commands import Report
 
 STOCK = ("smoothed", "torchao", "sdnq")
-FORMS = ("onnx", *STOCK)
+FORMS = ("onnx", "web", *STOCK)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +29,19 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         choices=FORMS,
         required=True,
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
-        "transformer multiplies integers. Folders that stock diffusers loads: smoothed, the same "
-        "function with smaller outliers; torchao and sdnq, quantized in their formats",
+        "transformer multiplies integers; web: a static site that draws in the visitor's browser, "
+        "in full precision and at several bit-widths. Folders that stock diffusers loads: "
+        "smoothed, the same function with smaller outliers; torchao and sdnq, quantized in their "
+        "formats",
     )
     add_modulation(parser)
     parser.add_argument(
         "--recipe", type=Path, help="smoothed, torchao and sdnq: the recipe to store, of search"
     )
     parser.add_argument(
-        "--calibration", type=Path, help="its calibration; default: where the recipe says"
+        "--calibration",
+        type=Path,
+        help="of the recipe (default: where it says), or for a site to search with (default: made)",
     )
     parser.add_argument(
         "--leave-out",
@@ -55,6 +60,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--steps", type=number(int, 1, 1000), default=20, help="of those pictures (%(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_web(parser)
 
 
 def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none") -> None:
@@ -70,10 +76,15 @@ def add_modulation(parser: argparse.ArgumentParser, default: str | None = "none"
 
 def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what was measured."""
+    if args.to not in STOCK and (args.recipe is not None or args.leave_out):
+        raise ValueError("export: expected --recipe and --leave-out only with " + ", ".join(STOCK))
+    if args.to == "web":
+        return run_web(args)
+    check_no_web(args)
     if args.to in STOCK:
         return export_stock_folder(args)
-    if args.recipe is not None or args.leave_out:
-        raise ValueError("export: expected --recipe and --leave-out only with " + ", ".join(STOCK))
+    if args.calibration is not None:
+        raise ValueError("export: expected no --calibration with --to onnx, which searches nothing")
     return export_graph(args)
 
 

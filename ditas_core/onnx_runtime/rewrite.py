@@ -24,18 +24,23 @@ class Rewritten(NamedTuple):
     layers: dict[str, tuple[str, str]]
 
 
-def onnx_model(traced: Traced, transformer: nn.Module, half: bool = False) -> Any:
+def onnx_model(
+    traced: Traced, transformer: nn.Module, half: bool = False, eighth: bool = False
+) -> Any:
     """The model of ``rewritten``, an onnx.ModelProto."""
-    return rewritten(traced, transformer, half).model
+    return rewritten(traced, transformer, half, eighth).model
 
 
-def rewritten(traced: Traced, transformer: nn.Module, half: bool = False) -> Rewritten:
+def rewritten(
+    traced: Traced, transformer: nn.Module, half: bool = False, eighth: bool = False
+) -> Rewritten:
     """The graph with these weights; its quantized layers are integer products.
 
     Layers and parameters are found by their names in the transformer. Tensors that are equal,
     such as a label table that each block has its own copy of, are there once.
 
-    half  keep floats in half precision where that is exact (smaller files, the same numbers)
+    half    keep floats in half precision where that is exact (smaller files, the same numbers)
+    eighth  keep matrices and convolutions in 8 bits (see ``GraphBuilder``): other numbers
 
     Raises:
         CheckpointError: a transformer of another configuration.
@@ -54,7 +59,7 @@ def rewritten(traced: Traced, transformer: nn.Module, half: bool = False) -> Rew
             f"transformer: expected the one that was traced, found no {min(missing)} in it"
         )
     graph = traced.model.graph
-    builder = GraphBuilder(half)
+    builder = GraphBuilder(half, eighth)
     builder.names.update(name for node in graph.node for name in node.output)
     builder.names.update(each.name for each in (*graph.initializer, *graph.input))
     builder.initializers.extend(graph.initializer)

@@ -15,6 +15,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs
 
+from .device import ADDRESS, Device
 from .heartbeats import App, Heartbeats, Message, Receive, Scope, Send
 from .limits import Limits
 
@@ -30,6 +31,7 @@ SCHEME = re.compile(r"\W*[A-Za-z][A-Za-z0-9+.-]+:")
 GET_EXACT = frozenset(
     {
         "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json",
+        ADDRESS,
         *(f"{API}/{name}" for name in (
             "info", "info/", "theme.css", "app_id", "app_id/", "startup-events", "openapi.json",
             "queue/data", "queue/status", "login_check", "user",
@@ -37,7 +39,7 @@ GET_EXACT = frozenset(
     }
 )  # fmt: skip
 GET_BELOW = (
-    "/assets/", "/static/", "/svelte/", HEARTBEAT, f"{API}/call/", f"{API}/file=",
+    "/assets/", "/static/", "/svelte/", f"{ADDRESS}/", HEARTBEAT, f"{API}/call/", f"{API}/file=",
 )  # fmt: skip
 POST_EXACT = frozenset({f"{API}/{name}" for name in ("queue/join", "cancel", "reset", "reset/")})
 POST_BELOW = (f"{API}/call/", f"{API}/run/", f"{API}/api/")
@@ -124,6 +126,7 @@ class Gate:
         self.app = app
         self.limits = Limits() if limits is None else limits
         self.heartbeats = Heartbeats(app)
+        self.device = Device()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -190,6 +193,8 @@ class Gate:
             if scope["method"] == "GET" and path.startswith(HEARTBEAT):
                 session = path.removeprefix(HEARTBEAT)
                 await self.heartbeats.answer(session, scope, receive, forwarded)
+            elif path == ADDRESS or path.startswith(f"{ADDRESS}/"):
+                await self.device(scope, receive, forwarded)
             elif path in (INFO, f"{INFO}/"):
                 await self.app(same_for_all(scope), receive, forwarded)
             else:

@@ -361,7 +361,8 @@ def story_html(tale: Tale) -> str:
     body = "".join(
         [
             f'<header><h1>Why diffusion transformers are hard to quantize</h1><p class="lead">'
-            f"{text(plain_story())}</p>{numbers_section(tale)}</header>",
+            f'{text(plain_story())}</p><p><a href="./">Draw on your device</a>: the same model, '
+            f"live.</p>{numbers_section(tale)}</header>",
             overview_section(tale),
             worst_section(tale),
             atlas_section(tale),

@@ -67,7 +67,9 @@ def stats(shipped: Shipped, bits: str) -> str:
 def hero() -> str:
     """Title and story; never changes while the page is open."""
     return (
-        f'<header id="hero"><h1>DiTAS explorer</h1><p class="story">{explained(STORY)}</p></header>'
+        f'<header id="hero"><h1>DiTAS explorer</h1><p class="story">{explained(STORY)}</p>'
+        '<p class="device"><a href="device/" target="_blank" rel="noopener">Draw on your device</a>'
+        " with the 4-bit model, in your own browser.</p></header>"
     )
 
 
