@@ -241,6 +241,7 @@ def test_a_recipe_does_not_trace_again(
     models: Any, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, _ = models["DiT"]
+    monkeypatch.setattr(trace, "KEPT", {})  # what other tests traced
     first = traced(checkpoint, graphs)
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("traced again"))
     assert traced(replace(checkpoint, transformer=build_random_checkpoint().transformer)) is first

@@ -23,7 +23,7 @@ from ditas_core.artifact import save_quantized, whole_model_bits
 from ditas_core.checkpoints import CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.conversion import quantize_modulation, quantize_transformer
-from ditas_core.onnx_runtime import export, export_onnx
+from ditas_core.onnx_runtime import export, export_onnx, trace
 from ditas_core.sampling import decode_latents
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, Recipe, SpecError
@@ -68,6 +68,7 @@ def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_quantized_folder_as_onnx(
     quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, graphs: Path
 ) -> None:
+    monkeypatch.setattr(trace, "KEPT", {})  # what other tests traced
     out = tmp_path / "onnx"
     words = ["export", str(quantized), "--to", "onnx", "--modulation", "w8a8", "--out", str(out)]
     assert main([*words, "--json"]) == 0
