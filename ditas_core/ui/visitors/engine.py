@@ -128,7 +128,7 @@ def keep_speed(
     recipe  None: in full precision
     """
     weighed = ("stored bytes", choice.model, None if recipe is None else recipe.to_json())
-    size: int = backend.cache.make(weighed, lambda: stored_bytes(transformer))
+    (size,) = backend.cache.make(weighed, lambda: (stored_bytes(transformer),))
     speed = Speed(run.ms_per_step, size / 1e6)
     backend.cache.put(key_of(choice, full=recipe is None), speed)
 

@@ -24,6 +24,7 @@ from ...stored.ladder import Ladder, Rung
 from ...stored.results import DITAS, PLAIN, REFERENCE, SEARCHED
 from ...visitors.backend import INJECTED_CHANNELS, Backend, Model
 from ...visitors.copies import INJECTED, QUANTIZED, make_room
+from ...visitors.engine import waiting_for_graph
 
 STRENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0, 200.0)
 GAIN = 1000.0
@@ -159,6 +160,9 @@ def climb(
     for part, (name, each) in enumerate({PLAIN: plain, setting.repair: recipe}.items(), start=5):
         if name not in begun.runs:
             quantized = quantize_transformer(checkpoint, each, measured)
+            if setting.backend == "onnx":
+                for waiting in waiting_for_graph(checkpoint):
+                    yield Stage(waiting.text, 0.0, part)
             run_on_(checkpoint, quantized, setting.backend)
             events = sampled(checkpoint, quantized, labels, setting, name, part)
             begun.runs[name] = yield from run_of(events)
