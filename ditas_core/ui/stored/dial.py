@@ -176,7 +176,8 @@ def turning(dial: Dial) -> str:
     parts = []
     for way, name in ((PLAIN, "Plain rounding"), (DITAS, "DiTAS")):
         cell = dial.breaks(way)
-        where = "holds at every stop" if cell is None else f"breaks at {spoken(cell.stop)}"
+        breaks = "at" if parts and "breaks" in parts[0] else "breaks at"
+        where = "holds at every stop" if cell is None else f"{breaks} {spoken(cell.stop)}"
         parts.append(f"{name} {where}")
     return ", ".join(parts) + "."
 

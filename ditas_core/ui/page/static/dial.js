@@ -21,7 +21,7 @@
 
   const paint = (image) => {
     const { side } = data, { column } = data.stops[seen.stop];
-    const cells = [[0, 0], [column, 0], [column, 1]];
+    const cells = [[0, 0], [column, 0], [column, column ? 1 : 0]];
     home.querySelectorAll("canvas").forEach((canvas, at) => {
       const wide = Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)) || 256;
       if (canvas.width !== wide) canvas.width = canvas.height = wide;
