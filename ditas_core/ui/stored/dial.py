@@ -173,7 +173,7 @@ def brief(found: Interval) -> str:
 
 def turning(dial: Dial) -> str:
     """At which stop each breaks."""
-    parts = []
+    parts: list[str] = []
     for way, name in ((PLAIN, "Plain rounding"), (DITAS, "DiTAS")):
         cell = dial.breaks(way)
         breaks = "at" if parts and "breaks" in parts[0] else "breaks at"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import gradio as gr
 import torch
@@ -45,6 +46,7 @@ from .session import KEPT_BYTES, Session, Sessions
 
 INJECTED_CHANNELS = 3
 FIXED_ALPHA = 0.5
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -129,22 +131,19 @@ class Backend:
     @cached_property
     def ladder(self) -> Ladder | None:
         """The shipped rungs of injected outliers, if they belong to the default checkpoint."""
-        if not self.entries[self.default.key].local:
-            return None
-        try:
-            return load_ladder(precomputed_folder(), self.checkpoint(self.default).fingerprint)
-        except ValueError:
-            return None
+        return self.of_default(load_ladder)
 
     @cached_property
     def dial(self) -> Dial | None:
-        """The shipped dial, if it belongs to the default checkpoint."""
-        if not self.entries[self.default.key].local:
-            return None
-        try:
-            return load_dial(precomputed_folder(), self.checkpoint(self.default).fingerprint)
-        except ValueError:
-            return None
+        """The shipped dial, likewise."""
+        return self.of_default(load_dial)
+
+    def of_default(self, load: Callable[[Path, str], Part]) -> Part | None:
+        """A part of the shipped results, if it belongs to the default checkpoint."""
+        if self.entries[self.default.key].local:
+            with suppress(ValueError):
+                return load(precomputed_folder(), self.checkpoint(self.default).fingerprint)
+        return None
 
     def session(self, request: gr.Request) -> Session:
         """The session of whoever asks; one for this question alone where no session is told."""
@@ -153,8 +152,7 @@ class Backend:
         return self.sessions.of(str(request.session_hash)[:64])
 
     def warm(self) -> threading.Thread:
-        """Calibrate the default checkpoint in the background, and what the tabs want made ready,
-        so that what is live answers at once."""
+        """In the background: calibrate the default checkpoint, make ready what tabs want."""
 
         def work() -> None:
             with self.queue.join() as ticket:
@@ -340,11 +338,10 @@ class Backend:
 
     def preset(self, choice: Choice) -> Preset | None:
         """What is shipped at these bits, if it fits the choice."""
-        shipped = self.shipped
-        if shipped is None or choice.model != self.default:
+        shipped, where = self.shipped, (choice.model, choice.convention)
+        if shipped is None or where != (self.default, shipped.convention):
             return None
-        here = choice.convention == shipped.convention
-        return shipped.presets.get(str(choice.bits)) if here else None
+        return shipped.presets.get(str(choice.bits))
 
     def cell(self, choice: Choice) -> Cell | None:
         """The dial's stop at these bits, if it fits the choice."""
