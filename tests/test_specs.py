@@ -89,7 +89,7 @@ def test_bits_parse_what_they_print(weight: int, activation: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "W4", "A8", "4A8", "W4A", "WA8", "W4 A8", "W4A8x", "W1A8", "W9A8", "W0A0", "W4A3"),
+        *("", "W4", "A8", "4A8", "W4A", "WA8", "W4 A8", "W4A8x", "W1A8", "W9A8", "W0A0", "W4A1"),
         *("W4A17", "W99A99", "W-4A8", "W4.0A8", "W444A8", "A8W4", "W4A8W4A8", "W15A8"),
     ],
 )

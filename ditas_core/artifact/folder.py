@@ -114,9 +114,15 @@ def compacted(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:
         yield key, value
 
 
-def stored_bytes(transformer: Transformer) -> int:
-    """What ``save_quantized`` writes of its tensors; one of them is alive at a time."""
-    return sum(value.nbytes for _, value in compacted(transformer))
+def stored_bytes(transformer: Transformer, halved: bool = True) -> int:
+    """What ``save_quantized`` writes of its tensors; one of them is alive at a time.
+
+    halved  False: as if no float were kept in half precision
+    """
+    return sum(
+        value.nbytes if halved or not value.is_floating_point() else 4 * value.numel()
+        for _, value in compacted(transformer)
+    )
 
 
 def parameter_count(transformer: nn.Module) -> int:

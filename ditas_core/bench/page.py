@@ -5,7 +5,8 @@
 Starts the page on the demo checkpoint and measures, each several times in new
 browser windows:
 
-    useful view   from the request to the samples and the worst layer of the Overview, drawn
+    useful view   from the request to the dial's pictures and the worst layer, drawn
+    dial stop     from the key to the dial's pictures at the next stop, painted
     open outliers from the tab's click to its drawn map, two seconds after the first view
     drill-down    from the choice of a layer to its drawn heatmap
     alpha move    from the slider's change to the redrawn figures and verdict of the lab
@@ -30,14 +31,26 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 TARGETS = {
     "useful view": 3000.0,
+    "dial stop": 150.0,
     "open outliers": 1000.0,
     "drill-down": 1000.0,
     "alpha move": 300.0,
     "payload, bytes": 300_000.0,
 }
 FIRST_DRAWING = """
-() => [...document.querySelectorAll('#samples img, #worst img')]
-  .filter(picture => picture.complete && picture.naturalWidth > 0).length >= 8
+() => document.querySelector('#dial[data-drawn]') !== null
+  && [...document.querySelectorAll('#worst img')]
+  .filter(picture => picture.complete && picture.naturalWidth > 0).length >= 2
+"""
+DIAL = """
+() => {
+  const home = document.querySelector('#dial');
+  window.ditasPainted = null;
+  document.addEventListener('keydown', event => { window.ditasPressed = event.timeStamp; }, true);
+  new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => {
+    window.ditasPainted = performance.now() - window.ditasPressed;
+  }))).observe(home, {attributeFilter: ['data-drawn']});
+}
 """
 READING_MS = 2000.0
 CHANGED = """
@@ -90,10 +103,25 @@ class Probe:
 def first_view(page: Any, url: str) -> float:
     def work() -> None:
         page.goto(url, wait_until="commit")
-        page.locator("#samples img").first.wait_for()
+        page.locator("#dial").wait_for()
         page.wait_for_function(FIRST_DRAWING)
 
     return milliseconds(work)
+
+
+def dial(page: Any, times: dict[str, list[float]], moves: int) -> None:
+    """From one end to the other and back; a stop is painted once the frame after it is done."""
+    page.evaluate(DIAL)
+    slider = page.locator("#dial-range")
+    slider.focus()
+    page.keyboard.press("Home")
+    stops = int(slider.get_attribute("max"))
+    for index in range(moves):
+        page.wait_for_timeout(60)
+        page.evaluate("window.ditasPainted = null")
+        page.keyboard.press("ArrowRight" if index % (2 * stops) < stops else "ArrowLeft")
+        page.wait_for_function("window.ditasPainted !== null")
+        times["dial stop"].append(float(page.evaluate("window.ditasPainted")))
 
 
 def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves: int) -> None:
@@ -154,8 +182,8 @@ def browsed() -> Iterator[tuple[Any, str, Any]]:
     from ditas_core.ui import Backend, build_app, launch_options
 
     backend = Backend()
-    backend.warm().join()
     demo = build_app(backend)
+    backend.warm().join()
     _, url, _ = demo.launch(
         server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
     )
@@ -178,6 +206,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(60_000)
             times["useful view"].append(first_view(page, url))
+            dial(page, times, options.moves)
             outliers(page, times, layers, options.moves)
             alpha(page, times, options.moves)
             page.close()

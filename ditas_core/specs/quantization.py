@@ -18,7 +18,7 @@ from .checks import (
 )
 
 WEIGHT_BITS = range(2, 9)
-ACTIVATION_BITS = range(4, 17)
+ACTIVATION_BITS = range(2, 17)
 FULL_PRECISION_BITS = 16
 """From this many bits on a tensor is left alone."""
 
@@ -116,7 +116,7 @@ class QuantizerSpec:
 
 @dataclass(frozen=True)
 class BitWidths:
-    """WxAy: weight bits (2 to 8) and activation bits (4 to 16; 16 = left alone)."""
+    """WxAy: weight bits (2 to 8) and activation bits (2 to 16; 16 = left alone)."""
 
     weight: int
     activation: int

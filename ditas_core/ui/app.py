@@ -12,7 +12,7 @@ from .page.address import wire_address
 from .page.bar import Page, View, build_setup
 from .page.tab import Tab
 from .page.theme import CSS, HEAD, build_theme
-from .page.tour import build_tour, wire_tour
+from .page.tour import build_tour, tour_button, wire_tour
 from .serving.blocks import SESSIONS, BoundedBlocks, bound_queue
 from .serving.cleanup import clean_regularly
 from .serving.gate import gate_options
@@ -48,8 +48,10 @@ def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.
         title="DiTAS explorer", analytics_enabled=False, delete_cache=CACHE_SWEEP
     ) as demo:
         gr.HTML(hero(), padding=False)
-        tour = build_tour()
-        bar = build_setup(backend)
+        with gr.Row(elem_id="top-row"):
+            begin = tour_button()
+            bar = build_setup(backend)
+        tour = build_tour(begin)
         open_tab = gr.Textbox(tabs[0].key, visible="hidden", elem_id="open-tab", label="open tab")
         redraws = []
         with gr.Tabs(elem_id="tabs") as places:
@@ -66,6 +68,8 @@ def build_app(backend: Backend | None = None, tabs: Sequence[Tab] = TABS) -> gr.
                 shown.select(
                     None, None, [open_tab, redraw], js=OPENED % repr(tab.key), **PRIVATE
                 )  # fmt: skip
+        for wire in page.later:
+            wire()
         keys = [tab.key for tab in tabs]
         gr.on(
             bar.changes,

@@ -30,7 +30,7 @@ SHORT = CalibrationSpec(SamplingSpec(steps=8), samples=2)
 PATIENCE_MS = 60_000
 QUICK = {"test_promises"}
 """In ``make test``."""
-THOROUGH = {"test_overview", "test_tour", "test_every_tab"}
+THOROUGH = {"test_overview", "test_dial", "test_tour", "test_every_tab"}
 """In ``make thorough``; the other files drive one tab through all it can do: ``make browser``."""
 expect = playwright.expect
 expect.set_options(timeout=PATIENCE_MS)
@@ -59,10 +59,13 @@ class Watched:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def open(self, query: str = "") -> playwright.Page:
-        """Go to the page and wait until it can be used."""
+    def open(self, query: str = "", settings: bool = True) -> playwright.Page:
+        """Go to the page and wait until it can be used; unfold the settings, or leave them."""
         self.page.goto(self.url + query)
         self.page.get_by_role("tab").first.wait_for()
+        if settings:
+            self.page.locator("#settings > button").click()
+            self.page.locator("#bits").wait_for()
         return self.page
 
     def tab(self, name: str) -> None:

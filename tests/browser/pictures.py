@@ -45,13 +45,14 @@ def at_top(page: Any, name: str, least: int = 1) -> None:
 
 def walk(page: Any) -> Iterator[int]:
     """Brings the page to each frame; yields how long it stands."""
-    page.locator("#worst img").nth(1).wait_for()
+    page.locator("#dial[data-drawn]").wait_for()
+    page.locator("#dial-range").focus()
+    page.keyboard.press("Home")
     yield LONG
-    for bits in ("W8A8", "W4A4"):
-        page.get_by_role("radio", name=bits).check()
-        expect(page.locator("#samples")).to_contain_text(bits)
-        at_top(page, "#samples img", 18)
-        yield LONG
+    for _ in range(int(page.locator("#dial-range").get_attribute("max"))):
+        page.keyboard.press("ArrowRight")
+        yield 2 * SHORT
+    yield LONG
     tab(page, "Outliers")
     at_top(page, "#atlas-overview .heatmaplayer image", 2)
     yield LONG

@@ -18,7 +18,7 @@ FILLED = {
 }
 """Tab -> a text that says that it has been drawn."""
 PICTURES = {
-    "overview": ("#samples img", "#worst img"),
+    "overview": ("#worst img",),
     "compare": ("#contact img", "#compare-slider img"),
     "blind": ("#blind-pictures img",),
     "injector": ("#rung img",),

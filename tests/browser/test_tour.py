@@ -31,9 +31,9 @@ def test_the_tour_from_beginning_to_end(watched, axe, shots):
     expect(page.locator("#tour")).to_have_count(0)
 
 
-def take_bits(page) -> None:
-    page.get_by_role("radio", name="W4A4").check()
-    expect(page.locator("#notice")).to_contain_text("W4A4")
+def turn_the_dial(page) -> None:
+    page.locator("#dial-range").focus()
+    page.keyboard.press("ArrowLeft")
 
 
 def choose_layer(page) -> None:
@@ -70,7 +70,7 @@ def guess(page) -> None:
 
 
 DOING = {
-    "bits": take_bits,
+    "dial": turn_the_dial,
     "layer": choose_layer,
     "channel": choose_channel,
     "alpha": move("#alpha"),

@@ -104,7 +104,8 @@ def test_every_network_run_of_the_page_takes_this_door():
     runs, takes minutes, and stays on the CPU.
     """
     page = ROOT / "ditas_core" / "ui"
-    apart = {page / "serving" / "zerogpu.py", page / "stored" / "precompute.py"}
+    made = {page / "stored" / name for name in ("precompute.py", "dialling.py")}
+    apart = {page / "serving" / "zerogpu.py", *made}
     users = set()
     for path in set(page.rglob("*.py")) - apart:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -117,7 +118,7 @@ def test_every_network_run_of_the_page_takes_this_door():
             if loops:
                 assert node.module == "serving.zerogpu", (path.name, loops)
                 users.add(str(path.relative_to(page)))
-    jobs = {f"tabs/{name}/job.py" for name in ("compare", "injector", "breaking")}
+    jobs = {f"tabs/{name}/job.py" for name in ("compare", "injector", "breaking", "overview")}
     assert users == jobs | {"visitors/backend.py"}
 
 

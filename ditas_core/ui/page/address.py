@@ -26,10 +26,10 @@ from ..visitors.backend import Backend, Choice, Model
 from ..visitors.session import Session
 from .bar import (
     CUSTOM,
-    FIRST_BITS,
-    FIRST_CONVENTION,
     MAX_STRENGTH,
     Page,
+    first_choice,
+    fold_label,
     recipe_names,
     setup_notice,
 )
@@ -156,10 +156,11 @@ class Address:
 
     def usual(self) -> dict[str, str]:
         """What every parameter is when the page opens."""
+        first = first_choice(self.backend)
         return {
             "checkpoint": self.backend.default.key,
-            "bits": FIRST_BITS,
-            "convention": FIRST_CONVENTION,
+            "bits": str(first.bits),
+            "convention": first.convention,
             "recipe": DITAS,
             "inject": "",
             "tab": self.tabs[0],
@@ -200,7 +201,7 @@ class Address:
         """
         if name == "bits":
             match = BITS.fullmatch(text)
-            if match is None or not 4 <= int(match[2]) <= 16:
+            if match is None or not 2 <= int(match[2]) <= 16:
                 raise ValueError(text)
             return BitWidths(int(match[1]), int(match[2]))
         if name == "inject":
@@ -229,8 +230,9 @@ class Address:
     def choice(self, asked: Asked) -> Choice:
         """What the bar shows after the view has been restored."""
         model = Model(asked.checkpoint or self.backend.default.key, asked.inject or 1.0)
-        bits = asked.bits or BitWidths.parse(FIRST_BITS)
-        found = Choice(model, bits, asked.convention or FIRST_CONVENTION, asked.recipe or DITAS)
+        first = first_choice(self.backend)
+        bits, convention = asked.bits or first.bits, asked.convention or first.convention
+        found = Choice(model, bits, convention, asked.recipe or DITAS)
         return replace(found, backend=asked.fields.get("backend", found.backend))
 
 
@@ -262,7 +264,7 @@ def restorer(address: Address, page: Page) -> Any:
             asked = replace(asked, recipe=None)
             gr.Warning(OWN_RECIPE)
         skip = gr.skip()
-        outputs = 11 + len(address.fields)
+        outputs = 12 + len(address.fields)
         if asked.empty:
             return (skip,) * outputs
         preset = weight = activation = None
@@ -281,13 +283,14 @@ def restorer(address: Address, page: Page) -> Any:
             update(asked.inject),
             skip if asked.tab is None else gr.Tabs(selected=asked.tab),
             setup_notice(backend, session, address.choice(asked)),
+            gr.update(label=fold_label(address.choice(asked))),
             str(time.time()) if here else skip,
             *(field_update(address, name, asked) for name in address.fields),
         )
 
     return restore, [
         bar.checkpoint, bar.preset, bar.weight_bits, bar.activation_bits, bar.convention,
-        bar.recipe, bar.inject, bar.strength, page.tabs, page.bar.notice,
+        bar.recipe, bar.inject, bar.strength, page.tabs, page.bar.notice, page.bar.fold,
     ]  # fmt: skip
 
 

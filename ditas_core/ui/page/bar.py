@@ -22,7 +22,9 @@ from .fetching import LoadRow, build_load_row, wire_load_row
 PRODUCTS = {"simulated": "simulated", "integer": "in integers"}
 CUSTOM = "custom"
 MAX_STRENGTH = 200
-FIRST_BITS, FIRST_CONVENTION, FIRST_STRENGTH = "W4A8", "integer", 60
+FIRST_STRENGTH = 60
+UNMEASURED_BITS, UNMEASURED_CONVENTION = BIT_PRESETS[1], next(iter(CONVENTIONS))
+"""What the page opens on where no results are shipped that could tell what to look at."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class BarInputs(Inputs):
         if self.preset == CUSTOM:
             bits = BitWidths(
                 whole(self.weight_bits, "weight bits", 2, 8),
-                whole(self.activation_bits, "activation bits", 4, 16),
+                whole(self.activation_bits, "activation bits", 2, 16),
             )
         else:
             bits = BitWidths.parse(self.preset)
@@ -72,6 +74,7 @@ class SetupBar:
     """The bar's components."""
 
     inputs: BarInputs
+    fold: gr.Accordion
     notice: gr.HTML
     load_row: LoadRow
 
@@ -104,6 +107,7 @@ class Page:
     fields  components whose values stand in the page's address, by parameter
     actions what the tour waits for: name -> listeners' events that do it
     link    shows the page's address
+    later   what a tab wires once all are laid out
     """
 
     bar: SetupBar
@@ -111,6 +115,7 @@ class Page:
     fields: dict[str, Any] = field(default_factory=dict)
     actions: dict[str, list[Any]] = field(default_factory=dict)
     link: gr.Textbox | None = None
+    later: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,11 @@ class View:
 
 
 def first_choice(backend: Backend) -> Choice:
-    """What the page opens on."""
-    return Choice(Model(backend.default.key), BitWidths.parse(FIRST_BITS), FIRST_CONVENTION)
+    """What the page opens on: bits and convention at which the shipped results show most."""
+    bits, convention = UNMEASURED_BITS, UNMEASURED_CONVENTION
+    if backend.shipped is not None:
+        bits, convention = backend.shipped.telling, backend.shipped.convention
+    return Choice(Model(backend.default.key), BitWidths.parse(bits), convention)
 
 
 def recipe_names(backend: Backend, session: Session, choice: Choice) -> list[str]:
@@ -172,9 +180,23 @@ def why_simulated(choice: Choice) -> str:
     return f"; no integers: {cannot}" if cannot and choice.backend != choice.runs_as else ""
 
 
+def fold_label(choice: Choice) -> str:
+    """What the folded bar says of itself."""
+    return f"Settings: {choice.title} · {choice.recipe}"
+
+
 def build_setup(backend: Backend) -> SetupBar:
-    """Lay out the bar and wire its own reactions."""
+    """Lay out the bar, folded away where there is something to see without it, and wire its own
+    reactions."""
+    label = fold_label(first_choice(backend))
+    with gr.Accordion(label, open=backend.shipped is None, elem_id="settings") as fold:
+        return build_bar(backend, fold)
+
+
+def build_bar(backend: Backend, fold: gr.Accordion) -> SetupBar:
+    """What is inside."""
     choices = [(entry.label, entry.key) for entry in backend.entries.values()]
+    first = first_choice(backend)
     with gr.Group(elem_id="bar"), gr.Row(equal_height=False):
         checkpoint = gr.Dropdown(
             choices,
@@ -186,7 +208,7 @@ def build_setup(backend: Backend) -> SetupBar:
         )
         preset = gr.Radio(
             [*BIT_PRESETS, CUSTOM],
-            value=FIRST_BITS,
+            value=str(first.bits),
             label="Bits",
             info="W weights, A activations",
             elem_id="bits",
@@ -195,7 +217,7 @@ def build_setup(backend: Backend) -> SetupBar:
         )
         convention = gr.Dropdown(
             list(CONVENTIONS),
-            value=FIRST_CONVENTION,
+            value=first.convention,
             label="Convention",
             info="what shares a rounding scale",
             elem_id="convention",
@@ -218,10 +240,12 @@ def build_setup(backend: Backend) -> SetupBar:
             min_width=120,
         )
     with gr.Row(visible=False) as custom_row:
-        weight_bits = gr.Slider(2, 8, 4, step=1, label="Weight bits", elem_id="weight-bits")
+        weight_bits = gr.Slider(
+            2, 8, first.bits.weight, step=1, label="Weight bits", elem_id="weight-bits"
+        )
         activation_bits = gr.Slider(
-            4, 16, 8, step=1, label="Activation bits", info="16 leaves activations alone",
-            elem_id="activation-bits",
+            2, 16, first.bits.activation, step=1, label="Activation bits",
+            info="16 leaves activations alone", elem_id="activation-bits",
         )  # fmt: skip
     inject = gr.Checkbox(
         False,
@@ -234,9 +258,7 @@ def build_setup(backend: Backend) -> SetupBar:
         render=False,
     )  # fmt: skip
     dark = gr.Checkbox(False, label="dark", visible="hidden", elem_id="dark")
-    notice = gr.HTML(
-        setup_notice(backend, Session(""), first_choice(backend)), padding=False, elem_id="notice"
-    )
+    notice = gr.HTML(setup_notice(backend, Session(""), first), padding=False, elem_id="notice")
     inputs = BarInputs(
         checkpoint,
         preset,
@@ -249,25 +271,26 @@ def build_setup(backend: Backend) -> SetupBar:
         dark,
         products,
     )
-    bar = SetupBar(inputs, notice, build_load_row(backend, first_choice(backend)))
+    bar = SetupBar(inputs, fold, notice, build_load_row(backend, first))
 
     def on_preset(value: str) -> Any:
         return gr.update(visible=value == CUSTOM)
 
-    def describe(session: Session, asked: BarInputs) -> tuple[Any, str]:
+    def describe(session: Session, asked: BarInputs) -> tuple[Any, str, Any]:
         choice = asked.read(backend)
         return (
             gr.update(choices=recipe_names(backend, session, choice)),
             setup_notice(backend, session, choice),
+            gr.update(label=fold_label(choice)),
         )
 
     preset.change(on_preset, preset, custom_row, show_progress="hidden", api_visibility="private")
     gr.on(
         bar.changes,
         *answer(backend, describe, [inputs], once=True),
-        [recipe, notice],
+        [recipe, notice, fold],
         api_name="describe",
         **QUIET,
     )
-    wire_load_row(backend, bar.load_row, inputs, [recipe, notice], describe)
+    wire_load_row(backend, bar.load_row, inputs, [recipe, notice, fold], describe)
     return bar

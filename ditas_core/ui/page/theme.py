@@ -47,7 +47,7 @@ def build_theme() -> gr.themes.Base:
 
 
 STATIC = Path(__file__).resolve().parent / "static"
-CSS = (STATIC / "style.css").read_text(encoding="utf-8")
+CSS = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("style.css", "dial.css"))
 
 
 def drawing_scripts() -> list[str]:
@@ -56,5 +56,12 @@ def drawing_scripts() -> list[str]:
     return [f"./assets/{file.name}" for file in sorted(assets.glob("PlotlyPlot-*.js"))]
 
 
-SCRIPT = (STATIC / "page.js").read_text(encoding="utf-8")
-HEAD = f"<script>window.ditasScripts = {json.dumps(drawing_scripts())};\n{SCRIPT}</script>"
+SCRIPT = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("page.js", "dial.js"))
+OUTSIDE = (
+    "@media (max-width: 640px) { .gradio-container > .main { padding: 8px 12px !important; } }"
+)
+"""Styles of what Gradio puts around the page, which its own rules do not let ``CSS`` reach."""
+HEAD = (
+    f"<style>{OUTSIDE}</style>"
+    f"<script>window.ditasScripts = {json.dumps(drawing_scripts())};\n{SCRIPT}</script>"
+)

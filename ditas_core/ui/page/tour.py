@@ -51,9 +51,15 @@ class TourPanel:
         ]  # fmt: skip
 
 
-def build_tour() -> TourPanel:
+def tour_button() -> gr.Button:
+    return gr.Button(
+        f"Take the tour: {len(STEPS)} steps, 2 minutes", size="sm", elem_id="tour-begin",
+        scale=0, min_width=250,
+    )  # fmt: skip
+
+
+def build_tour(begin: gr.Button) -> TourPanel:
     """The panel, hidden until the tour begins."""
-    begin = gr.Button("Take the tour: 8 steps, 2 minutes", size="sm", elem_id="tour-begin")
     with gr.Group(visible=False, elem_id="tour") as panel:
         text = gr.Markdown(latex_delimiters=MATHS, elem_id="tour-text", padding=True)
         state = gr.HTML(padding=False, elem_id="tour-state")

@@ -24,14 +24,14 @@ class Step:
 
 STEPS = (
     Step(
-        "Take bits away",
+        "Turn the dial",
         "overview",
-        "bits",
-        "The three rows come from the same noise. **Choose W4A4 in the bar above**: weights and "
-        "activations are now rounded to 16 levels each, $Q(x) = \\Delta\\cdot\\mathrm{round}"
-        "(x/\\Delta)$.",
-        "You took bits away: plain rounding falls apart, DiTAS keeps the pictures. The other "
-        "steps show why.",
+        "dial",
+        "The three pictures come from the same noise. **Turn the dial**, with the mouse, the arrow "
+        "keys or a swipe: with $b$ bits a number can only be one of $2^b$ levels, $Q(x) = \\Delta"
+        "\\cdot\\mathrm{round}(x/\\Delta)$.",
+        "You took bits away. The line below the dial says where plain rounding breaks and how far "
+        "DiTAS holds; the other steps show why.",
     ),
     Step(
         "Find who shouts",

@@ -18,6 +18,8 @@ from urllib.parse import parse_qs
 from .device import ADDRESS, Device
 from .heartbeats import App, Heartbeats, Message, Receive, Scope, Send
 from .limits import Limits
+from .sheets import ADDRESS as SHEETS
+from .sheets import ROUTE
 
 API = "/gradio_api"
 HEARTBEAT = f"{API}/heartbeat/"
@@ -39,7 +41,8 @@ GET_EXACT = frozenset(
     }
 )  # fmt: skip
 GET_BELOW = (
-    "/assets/", "/static/", "/svelte/", f"{ADDRESS}/", HEARTBEAT, f"{API}/call/", f"{API}/file=",
+    "/assets/", "/static/", "/svelte/", f"{ADDRESS}/", SHEETS, HEARTBEAT, f"{API}/call/",
+    f"{API}/file=",
 )  # fmt: skip
 POST_EXACT = frozenset({f"{API}/{name}" for name in ("queue/join", "cancel", "reset", "reset/")})
 POST_BELOW = (f"{API}/call/", f"{API}/run/", f"{API}/api/")
@@ -263,11 +266,12 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def gate_options(limits: Limits) -> dict[str, Any]:
-    """For ``launch(app_kwargs=...)``: the gate, and no documentation pages."""
+    """For ``launch(app_kwargs=...)``: the gate, the dial's sheets, and no documentation pages."""
     from starlette.middleware import Middleware
 
     return {
         "middleware": [Middleware(Gate, limits=limits)],
+        "routes": [ROUTE],
         "docs_url": None,
         "redoc_url": None,
         "openapi_url": None,

@@ -1,12 +1,15 @@
 """``python -m ditas_core.ui.stored.precompute assets/NAME``: the results that the page opens on.
 
-The same library calls as a visitor's, at the default settings: one calibration,
-the search at every preset, and a comparison of plain rounding and the recipe.
+The same library calls as a visitor's, at the default settings: one calibration, the convention
+that shows most, the dial, the search at every preset, a comparison of plain rounding and the
+recipe, and the ladder of injected outliers. ``--only dial`` makes the dial, and keeps the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +22,16 @@ from ...comparison import Trajectory, compare, run_trajectory
 from ...conversion import quantize_transformer
 from ...evaluation import outlier_atlas
 from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
-from ...specs import BIT_PRESETS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
+from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ...writing import whole_folder
 from ..serving.errors import FAILURES
 from ..tabs.injector.job import ladder
 from .catalogue import precomputed_folder, showcase
+from .dial import Dial, save_dial
+from .dialling import DialSpec, choose_convention, make_dial
 from .ladder import Ladder, save_ladder
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, make_result, save_shipped
 
-CONVENTION = "integer"
 SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
 FRAMES = 11
 Report = Callable[[str], None]
@@ -48,6 +52,7 @@ def precompute(
     samples: int = SAMPLES,
     presets: Sequence[str] = BIT_PRESETS,
     calibration: Calibration | None = None,
+    convention: str = "integer",
 ) -> Shipped:
     """All shipped results of one checkpoint."""
     if calibration is None:
@@ -67,14 +72,14 @@ def precompute(
         bits = BitWidths.parse(name)
         report(f"{name}: searching")
         *events, recipe = iterate_search(
-            checkpoint, calibration, SearchSpec(bits, CONVENTION, "ditas")
+            checkpoint, calibration, SearchSpec(bits, convention, "ditas")
         )
-        searched = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "search"))
-        smoothed = search(checkpoint, calibration, SearchSpec(bits, CONVENTION, "smoothing"))
+        searched = search(checkpoint, calibration, SearchSpec(bits, convention, "search"))
+        smoothed = search(checkpoint, calibration, SearchSpec(bits, convention, "smoothing"))
         assert isinstance(recipe, Recipe) and isinstance(searched, Recipe)
         assert isinstance(smoothed, Recipe)
         recipes = {
-            PLAIN: plain_recipe(checkpoint, bits, CONVENTION),
+            PLAIN: plain_recipe(checkpoint, bits, convention),
             SMOOTHED: smoothed,
             SEARCHED: searched,
             DITAS: recipe,
@@ -85,7 +90,7 @@ def precompute(
             quantized = quantize_transformer(checkpoint, each, calibration)
             run = sample(quantized)
             runs[variant] = (run, compare(reference, run))
-        title = f"{checkpoint.name} · {name} · {CONVENTION} · shipped"
+        title = f"{checkpoint.name} · {name} · {convention} · shipped"
         settings = {
             "seed": SEED,
             "steps": sampling.steps,
@@ -100,33 +105,57 @@ def precompute(
         )
     return Shipped(
         fingerprint=checkpoint.fingerprint,
-        convention=CONVENTION,
+        convention=convention,
         calibration=calibration.sha256,
         atlas=outlier_atlas(checkpoint, calibration),
         presets=found,
     )
 
 
-def write(shipped: Shipped, target: Path, steps: Ladder | None = None) -> None:
-    """The folder, in the place of an older one."""
+def write(
+    shipped: Shipped | None,
+    target: Path,
+    steps: Ladder | None = None,
+    dial: Dial | None = None,
+) -> None:
+    """The folder, in the place of an older one; without ``shipped`` with what that had."""
     with whole_folder(target, replaces=True) as work:
-        save_shipped(shipped, work)
+        if shipped is not None:
+            save_shipped(shipped, work)
+        elif target.is_dir():
+            shutil.copytree(
+                target, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dial*")
+            )
         if steps is not None:
             save_ladder(steps, work)
+        if dial is not None:
+            save_dial(dial, work)
         for file in work.iterdir():
             file.chmod(0o644)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
         prog="python -m ditas_core.ui.stored.precompute", description=__doc__
     )
-    parser.add_argument("checkpoint", help="a local DiT folder, for example assets/NAME")
-    parser.add_argument("--out", type=Path, default=None, help="default: assets/precomputed")
-    parser.add_argument("--steps", type=int, default=STEPS, help="denoising steps (default 50)")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="images (default 8)")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    options = parser.parse_args(arguments)
+    found.add_argument("checkpoint", help="a local DiT folder, for example assets/NAME")
+    found.add_argument("--out", type=Path, default=None, help="default: assets/precomputed")
+    found.add_argument("--steps", type=int, default=STEPS, help="denoising steps (default 50)")
+    found.add_argument("--samples", type=int, default=SAMPLES, help="images (default 8)")
+    found.add_argument("--guidance", type=float, default=GUIDANCE)
+    found.add_argument(
+        "--convention", choices=list(CONVENTIONS), help="default: the one that shows most, measured"
+    )
+    found.add_argument(
+        "--calibration", type=Path, help="a file of this checkpoint's, instead of a run"
+    )
+    found.add_argument("--only", choices=["dial"], help="make this anew and keep the rest")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    target = options.out or precomputed_folder()
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -134,20 +163,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         checkpoint = load_checkpoint(options.checkpoint)
         spec = CalibrationSpec(SamplingSpec(steps=options.steps))
-        calibration = measured(checkpoint, report, spec)
+        if options.calibration is None:
+            calibration = measured(checkpoint, report, spec)
+        else:
+            calibration = Calibration.load(options.calibration)
+        sampling = SamplingSpec(steps=options.steps, guidance_scale=options.guidance)
+        dials = DialSpec(samples=options.samples)
+        convention, tried = options.convention, None
+        if convention is None and options.only:  # that of the results which are kept
+            convention = json.loads((target / "results.json").read_text("utf-8"))["convention"]
+        if convention is None:
+            convention, tried = choose_convention(checkpoint, calibration, dials, report)
+        dial = make_dial(checkpoint, calibration, convention, report, dials, tried)
+        if options.only:
+            write(None, target, dial=dial)
+            return 0
         shipped = precompute(
             checkpoint,
             report,
             spec,
-            SamplingSpec(steps=options.steps, guidance_scale=options.guidance),
+            sampling,
             options.samples,
             calibration=calibration,
+            convention=convention,
         )
         steps = ladder(checkpoint, calibration, report)
-    except FAILURES as error:
+    except (*FAILURES, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    write(shipped, options.out or precomputed_folder(), steps)
+    write(shipped, target, steps, dial)
     return 0
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import gradio as gr
 import torch
@@ -35,6 +36,7 @@ from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
 from ..serving.zerogpu import iterate_calibration
 from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder
+from ..stored.dial import Cell, Dial, load_dial, stop_of
 from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
 from .cache import Cache, size_of, usual_limit
@@ -44,6 +46,7 @@ from .session import KEPT_BYTES, Session, Sessions
 
 INJECTED_CHANNELS = 3
 FIXED_ALPHA = 0.5
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Backend:
         self.fetching = JobQueue(self.limits.places)
         self.sessions = Sessions(most_bytes=min(KEPT_BYTES, self.cache.limit // 4))
         self.default = Model(next(iter(self.entries)))
+        self.warmers: list[Callable[[], None]] = []
         self.shipped: Shipped | None = None
         self.notice = ""
         self.open_shipped()
@@ -127,12 +131,19 @@ class Backend:
     @cached_property
     def ladder(self) -> Ladder | None:
         """The shipped rungs of injected outliers, if they belong to the default checkpoint."""
-        if not self.entries[self.default.key].local:
-            return None
-        try:
-            return load_ladder(precomputed_folder(), self.checkpoint(self.default).fingerprint)
-        except ValueError:
-            return None
+        return self.of_default(load_ladder)
+
+    @cached_property
+    def dial(self) -> Dial | None:
+        """The shipped dial, likewise."""
+        return self.of_default(load_dial)
+
+    def of_default(self, load: Callable[[Path, str], Part]) -> Part | None:
+        """A part of the shipped results, if it belongs to the default checkpoint."""
+        if self.entries[self.default.key].local:
+            with suppress(ValueError):
+                return load(precomputed_folder(), self.checkpoint(self.default).fingerprint)
+        return None
 
     def session(self, request: gr.Request) -> Session:
         """The session of whoever asks; one for this question alone where no session is told."""
@@ -141,7 +152,7 @@ class Backend:
         return self.sessions.of(str(request.session_hash)[:64])
 
     def warm(self) -> threading.Thread:
-        """Calibrate the default checkpoint in the background, so that live tabs answer at once."""
+        """In the background: calibrate the default checkpoint, make ready what tabs want."""
 
         def work() -> None:
             with self.queue.join() as ticket:
@@ -149,6 +160,8 @@ class Backend:
                     pass
                 for _ in self.calibrated(self.default, self.spec):
                     pass
+                for work_of_a_tab in self.warmers:
+                    work_of_a_tab()
 
         thread = threading.Thread(target=work, name="warm", daemon=True)
         if self.entries[self.default.key].local:
@@ -325,11 +338,17 @@ class Backend:
 
     def preset(self, choice: Choice) -> Preset | None:
         """What is shipped at these bits, if it fits the choice."""
-        shipped = self.shipped
-        if shipped is None or choice.model != self.default:
+        shipped, where = self.shipped, (choice.model, choice.convention)
+        if shipped is None or where != (self.default, shipped.convention):
             return None
-        here = choice.convention == shipped.convention
-        return shipped.presets.get(str(choice.bits)) if here else None
+        return shipped.presets.get(str(choice.bits))
+
+    def cell(self, choice: Choice) -> Cell | None:
+        """The dial's stop at these bits, if it fits the choice."""
+        dial = self.dial
+        if dial is None or choice.model != self.default or choice.convention != dial.convention:
+            return None
+        return dial.cells.get(stop_of(choice.bits))
 
     def own_recipes(self, session: Session, model: Model) -> dict[str, Recipe]:
         """The visitor's for this checkpoint."""
@@ -342,7 +361,9 @@ class Backend:
 
     def recipe_names(self, session: Session, choice: Choice) -> list[str]:
         """Of everything that can be used at once: built in, shipped, the visitor's own."""
-        shipped = [] if self.preset(choice) is None else [SEARCHED, DITAS]
+        shipped = [] if self.cell(choice) is None else [DITAS]
+        if self.preset(choice) is not None:
+            shipped = [SEARCHED, DITAS]
         own = self.own_recipes(session, choice.model)
         return list(dict.fromkeys([PLAIN, SMOOTHED, *shipped, *own]))
 
@@ -355,7 +376,9 @@ class Backend:
             plain = replace(plain, checkpoint=self.fingerprint(choice.model))
         smoothed = {name: LayerRecipe(choice.bits, FIXED_ALPHA) for name in plain.layers}
         found = {PLAIN: plain, SMOOTHED: replace(plain, name="smoothing", layers=smoothed)}
-        preset = self.preset(choice)
+        preset, cell = self.preset(choice), self.cell(choice)
+        if cell is not None:
+            found[DITAS] = cell.recipe
         if preset is not None:
             found |= {SEARCHED: preset.searched, DITAS: preset.recipe}
         return found | self.own_recipes(session, choice.model)

@@ -58,7 +58,7 @@
     for (const file of window.ditasScripts ?? []) import(new URL(file, document.baseURI));
   };
   const read = setInterval(() => {
-    if (!document.querySelector("#samples img, #samples .empty")) return;
+    if (!document.querySelector("#dial[data-drawn], #dial-view .empty")) return;
     clearInterval(read);
     (window.requestIdleCallback ?? setTimeout)(early);
   }, 300);

@@ -12,11 +12,10 @@ import gradio as gr
 from ....calibration import Calibration
 from ....specs import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
 from ...page.bar import (
-    FIRST_BITS,
-    FIRST_CONVENTION,
     BarInputs,
     Page,
     View,
+    first_choice,
     recipe_names,
     setup_notice,
 )
@@ -101,7 +100,7 @@ class LabInputs(Inputs):
             one_of(self.layer, "layer", known),
             BitWidths(
                 whole(self.weight_bits, "weight bits", 2, 8),
-                whole(self.activation_bits, "activation bits", 4, 16),
+                whole(self.activation_bits, "activation bits", 2, 16),
             ),
             one_of(self.convention, "granularity", list(GRANULARITY)),
             flag(self.branch, "low-rank branch"),
@@ -137,8 +136,9 @@ def build_lab(backend: Backend, page: Page) -> View | None:
     with gr.Column(visible=False) as gate:
         controls = build_controls("lab", "Measure", NOT_MEASURED, "warn")
     timer = gr.Timer(POLL_S, active=False)
-    first, names = BitWidths.parse(FIRST_BITS), layer_choices(backend, backend.default)
-    at_first = (first.weight, first.activation, FIRST_CONVENTION)
+    choice, names = first_choice(backend), layer_choices(backend, backend.default)
+    first = choice.bits
+    at_first = (first.weight, first.activation, choice.convention)
     with gr.Row():
         layer = gr.Dropdown(
             names, value=loudest(backend, backend.default), label="Layer", elem_id="lab-layer",
@@ -146,7 +146,7 @@ def build_lab(backend: Backend, page: Page) -> View | None:
         )  # fmt: skip
         convention = gr.Dropdown(
             [(text, name) for name, text in GRANULARITY.items()],
-            value=FIRST_CONVENTION, label="Granularity", elem_id="lab-convention",
+            value=choice.convention, label="Granularity", elem_id="lab-convention",
             info="weights × activations that share a rounding scale", scale=2, min_width=250,
         )  # fmt: skip
         weight_bits = gr.Dropdown(

@@ -1,20 +1,21 @@
-"""The first screen: pictures, three measured numbers, the checkpoint's card."""
+"""What the first tab shows beside the dial: what was drawn here, the worst layer, the card."""
 
 from __future__ import annotations
 
 import html
-from statistics import fmean
 
 from ...page.glossary import explained
 from ...page.heat import heat
-from ...page.pictures import picture_rows
+from ...page.pictures import data_uri
 from ...stored.catalogue import licence_name
-from ...stored.results import DITAS, PLAIN, REFERENCE, Result, Shipped
+from ...stored.dial import spoken
+from ...stored.results import DITAS, PLAIN, REFERENCE
 from ...visitors.backend import Backend, Choice, Model
 from ...visitors.session import Session
+from .dial import TITLES
+from .job import Drawn
 
-SHOWN = 6
-SQNR = "latent SQNR, dB"
+SENTENCE = "Turn the dial: an image model in fewer bits, by plain [[rounding]] and by DiTAS."
 STORY = (
     "A diffusion transformer draws by multiplying huge tables of numbers. Storing them in 4 bits "
     "makes the model small, but a few [[channel|channels]] [[outlier|shout]], and [[rounding]] "
@@ -23,89 +24,42 @@ STORY = (
 )
 
 
-def stat(number: str, text: str) -> str:
-    return f'<div class="stat"><b>{number}</b><span>{text}</span></div>'
-
-
-def calmed(shipped: Shipped, bits: str) -> tuple[str, float, float]:
-    """The layer from whose loudest channel the recipe takes most: its name, before, after."""
-    recipe = shipped.presets[bits].recipe
-    drops = []
-    for name, group in shipped.atlas.groups.items():
-        after = group.smoothed(recipe.layers[name].alpha).strength
-        drops.append((group.strength - after, name, group.strength, after))
-    _, name, before, after = max(drops)
-    return name, before, after
-
-
-def mean_of(result: Result, variant: str) -> float:
-    return fmean(result.metrics[variant][SQNR])
-
-
-def stats(shipped: Shipped, bits: str) -> str:
-    """Outlier before and after; plain rounding and DiTAS at these bits and at the fewest."""
-    name, before, after = calmed(shipped, bits)
-    title = html.escape(shipped.atlas.groups[name].title)
-    cards = [
-        stat(
-            f"{before:.1f}× <i>→</i> {after:.1f}×",
-            f"loudest channel of {title} against its median one, before and after smoothing",
-        )
-    ]
-    last = list(shipped.presets)[-1]
-    for each in dict.fromkeys((bits, last)):
-        result = shipped.presets[each].result
-        text = explained(
-            f"{each}: [[SQNR|closeness to full precision]] of the [[latent|latents]] with plain "
-            f"rounding and with DiTAS, mean of {len(result.labels)} samples from the same noise"
-        )
-        plain, ours = mean_of(result, PLAIN), mean_of(result, DITAS)
-        cards.append(stat(f"{plain:.1f} <i>→</i> {ours:.1f} dB", text))
-    return f'<div class="stats">{"".join(cards)}</div>'
-
-
 def hero() -> str:
-    """Title and story; never changes while the page is open."""
+    """Title and one sentence; never changes while the page is open."""
     return (
-        f'<header id="hero"><h1>DiTAS explorer</h1><p class="story">{explained(STORY)}</p>'
-        '<p class="device"><a href="device/" target="_blank" rel="noopener">Draw on your device</a>'
-        " with the 4-bit model, in your own browser.</p></header>"
+        f'<header id="hero"><h1>DiTAS explorer</h1><p class="story">{explained(SENTENCE)}</p>'
+        "</header>"
     )
 
 
-def numbers(backend: Backend, choice: Choice) -> str:
-    """The three numbers of the shipped results at these bits, if there are any."""
-    shipped = backend.shipped
-    if (
-        shipped is None
-        or str(choice.bits) not in shipped.presets
-        or not is_shipped(backend, choice)
-    ):
-        return ""
-    return stats(shipped, str(choice.bits))
+def drawn_view(drawn: Drawn | None) -> str:
+    """Three places, filled as the pictures come."""
+    figures = []
+    for way in (REFERENCE, PLAIN, DITAS):
+        if drawn is None or way not in drawn.images:
+            figures.append(
+                f'<figure><div class="blank" aria-hidden="true"></div><figcaption><b>'
+                f"{html.escape(TITLES[way])}</b></figcaption></figure>"
+            )
+            continue
+        alt = html.escape(f"{drawn.job.name}, drawn here, {TITLES[way]}")
+        near = f" {drawn.sqnr[way]:.1f} dB," if way in drawn.sqnr else ""
+        figures.append(
+            f'<figure><img src="{data_uri(drawn.images[way])}" alt="{alt}">'
+            f"<figcaption><b>{html.escape(TITLES[way])}</b> "
+            f"<span>{near} {drawn.seconds[way]:.1f} s</span></figcaption></figure>"
+        )
+    return f'<div class="dial-pictures">{"".join(figures)}</div>'
 
 
-def is_shipped(backend: Backend, choice: Choice) -> bool:
-    """Whether the shipped results are about this choice."""
+def drawn_line(drawn: Drawn) -> str:
+    """What was drawn, and how fast it was here."""
+    job = drawn.job
+    speeds = ", ".join(f"{TITLES[way].lower()} {ms:.0f} ms" for way, ms in drawn.ms.items())
     return (
-        backend.shipped is not None
-        and choice.model == backend.default
-        and choice.convention == backend.shipped.convention
-        and str(choice.bits) in backend.shipped.presets
+        f"{job.name}, noise {job.noise}, {spoken(job.stop)}, {job.sampling.steps} steps. "
+        f"Timed here, a step: {speeds.replace('ditas', 'DiTAS')}; rounded ones {drawn.engine}."
     )
-
-
-def samples(backend: Backend, choice: Choice) -> str:
-    """Full precision, plain rounding and DiTAS from the same noise."""
-    if backend.shipped is None or not is_shipped(backend, choice):
-        text = "No shipped pictures at these settings: the Compare tab draws them."
-        return f'<p class="empty">{text}</p>'
-    result = backend.shipped.presets[str(choice.bits)].result
-    rows = [(REFERENCE, "32 bits", list(result.images[REFERENCE][:SHOWN]))]
-    for variant in (PLAIN, DITAS):
-        note = f"{choice.bits}, {mean_of(result, variant):.1f} dB"
-        rows.append((variant, note, list(result.images[variant][:SHOWN])))
-    return picture_rows(rows, result.labels[:SHOWN], "the same noise, three ways to compute")
 
 
 def worst_layer(backend: Backend, session: Session, choice: Choice) -> str:
