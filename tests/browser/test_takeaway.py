@@ -229,6 +229,7 @@ def test_it_works_inside_a_frame(watched):
     page.goto(watched.url + "frame.html")
     frame = page.frame_locator("iframe")
     expect(frame.locator("#notice")).to_contain_text("W4A4")
+    frame.locator("#settings > button").click()
     frame.get_by_role("radio", name="W8A8").check()
     expect(frame.locator("#notice")).to_contain_text("W8A8")
     inner = page.frames[1]
