@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,15 +120,19 @@ def test_the_first_visitor_has_it_made_and_all_others_wait_for_the_same(
 
 
 def test_a_site_that_cannot_be_made_says_so_and_is_not_tried_at_every_visit(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    logger = logging.Logger("device")  # whatever other tests have made of the process's own
+    logger.addFilter(lambda record: bool(said.append(record.getMessage())))
+    monkeypatch.setattr(module, "logger", logger)
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
     device = Device(source=tiny_folder(tmp_path / "tiny"))
     assert not device.ready()
     ended(device.worker)
     first = device.worker
-    assert "from the npm registry" in caplog.text
+    assert "from the npm registry" in said[0]
     page = bytes(device.waiting("index.html").body).decode()
     assert "cannot be made on this server" in page and "registry" not in page
     assert not device.ready() and device.worker is first
