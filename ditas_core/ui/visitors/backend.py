@@ -377,10 +377,10 @@ class Backend:
         smoothed = {name: LayerRecipe(choice.bits, FIXED_ALPHA) for name in plain.layers}
         found = {PLAIN: plain, SMOOTHED: replace(plain, name="smoothing", layers=smoothed)}
         preset, cell = self.preset(choice), self.cell(choice)
-        if cell is not None:
-            found[DITAS] = cell.recipe
         if preset is not None:
             found |= {SEARCHED: preset.searched, DITAS: preset.recipe}
+        elif cell is not None:
+            found[DITAS] = cell.recipe
         return found | self.own_recipes(session, choice.model)
 
     def recipe(self, session: Session, choice: Choice) -> tuple[str, Recipe | None]:
