@@ -173,6 +173,7 @@ def test_the_address_follows_and_a_reload_gives_the_same_view(watched):
     assert all("abort" in text.lower() or "Connection errored" in text for text in unloaded)
     del watched.errors[errors:]
     page.wait_for_function("window.ditasRestored === true")
+    page.locator("#settings > button").click()
     expect(page.get_by_role("tab", name="Outliers")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#atlas-layer-name input")).to_have_value("2.fc1")
     expect(page.get_by_role("radio", name="custom")).to_be_checked()
@@ -228,8 +229,8 @@ def test_it_works_inside_a_frame(watched):
     ))  # fmt: skip
     page.goto(watched.url + "frame.html")
     frame = page.frame_locator("iframe")
-    expect(frame.locator("#notice")).to_contain_text("W4A4")
     frame.locator("#settings > button").click()
+    expect(frame.locator("#notice")).to_contain_text("W4A4")
     frame.get_by_role("radio", name="W8A8").check()
     expect(frame.locator("#notice")).to_contain_text("W8A8")
     inner = page.frames[1]
