@@ -110,14 +110,18 @@ def torchao_int8(network: Any) -> None:
     tools.quantize_(network, config, filter_fn=lambda _, path: path in chosen)
 
 
-def sdnq_int8(network: Any) -> None:
-    tools: Any = import_module("sdnq")
+def ungrouped_paths(network: Any) -> list[str]:
+    """Linear layers in no smoothing group, which stay as they are."""
     chosen = grouped_paths(network)
-    others = [
+    return [
         path
         for path, module in network.named_modules()
         if isinstance(module, nn.Linear) and path not in chosen
     ]
+
+
+def sdnq_int8(network: Any) -> None:
+    tools: Any = import_module("sdnq")
     tools.sdnq_post_load_quant(
         network,
         weights_dtype="int8",
@@ -125,7 +129,7 @@ def sdnq_int8(network: Any) -> None:
         group_size=-1,
         add_skip_keys=False,
         minimum_allowed_numel=0,
-        modules_to_not_convert=others,
+        modules_to_not_convert=ungrouped_paths(network),
     )
 
 

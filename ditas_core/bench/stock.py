@@ -29,7 +29,7 @@ from ditas_core.sampling import sample_latents, spread_labels
 from ditas_core.search import SearchSpec
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 
-from .contestants import grouped_paths, sdnq_int8, torchao_int8
+from .contestants import grouped_paths, sdnq_int8, torchao_int8, ungrouped_paths
 from .machine import DEMO, describe
 
 SEED = 1_000_000
@@ -63,19 +63,13 @@ def torchao_int4(network: Any, _: Checkpoint) -> None:
 
 def sdnq_uint4(network: Any, _: Checkpoint) -> None:
     tools: Any = import_module("sdnq")
-    chosen = grouped_paths(network)
-    others = [
-        path
-        for path, module in network.named_modules()
-        if isinstance(module, nn.Linear) and path not in chosen
-    ]
     tools.sdnq_post_load_quant(
         network,
         weights_dtype="uint4",
         group_size=64,
         add_skip_keys=False,
         minimum_allowed_numel=0,
-        modules_to_not_convert=others,
+        modules_to_not_convert=ungrouped_paths(network),
     )
 
 
