@@ -156,6 +156,10 @@ def test_a_smoothed_folder_is_a_stock_one(tmp_path: Path, capsys: Any) -> None:
     assert set(pipeline.labels) == set(checkpoint.class_names)
     assert relative_difference(checkpoint, pipeline.transformer) == report["relative_difference"]
     assert load_checkpoint(out).class_names == checkpoint.class_names, "ours loads it, too"
+    for form in ("smoothed", "onnx", "web"):
+        words = ["export", str(base), "--to", form, "--steps", "2", "--out", str(tmp_path / form)]
+        assert main(words) == 2 and not (tmp_path / form).exists()
+        assert f"no --samples and --steps with --to {form}" in capsys.readouterr().err
     assert str(tmp_path) not in "".join(
         p.read_text() for p in out.glob("*.*") if p.suffix != ".png"
     )

@@ -125,6 +125,16 @@ def test_the_verb_says_what_is_wrong(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_decoder_in_memory_has_the_graph_of_its_file(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration holds diffusers' defaults, which are tuples there and lists in a file."""
+    monkeypatch.setattr(trace, "KEPT", {})
+    for checkpoint in (build_random_checkpoint(), load_checkpoint(stock)):
+        trace.traced_decoder(checkpoint, tmp_path)
+    assert len(trace.KEPT) == 1
+
+
 def test_what_has_no_integer_product_leaves_nothing(tmp_path: Path) -> None:
     checkpoint = build_random_checkpoint()
     recipe = plain_recipe(checkpoint, BitWidths(8, 8), "paper")

@@ -53,11 +53,10 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples",
         type=number(int, 1, 1000),
-        default=16,
-        help="torchao and sdnq: pictures that the SQNR of the card is of (%(default)s)",
+        help="torchao and sdnq: pictures that the SQNR of the card is of (default: 16)",
     )
     parser.add_argument(
-        "--steps", type=number(int, 1, 1000), default=20, help="of those pictures (%(default)s)"
+        "--steps", type=number(int, 1, 1000), help="of those pictures (default: 20)"
     )
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
     add_web(parser)
@@ -78,6 +77,10 @@ def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what was measured."""
     if args.to not in STOCK and (args.recipe is not None or args.leave_out):
         raise ValueError("export: expected --recipe and --leave-out only with " + ", ".join(STOCK))
+    if args.to not in ("torchao", "sdnq") and (args.samples or args.steps):
+        raise ValueError(
+            f"export: expected no --samples and --steps with --to {args.to}, which draws nothing"
+        )
     if args.to == "web":
         return run_web(args)
     check_no_web(args)
@@ -147,8 +150,8 @@ def export_stock_folder(args: argparse.Namespace) -> Report:
             calibration,
             args.to,
             [word.strip() for word in args.leave_out.split(",") if word.strip()],
-            args.samples,
-            args.steps,
+            args.samples or 16,
+            args.steps or 20,
             lambda event: tell(event.what, event.done, event.total),
         )
     size = f"wrote {args.out}: {found.bytes / 1e6:.1f} MB, {found.bits:.2f} bits per parameter"

@@ -170,7 +170,8 @@ class Decoder(nn.Module):
 
 def traced_decoder(checkpoint: Checkpoint, cache: Path | None = None) -> Traced:
     """The graph of the checkpoint's decoder; as ``traced``."""
-    config = dict(checkpoint.vae.config)
+    # lists, as a file would have it: diffusers' defaults are tuples
+    config = {k: list(v) if type(v) is tuple else v for k, v in checkpoint.vae.config.items()}
 
     def make() -> Traced:
         empty = build_empty(AutoencoderKL, config, "vae", positions=False)
