@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 from diffusers import DiTPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -44,6 +45,7 @@ from training.evaluate import (
 from training.export import export_checkpoint
 from training.latents import Latents, encode_looks, looks_of
 from training.look import look
+from training.routing import draw_kept, routed_forward
 from training.runs import Run, cosine_rate, read_config, read_log
 from training.vae import VAEConfig, adapt_vae, build_vae, edges, train_vae, vae_loss
 
@@ -247,6 +249,51 @@ def test_a_dit_run_that_was_stopped_resumes_to_the_same_weights(run: Path, tmp_p
     assert after["optimizer"]["state"].keys() == before["optimizer"]["state"].keys()
     groups = after["optimizer"]["param_groups"]
     assert [(group["lr_scale"], group["eps"]) for group in groups] == [(1.0, 1e-8), (3.0, 1e-8)]
+
+
+def test_tokens_are_routed_past_the_middle_blocks() -> None:
+    model = build_dit(8, replace(TINY_DIT, layers=6))
+    for index, weight in enumerate(model.parameters()):
+        nn.init.normal_(weight, std=0.2, generator=torch.Generator().manual_seed(index))
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(3, 4, 8, 8, generator=generator)
+    conditions = torch.tensor([0, 500, 999]), torch.tensor([1, 2, 1000])
+    stock = model(latents, *conditions).sample
+    whole = draw_kept(3, 16, 1.0, generator)
+    assert torch.equal(routed_forward(model, latents, *conditions, whole), stock)
+    kept = draw_kept(3, 16, 0.5, generator)
+    assert kept.shape == (3, 8) and bool((kept.diff(dim=1) > 0).all())
+    assert len({tuple(row) for row in kept.tolist()}) == 3
+    routed = routed_forward(model, latents, *conditions, kept)
+    assert routed.shape == stock.shape and not torch.allclose(routed, stock)
+
+    # middle blocks that change nothing: then it does not matter who passes through them
+    for block in model.transformer_blocks[2:4]:
+        nn.init.zeros_(block.norm1.linear.weight)
+        nn.init.zeros_(block.norm1.linear.bias)
+    routed = routed_forward(model, latents, *conditions, kept)
+    torch.testing.assert_close(routed, model(latents, *conditions).sample)
+    with pytest.raises(ValueError, match="expected more than 4 blocks to route past, got 2"):
+        routed_forward(build_dit(8, TINY_DIT), latents, *conditions, kept)
+
+
+def test_a_run_is_routed_until_the_anneal(run: Path, tmp_path: Path) -> None:
+    """The generator tells: the routed steps draw tokens from it, the others do not."""
+    drawn = []
+    for minutes, share in ((60.0, 0.5), (60.0, 1.0), (1.0, 0.5)):
+        config = replace(
+            TINY_DIT, layers=5, minutes=minutes, anneal_minutes=2.0, kept_share=share,
+            save_minutes=0.0, look_minutes=0.0,
+        )  # fmt: skip
+        folder, seen = tmp_path / f"{minutes}-{share}", list[int]()
+
+        def stop(seen: list[int] = seen) -> bool:
+            return len(seen) == 2
+
+        train_dit(run / "latents.safetensors", folder, config, silent, stop=stop, look=seen.append)
+        drawn.append(torch.load(folder / "state.pt", weights_only=True)["generator"])
+    routed, whole, annealing = drawn
+    assert torch.equal(whole, annealing) and not torch.equal(routed, whole)
 
 
 def test_a_look_leaves_a_sheet_outliers_and_weights(run: Path) -> None:

@@ -26,6 +26,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from ditas_core.models import NULL_CLASS
 
 from .latents import Latents
+from .routing import draw_kept, routed_forward
 from .runs import Log, Run
 
 
@@ -52,6 +53,7 @@ class DiTConfig:
     warmup: int = 500
     group_share: float = 0.12
     label_dropout: float = 0.1
+    kept_share: float = 1.0  # of the tokens in the middle blocks, until the anneal
     weight_decay: float = 0.0
     snr_cap: float = 5.0
     snr_floor: float = 0.05
@@ -193,6 +195,8 @@ def train_dit(
     snr = signal / (1 - signal)  # (1000,)
     loss_weight = noise_weights(snr, config)
     forward = torch.compile(model) if config.compile else model
+    routed = torch.compile(routed_forward) if config.compile else routed_forward
+    tokens = (model.config.sample_size // config.patch) ** 2
     losses: list[float] = []
     saved = looked = run.seconds
     while run.seconds < config.minutes * 60 and not stop():
@@ -206,8 +210,13 @@ def train_dit(
         noise = torch.randn(clean.shape, generator=generator)
         level = signal[timesteps][:, None, None, None]
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        left = config.minutes * 60 - run.seconds
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = forward(noisy, timestep=timesteps, class_labels=labels).sample
+            if config.kept_share < 1 and left > config.anneal_minutes * 60:
+                kept = draw_kept(len(labels), tokens, config.kept_share, generator)  # (B, K)
+                predicted = routed(model, noisy, timesteps, labels, kept)
+            else:
+                predicted = forward(noisy, timestep=timesteps, class_labels=labels).sample
         error = F.mse_loss(predicted.float(), noise, reduction="none").flatten(1).mean(1)  # (B,)
         loss = (error * loss_weight[timesteps]).mean()
         optimizer.zero_grad(set_to_none=True)
