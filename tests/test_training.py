@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn as nn
 from diffusers import DiTPipeline
-from PIL import Image
+from PIL import Image, ImageColor
 from safetensors.torch import load_file, save_file
 
 from training.__main__ import main
@@ -31,22 +31,21 @@ from training.dit import (
 )
 from training.evaluate import (
     EvaluationConfig,
-    contact_sheet,
-    frechet_distance,
     load_pipeline,
-    loss_curve,
     outlier_strength,
+    read_looks,
     record_absmax,
-    right_label,
     sample,
-    symmetric_sqrt,
+    sample_kept,
     training_record,
 )
 from training.export import export_checkpoint
+from training.features import frechet_distance, right_label, symmetric_sqrt, wilson_interval
 from training.latents import Latents, encode_looks, looks_of
 from training.look import look
 from training.routing import draw_kept, routed_forward
 from training.runs import Run, cosine_rate, read_config, read_log
+from training.sheets import COLOURS, contact_sheet, loss_curve, outlier_curve
 from training.vae import VAEConfig, adapt_vae, build_vae, edges, train_vae, vae_loss
 
 pytestmark = pytest.mark.numeric
@@ -419,10 +418,34 @@ def test_outlier_strength_of_every_projection(checkpoint: Path) -> None:
     assert all(ratio >= 1 for ratio in strengths.values())
 
 
-def test_right_label_is_a_mean_over_classes() -> None:
+def test_right_label_of_the_nearest_image() -> None:
     images, labels = torch.eye(3), torch.tensor([0, 1, 2])
-    samples, asked = torch.eye(3)[[0, 0, 0, 1, 1]], torch.tensor([0, 0, 0, 1, 2])
-    assert right_label(samples, asked, images, labels) == pytest.approx((1 + 1 + 0) / 3)
+    samples, asked = 0.9 * torch.eye(3)[[0, 0, 0, 1, 1]], torch.tensor([0, 0, 0, 1, 2])
+    right = right_label(samples, asked, images, labels)
+    assert right.tolist() == [True, True, True, True, False]
+    low, high = wilson_interval(1800, 2000)
+    assert (low, high) == pytest.approx((0.8861, 0.9124), abs=1e-4)
+    assert wilson_interval(5, 5)[1] == pytest.approx(1)
+
+
+def test_samples_that_were_kept_are_not_drawn_again(checkpoint: Path, tmp_path: Path) -> None:
+    pipeline = load_pipeline(checkpoint)
+    config = EvaluationConfig(steps=2, batch=2, frechet_bfloat16=False)
+    labels = [0, 1, 2, 3, 0]
+    lines: list[str] = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if line == "sampled 4 of 5":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sample_kept(checkpoint, pipeline, labels, config, tmp_path, interrupt)
+    whole = sample_kept(checkpoint, pipeline, labels, config, tmp_path, lines.append)
+    assert lines == ["sampled 2 of 5", "sampled 4 of 5", "sampled 5 of 5"]
+    assert torch.equal(whole, sample(pipeline, labels, config, silent))
+    sample_kept(checkpoint, pipeline, labels, replace(config, steps=3), tmp_path, silent)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_record_absmax_keeps_the_largest_and_leaves_no_hook(checkpoint: Path) -> None:
@@ -443,18 +466,40 @@ def test_contact_sheet_places_every_image() -> None:
     assert (sheet == 200).all(-1).sum() >= 4 * 128 * 128
 
 
+def test_a_sheet_of_all_classes_is_small() -> None:
+    tiles = torch.zeros(7, 3, 128, 128, dtype=torch.uint8)
+    names = ["a", "person in suit levitating", *"bcdef"]
+    sheet = contact_sheet(tiles, names, per_class=1, a_row=3, cell=64)
+    assert sheet.width < 3 * 100 and sheet.height < 3 * 100
+    assert (np.asarray(sheet) == 0).all(-1).sum() >= 7 * 64 * 64
+
+
+def test_outliers_over_training_are_a_curve(tmp_path: Path) -> None:
+    assert read_looks(tmp_path) == []
+    (tmp_path / "looks").mkdir()
+    rows = [{"step": s, "median": 2.0, "largest": 5.0 * s, "layers": {"a": 1}} for s in (1, 2, 3)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "looks" / "outliers.jsonl").write_text(lines, encoding="utf-8")
+    looks = read_looks(tmp_path)
+    assert looks[2] == {"step": 3, "median": 2.0, "largest": 15.0}
+    drawn = {tuple(pixel) for pixel in np.asarray(outlier_curve(looks)).reshape(-1, 3).tolist()}
+    assert {ImageColor.getrgb(colour) for colour in COLOURS} <= drawn
+
+
 def test_card_takes_its_figures_from_the_files(
     run: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["card", str(checkpoint)]) == 2
     assert capsys.readouterr().err.startswith("error: expected ")
     group = {"images": 4, "distance": 123.456}
-    names = ("samples", "training_subset")
+    names = ("samples", "first_samples", "training_subset")
+    looks = read_looks(run)
     report = {
         "config": EvaluationConfig().__dict__,
         "image_size": SIZE,
         "classes": {name: 7 for name in NAMES},
-        "right_label": 0.934,
+        "right_label": {"samples": 1500, "share": 0.934, "ci95": [0.912, 0.956]},
+        "outliers_over_training": looks,
         "frechet": {"reference_images": 357, **dict.fromkeys(names, group)},
         "vae": {"held_out_images": 5, "psnr_db": 28.765},
         "outliers": {"transformer_blocks.1.ff.net.2": 17.25},
@@ -466,7 +511,7 @@ def test_card_takes_its_figures_from_the_files(
     for figure in (
         "357 training images",
         "123.46",
-        "93%",
+        "93.4% (95 % interval 91.2% to 95.6%)",
         "28.77 dB",
         "| `ff.net.2` | 17.2 | 17.2 | 1 |",
     ):

@@ -27,12 +27,12 @@ from .evaluate import (
     draw_sheet,
     evaluate,
     load_pipeline,
-    save_image,
 )
 from .export import export_checkpoint
 from .latents import encode_looks
 from .look import LOOKED_AT, look
 from .runs import read_config
+from .sheets import save_image
 from .vae import VAEConfig, adapt_vae, train_vae
 
 EXAMPLE = """\
@@ -177,20 +177,26 @@ def run_evaluate(args: argparse.Namespace) -> None:
     pipeline = load_pipeline(args.checkpoint)
     if args.sheet is not None:
         save_image(draw_sheet(pipeline, config, say), args.sheet)
-        beside = args.sheet.with_name("all-classes.png")
+        beside = args.sheet.with_name("all-classes.webp")
         save_image(draw_all_classes(pipeline, config, say), beside)
         say(f"wrote {args.sheet} and {beside.name}")
         return
     data = images_file(args.data, 2 * pipeline.vae.config.sample_size)
     out = args.out or args.checkpoint
     report = evaluate(args.checkpoint, data, args.run, out, config, say)
-    for name in ("samples", "samples_subset", "held_out", "training_subset"):
-        group = report["frechet"][name]
-        say(f"Frechet distance of {group['images']} {name}: {group['distance']:.2f}")
+    for name, group in report["frechet"].items():
+        if name != "reference_images":
+            name = name.replace("_", " ")
+            say(f"Frechet distance of {group['images']} {name}: {group['distance']:.2f}")
+    found = report["right_label"]
+    say(
+        f"right label: {found['share']:.1%} of {found['samples']} samples "
+        f"({found['ci95'][0]:.1%} to {found['ci95'][1]:.1%})"
+    )
     say(f"VAE: {report['vae']['psnr_db']:.2f} dB PSNR")
     strongest = max(report["outliers"], key=lambda layer: report["outliers"][layer])
     say(f"strongest outlier: {report['outliers'][strongest]:.1f} x the median, in {strongest}")
-    say(f"wrote {out}/evaluate.json, the contact sheets and loss-curve.png")
+    say(f"wrote {out}/evaluate.json, the contact sheets and the curves")
 
 
 def run_card(args: argparse.Namespace) -> None:
@@ -261,7 +267,8 @@ def build_parser() -> Parser:
     )
     verb.add_argument(
         "--frechet-bfloat16",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=measure.frechet_bfloat16,
         help="draw those images in bfloat16: twice as fast where the processor has it",
     )
     verb.add_argument(

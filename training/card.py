@@ -48,7 +48,7 @@ def write_card(checkpoint: Path) -> Path:
         _summary(checkpoint, report),
         "![Contact sheet: four samples of each of 16 classes](contact-sheet.png)\n\n"
         f"A fixed choice. All {len(report['classes'])}, the weak ones too: "
-        "[one sample of every class](all-classes.png).",
+        "[one sample of every class](all-classes.webp).",
         _sampling(report),
         _loading(report),
         _architecture(checkpoint),
@@ -211,6 +211,7 @@ def _figures(report: Json) -> str:
     frechet, config, vae = report["frechet"], report["config"], report["vae"]
     groups = (
         ("Samples", "samples"),
+        ("The first of them", "first_samples"),
         ("Random quarter of the training images", "training_subset"),
     )
     distances = [
@@ -226,6 +227,9 @@ def _figures(report: Json) -> str:
         block, largest = max(of.items(), key=lambda item: item[1])
         median = statistics.median(of.values())
         strengths.append((f"`{kind}`", f"{median:.1f}", f"{largest:.1f}", block))
+    right = report["right_label"]
+    curve = "\n\n![Outliers over training](outlier-curve.png)"
+    curve = curve if report["outliers_over_training"] else ""
     precision = " in bfloat16" if config.get("frechet_bfloat16") else ""
     return f"""## Figures
 
@@ -237,8 +241,9 @@ numbers; the random quarter is part of what it is compared with, which makes its
 
 {_table(("Images", "Number", "Distance"), distances)}
 
-Of these samples the nearest training image, by the same features, has the label asked for in \
-{report["right_label"]:.0%} (mean over classes).
+Of the first {right["samples"]:,} samples the nearest training image, by the same features, has \
+the label asked for in {right["share"]:.1%} (95 % interval {right["ci95"][0]:.1%} to \
+{right["ci95"][1]:.1%}).
 
 The VAE reconstructs {vae["held_out_images"]} held-out images at {vae["psnr_db"]:.2f} dB PSNR \
 (mean over images).
@@ -247,7 +252,7 @@ Outliers: the largest channel over the median one, by the absolute maximum of ea
 over a guided trajectory of {config["outlier_steps"]} steps and {config["outlier_samples"]} \
 samples. They are natural: no channel was rescaled.
 
-{_table(("Layer", "Median over blocks", "Largest", "in block"), strengths)}"""
+{_table(("Layer", "Median over blocks", "Largest", "in block"), strengths)}{curve}"""
 
 
 def _limits(report: Json) -> str:

