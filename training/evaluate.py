@@ -139,7 +139,8 @@ def draw_all_classes(pipeline: DiTPipeline, config: EvaluationConfig, log: Log) 
     config = replace(config, steps=min(config.steps, 20))
     names = sorted(pipeline.labels, key=pipeline.labels.__getitem__)
     labels = [pipeline.labels[name] for name in names]
-    images = sample(pipeline, labels, config, log)
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.frechet_bfloat16):
+        images = sample(pipeline, labels, config, log)
     return contact_sheet(images, names, per_class=1, a_row=24, cell=72)
 
 
