@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import DEMO
 from tiny_pipelines import dit, draw, embedded, pixart
 from tiny_pixart import tiny_captions
 
@@ -123,7 +124,7 @@ def test_a_convention_that_cannot_is_refused_in_one_line(convention: str) -> Non
             ditas.quantize("nowhere", convention=convention, backend=backend)
     check_backend(convention, "simulated")
     with pytest.raises(CheckpointError, match="quantize it first"):
-        ditas.load("assets/fluent-emoji-dit", backend="onnx")
+        ditas.load(DEMO, backend="onnx")
 
 
 def test_layers_that_are_listened_to_run_and_a_session_can_be_left(tmp_path: Path) -> None:

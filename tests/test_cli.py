@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_random_checkpoint
+from conftest import DEMO, build_random_checkpoint
 from diffusers import DDIMScheduler, DiTPipeline
 from PIL import Image
 
@@ -255,7 +255,7 @@ def test_a_gpu_calibrates_alike(random_checkpoint: Checkpoint) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    demo = str(Path(__file__).resolve().parents[1] / "assets" / "fluent-emoji-dit")
+    demo = str(DEMO)
     out = ["--out", str(tmp_path / "c")]
     assert main(["calibrate", demo, "--steps", "1", "--device", "cuda", *out]) == 2
     assert "device: expected a GPU" in capsys.readouterr().err

@@ -24,7 +24,8 @@ import sys
 extras = ("gradio", "plotly", "playwright", "pytest", "efficientnet_lite_pytorch")
 sys.modules.update(dict.fromkeys(extras))
 from ditas_core.cli import main
-assert main(["info", "assets/fluent-emoji-dit"]) == 0
+from ditas_core.checkpoints import shipped_folders
+assert main(["info", str(shipped_folders()[0])]) == 0
 assert [main(["bench", name]) for name in ("tokens", "load", "page")] == [2, 2, 2]
 """
 

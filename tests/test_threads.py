@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Watch())
 """
 STARTS = {
     "page": "runpy.run_path('app.py', run_name='__main__')",
-    "command": "sys.argv = ['ditas', 'info', 'assets/fluent-emoji-dit']\n"
+    "command": "sys.argv = ['ditas', 'info', 'assets/NAME']\n"
     "runpy.run_module('ditas_core', run_name='__main__')",
     "script": "sys.argv = ['ditas', 'bench', 'busy', '--help']\n"
     "from ditas_core.cli import main; main()",

@@ -113,9 +113,9 @@ def compare(
     >>> import ditas_core as ditas
     >>> model = ditas.load("assets/fluent-emoji-dit")
     >>> quantized, _ = ditas.quantize(model, "W8A8", method="plain", progress=False)
-    >>> paired = ditas.compare(model, quantized, ["happy-face"], steps=2, progress=False)
-    >>> bool(paired.summary["latent_sqnr_db"].mean > 10), paired.images[0][1].size
-    (True, (64, 64))
+    >>> paired = ditas.compare(model, quantized, [0], steps=2, progress=False)
+    >>> bool(paired.summary["latent_sqnr_db"].mean > 10), len(paired.images)
+    (True, 1)
     """
     check_progress(progress)
     # checked before a model is loaded

@@ -59,8 +59,8 @@ def load(
 
     >>> import ditas_core as ditas
     >>> checkpoint = ditas.load("assets/fluent-emoji-dit")
-    >>> checkpoint.class_names[0], len(checkpoint.groups)
-    ('happy-face', 32)
+    >>> checkpoint.class_index(checkpoint.class_names[0]), checkpoint.licence
+    (0, 'mit')
     """
     check_progress(progress)
     if not isinstance(source, str | Path):

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from ditas_core.checkpoints import ASSETS, shipped_folders
+
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "fluent-emoji-dit"
+DEMO = next(iter(shipped_folders()), ASSETS / "NAME")
 
 
 def describe() -> dict[str, object]:

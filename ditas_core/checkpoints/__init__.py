@@ -38,11 +38,13 @@ from .preflight import (
     preflight,
 )
 from .schedule import read_schedule
+from .shipped import ASSETS, shipped_folders
 from .sources import find_parts, is_file, load_checkpoint, loading_need
 from .state_files import compact_state, half_is_exact, read_state, write_state
 from .views import view_of
 
 __all__ = [
+    "ASSETS",
     "HUB_SOURCES",
     "NOWHERE",
     "WORKING",
@@ -96,6 +98,7 @@ __all__ = [
     "recognise_with",
     "remember_",
     "settle_patches_",
+    "shipped_folders",
     "this_machine",
     "to_original",
     "view_of",

@@ -26,7 +26,7 @@ a first walk, on the checkpoint that ships with the project:
   python -m ditas_core search assets/fluent-emoji-dit --calibration calibration.safetensors \\
       --bits W4A8 --out recipe.json
   python -m ditas_core quantize assets/fluent-emoji-dit --recipe recipe.json --out quantized/
-  python -m ditas_core sample quantized/ --classes cat-face,fruit --out samples/
+  python -m ditas_core sample quantized/ --classes 0,1 --out samples/
   python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
 """
 RESUMABLE = ("calibrate", "search")

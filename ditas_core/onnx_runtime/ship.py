@@ -1,6 +1,7 @@
-"""``python -m ditas_core.onnx_runtime.ship assets/NAME``: a checkpoint's graph for the package.
+"""``python -m ditas_core.onnx_runtime.ship assets/NAME ...``: checkpoints' graphs for the package.
 
-Traced anew, without weights, and put into ``graphs``, so that nobody else waits for that.
+Traced anew, without weights, and put into ``graphs``, so that nobody else waits for that; those of
+other checkpoints leave.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ditas_core.onnx_runtime.ship", description=__doc__
     )
-    parser.add_argument("checkpoint", help="a local folder, for example assets/NAME")
-    path = ship(load_checkpoint(parser.parse_args(arguments).checkpoint))
-    print(f"wrote {path.name}, {path.stat().st_size} bytes")
+    parser.add_argument("checkpoint", nargs="+", help="a local folder, for example assets/NAME")
+    paths = [ship(load_checkpoint(each)) for each in parser.parse_args(arguments).checkpoint]
+    for path in set(SHIPPED.iterdir()) - set(paths):
+        path.unlink()
+    for path in paths:
+        print(f"wrote {path.name}, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..checkpoints import ASSETS
 from .page.address import wire_address
 from .page.bar import Page, View, build_setup
 from .page.tab import Tab
@@ -18,7 +19,6 @@ from .serving.cleanup import clean_regularly
 from .serving.gate import gate_options
 from .serving.inputs import components
 from .serving.limits import read_limits
-from .stored.catalogue import ASSETS
 from .tabs import TABS
 from .tabs.overview.draw import hero
 from .visitors.backend import Backend

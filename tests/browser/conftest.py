@@ -15,13 +15,13 @@ import torch
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
+from ditas_core.bench.machine import DEMO  # noqa: E402
 from ditas_core.specs import CalibrationSpec, SamplingSpec  # noqa: E402
 from ditas_core.ui import build_app, launch_options  # noqa: E402
 from ditas_core.ui.stored.catalogue import Entry  # noqa: E402
 from ditas_core.ui.visitors.backend import Backend  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "assets" / "fluent-emoji-dit"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 PHONE, TABLET, DESKTOP = (390, 844), (768, 1024), (1280, 900)

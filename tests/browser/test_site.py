@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -147,12 +148,15 @@ def test_the_picture_is_that_of_python(
     assert float((pixels(page) - expected).abs().mean()) < 0.7
 
 
-def test_an_address_brings_back_what_it_was_made_of(visit: Callable[..., Watched]) -> None:
-    page = ready(visit(), "#class=heart&seed=11&bits=W8A8&with=plain&steps=10&guidance=4")
+def test_an_address_brings_back_what_it_was_made_of(
+    visit: Callable[..., Watched], demo_checkpoint: Checkpoint
+) -> None:
+    name = demo_checkpoint.class_names[-1]
+    page = ready(visit(), f"#class={quote(name)}&seed=11&bits=W8A8&with=plain&steps=10&guidance=4")
     expect(page.locator("#bits-W8A8")).to_be_checked()
     expect(page.locator("#method-plain")).to_be_checked()
     expect(page.locator("#method-ditas")).not_to_be_checked()
-    assert page.locator("#class option:checked").inner_text() == "heart"
+    assert page.locator("#class option:checked").inner_text() == name.replace("-", " ")
     assert page.locator("#seed").input_value() == "11"
     draw(page)
     expect(page.locator("#said")).to_contain_text("heart, seed 11")
@@ -175,18 +179,21 @@ def test_it_can_be_stopped_and_draws_again(visit: Callable[..., Watched]) -> Non
     expect(page.locator("#panes figcaption")).to_contain_text("ms per step")
 
 
-def test_a_picture_is_saved(visit: Callable[..., Watched], tmp_path: Path) -> None:
+def test_a_picture_is_saved(
+    visit: Callable[..., Watched], tmp_path: Path, demo_checkpoint: Checkpoint
+) -> None:
     page = ready(visit(), "#steps=10&with=ditas,plain")
     draw(page)
     with page.expect_download() as told:
         page.get_by_role("button", name="Save picture").click()
     told.value.save_as(tmp_path / "saved.png")
-    assert told.value.suggested_filename == "cat-face-7-W4A8-ditas-W4A8-plain.png"
+    name = demo_checkpoint.class_names[CLASS].replace(" ", "-")
+    assert told.value.suggested_filename == f"{name}-7-W4A8-ditas-W4A8-plain.png"
     with Image.open(tmp_path / "saved.png") as image:
         assert image.size == (1024, 512)
 
 
-def test_by_keyboard_alone(visit: Callable[..., Watched]) -> None:
+def test_by_keyboard_alone(visit: Callable[..., Watched], demo_checkpoint: Checkpoint) -> None:
     page = ready(visit("phone"), "#steps=10")
     reached = []
     for _ in range(12):
@@ -207,9 +214,9 @@ def test_by_keyboard_alone(visit: Callable[..., Watched]) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_have_class("status done", timeout=DRAWN_MS)
     expect(page.get_by_role("status")).to_contain_text("Drawn in")
-    expect(
-        page.get_by_role("img", name="cat face, drawn with W8A8 · plain rounding")
-    ).to_be_visible()
+    name = demo_checkpoint.class_names[CLASS].replace("-", " ")
+    drawn = page.get_by_role("img", name=f"{name}, drawn with W8A8 · plain rounding")
+    expect(drawn).to_be_visible()
 
 
 @pytest.mark.parametrize("size", ["phone", "desktop"])

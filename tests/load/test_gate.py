@@ -19,6 +19,7 @@ import gradio as gr
 import httpx
 import pytest
 
+from ditas_core.bench.machine import DEMO
 from ditas_core.bench.pages import Served, Visitor, raw, served, tiny_folder
 from ditas_core.checkpoints import Machine, loading_need
 from ditas_core.ui.serving.gate import Gate, is_open
@@ -293,9 +294,7 @@ def test_limits_are_read_and_checked() -> None:
         with pytest.raises(ValueError, match="DITAS_JOB_SECONDS"):
             read_limits({"DITAS_JOB_SECONDS": text})
     least = read_limits({"DITAS_CACHE_MB": str(LEAST_CACHE_MB)}).cache_bytes
-    assert loading_need(str(ROOT / "assets" / "fluent-emoji-dit")).float32 <= least, (
-        "the demo starts"
-    )
+    assert loading_need(str(DEMO)).float32 <= least, "the demo starts"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import threading
 import time
@@ -22,6 +21,7 @@ import torch
 from gradio_client import Client
 from PIL import Image
 
+from ditas_core.bench.machine import DEMO
 from ditas_core.bench.pages import SHORT, tiny_folder
 from ditas_core.specs import CalibrationSpec
 from ditas_core.ui import build_app, launch_options
@@ -31,8 +31,6 @@ from ditas_core.ui.visitors.backend import Backend
 from ditas_core.ui.visitors.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "assets" / "fluent-emoji-dit"
-DEMO = SHIPPED if SHIPPED.is_dir() else Path(os.environ.get("DITAS_TEST_CHECKPOINT", SHIPPED))
 HUB = "facebook/DiT-XL-2-256"
 
 

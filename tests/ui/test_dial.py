@@ -278,11 +278,12 @@ def test_what_is_shipped_fits_itself(backend):
 
 
 def test_the_command_makes_the_dial_and_keeps_the_rest(tiny_dial, tmp_path, monkeypatch):
-    folder, _, calibration, _, _ = tiny_dial
+    folder, checkpoint, calibration, _, _ = tiny_dial
     calibration.save(tmp_path / "calibration.safetensors")
     target = tmp_path / "out"
     target.mkdir()
-    (target / "results.json").write_text('{"convention": "paper"}')
+    kept = {"convention": "paper", "fingerprint": checkpoint.fingerprint}
+    (target / "results.json").write_text(json.dumps(kept))
     (target / "dial-7.webp").write_bytes(b"of an older one")
     monkeypatch.setattr("ditas_core.ui.stored.precompute.DialSpec", lambda samples: SHORT)
     words_of_it = [str(folder / "tiny"), "--only", "dial", "--out", str(target),
@@ -291,4 +292,7 @@ def test_the_command_makes_the_dial_and_keeps_the_rest(tiny_dial, tmp_path, monk
     made = json.loads((target / "dial.json").read_text())
     assert made["convention"] == "paper" and (target / "results.json").is_file()
     assert not (target / "dial-7.webp").exists()
-    assert main([*words_of_it[:3], "--out", str(tmp_path / "none"), *words_of_it[5:]]) == 2
+    (target / "results.json").write_text(json.dumps(kept | {"fingerprint": "0" * 64}))
+    assert main(words_of_it) == 0
+    chosen = json.loads((target / "dial.json").read_text())
+    assert set(chosen["settings"]["tried"]) == set(SHORT.conventions), "those are of another model"

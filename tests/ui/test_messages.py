@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from children import ROOT
 
+from ditas_core.bench.machine import DEMO
 from ditas_core.checkpoints import CheckpointError, load_checkpoint
 from ditas_core.ui.serving.errors import reported, without_folders
 
@@ -40,7 +40,7 @@ def test_places_are_named_by_their_last_part(text: str, expected: str) -> None:
 )
 def test_a_visitor_is_not_told_where_a_folder_lies(tmp_path: Path, gone: str) -> None:
     folder = tmp_path / "my models" / "dit"
-    shutil.copytree(ROOT / "assets" / "fluent-emoji-dit", folder)
+    shutil.copytree(DEMO, folder)
     (folder / gone).unlink() if gone else shutil.rmtree(folder)
     with pytest.raises(gr.Error) as caught, reported():
         load_checkpoint(folder)

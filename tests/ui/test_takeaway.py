@@ -89,7 +89,8 @@ def compared(
 ) -> Result:
     """A short comparison, kept as the Compare tab keeps it."""
     sampling = SamplingSpec(steps=5, guidance_scale=2.0)
-    job = CompareJob(choice, recipes, ("cat-face", "fruit"), 11, sampling, SHORT)
+    names = tuple(backend.checkpoint(choice.model).class_names[:2])
+    job = CompareJob(choice, recipes, names, 11, sampling, SHORT)
     *_, result = run_comparison(backend, session, job)
     assert isinstance(result, Result)
     session.result = f"test {choice.title}"
@@ -188,7 +189,7 @@ def test_no_path_of_this_machine_goes_out(backend, taken, tmp_path):
         source_of(page, replace(choice, model=Model(key))) for key in ("copied", "mine", HUB)
     )
     assert copied.place == "copied" and "machine" in copied.note
-    assert mine.place == "assets/fluent-emoji-dit"
+    assert mine.place == f"assets/{DEMO.name}"
     assert hub.place == HUB and hub.fingerprint == ""
 
 
@@ -291,7 +292,7 @@ def test_the_report_needs_nothing_from_outside(taken):
     for _, data in figures:
         assert json.loads(data)["data"]
     for said in (
-        "fluent-emoji-dit",
+        DEMO.name,
         taken.source.fingerprint,
         "licence",
         html.escape(snippet(taken)),
@@ -425,7 +426,7 @@ def test_the_files_of_the_page_belong_to_its_visitors(backend, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("fluent-emoji-dit-W4A8", "fluent-emoji-dit-W4A8"),
+        ("some-model-W4A8", "some-model-W4A8"),
         ("../../etc/passwd", "etc-passwd"),
         ("a/b\\c:d*e?f<g>h|i", "a-b-c-d-e-f-g-h-i"),
         ("smoothing α = 0.5", "smoothing-alpha-0.5"),

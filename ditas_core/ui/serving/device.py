@@ -24,9 +24,9 @@ from filelock import FileLock
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from ...checkpoints import load_folder, own_cache
+from ...checkpoints import ASSETS, load_folder, own_cache
 from ...site import STATIC
-from ..stored.catalogue import ASSETS, find_checkpoints, showcase
+from ..stored.catalogue import find_checkpoints, showcase
 from .heartbeats import Receive, Scope, Send
 
 ADDRESS = "/device"

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoints import HUB_SOURCES, CheckpointError, HubSource, find_source, is_file
+from ...checkpoints import (
+    ASSETS,
+    HUB_SOURCES,
+    CheckpointError,
+    HubSource,
+    find_source,
+    is_file,
+    shipped_folders,
+)
 
 CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 LIKE_VARIABLE = "DITAS_LIKE"
@@ -19,7 +27,6 @@ FAVOURITES = (
     "cat", "police", "mage", "heart", "astronaut", "royalty", "clock", "moon", "cook", "face",
     "fruit", "flag", "person", "mammal",
 )  # fmt: skip
-ASSETS = Path(__file__).resolve().parents[3] / "assets"
 LICENCES = {"cc-by-nc-4.0": "CC-BY-NC 4.0"}
 HALF = " (bfloat16)"
 
@@ -82,9 +89,8 @@ def find_checkpoints(
     if like is None:
         like = os.environ.get(LIKE_VARIABLE, "")
     entries: dict[str, Entry] = {}
-    for folder in sorted(assets.iterdir()) if assets.is_dir() else []:
-        if is_folder(folder):
-            entries[folder.name] = Entry(folder.name, folder.name, str(folder), True)
+    for folder in shipped_folders(assets):
+        entries[folder.name] = Entry(folder.name, folder.name, str(folder), True)
     for each in named_entries(named, like):
         entry = told_apart(each, entries)
         entries.setdefault(entry.key, entry)

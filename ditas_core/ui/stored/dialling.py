@@ -34,8 +34,8 @@ class DialSpec:
     together     bits of weights and activations alike, from many to few
     apart        bits of either, every pair of which is shipped with 32 among them; () = none
     samples      classes, one picture each
-    conventions  those that are tried where none is named, at the bits ``trial`` and on
-                 ``trial_samples`` pictures
+    conventions  those that are tried where none is named, at the bits ``trial``, on
+                 ``trial_samples`` pictures, and with alphas of ``trial_grid``
     """
 
     together: tuple[int, ...] = (8, 7, 6, 5, 4, 3, 2)
@@ -46,6 +46,7 @@ class DialSpec:
     conventions: tuple[str, ...] = ("integer", "integer-tensor", "paper")
     trial: tuple[int, ...] = (8, 6, 4)
     trial_samples: int = 4
+    trial_grid: tuple[float, ...] = (0.25, 0.5, 0.75)
 
     def pairs(self) -> list[Stop]:
         """The stops of ``apart``: full precision itself is none of them."""
@@ -78,11 +79,12 @@ class Turner:
         run = run_trajectory(checkpoint, checkpoint.transformer, labels, spec.sampling, spec.seed)
         return cls(checkpoint, calibration, spec, labels, run, report)
 
-    def cell(self, stop: Stop, convention: str) -> Cell:
+    def cell(self, stop: Stop, convention: str, grid: tuple[float, ...] = SearchSpec.grid) -> Cell:
         """Plain rounding and DiTAS at these bits."""
         bits = bits_of(stop)
         self.report(f"dial: {convention}, {key_of(stop)}")
-        found = search(self.checkpoint, self.calibration, SearchSpec(bits, convention, "ditas"))
+        wanted = SearchSpec(bits, convention, "ditas", grid=grid)
+        found = search(self.checkpoint, self.calibration, wanted)
         assert isinstance(found, Recipe)
         plain = plain_recipe(self.checkpoint, bits, convention)
         modulation = "none" if stop[0] == FULL else MODULATION
@@ -120,7 +122,7 @@ def choose_convention(
     scores: dict[str, tuple[int, float]] = {}
     measured: dict[str, Any] = {}
     for name in spec.conventions:
-        cells = [turner.cell((bits, bits), name) for bits in spec.trial]
+        cells = [turner.cell((bits, bits), name, spec.trial_grid) for bits in spec.trial]
         holding = [cell for cell in cells if cell.holds(DITAS)]
         seen = sum(not cell.holds(PLAIN) for cell in holding)
         leads = [cell.lead for cell in holding]

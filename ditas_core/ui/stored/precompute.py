@@ -2,7 +2,7 @@
 
 The same library calls as a visitor's, at the default settings: one calibration, the convention
 that shows most, the dial, the search at every preset, a comparison of plain rounding and the
-recipe, and the ladder of injected outliers. ``--only dial`` makes the dial, and keeps the rest.
+recipe, and the ladder of injected outliers. ``--only PART`` makes one of them, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -27,13 +27,19 @@ from ...writing import whole_folder
 from ..serving.errors import FAILURES
 from ..tabs.injector.job import ladder
 from .catalogue import precomputed_folder, showcase
-from .dial import Dial, save_dial
+from .dial import DOCUMENT, Dial, save_dial
 from .dialling import DialSpec, choose_convention, make_dial
 from .ladder import Ladder, save_ladder
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, make_result, save_shipped
 
 SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
 FRAMES = 11
+PARTS = {
+    "dial": ("dial*",),
+    "results": ("results.json", "atlas.safetensors", "recipe-*", "W*-*"),
+    "ladder": ("ladder*",),
+}
+"""What can be made alone, and its files."""
 Report = Callable[[str], None]
 
 
@@ -118,14 +124,15 @@ def write(
     steps: Ladder | None = None,
     dial: Dial | None = None,
 ) -> None:
-    """The folder, in the place of an older one; without ``shipped`` with what that had."""
+    """The folder, in the place of an older one; parts that are None are those that it had."""
+    made = {"dial": dial, "results": shipped, "ladder": steps}
+    anew = [file for part, files in PARTS.items() if made[part] is not None for file in files]
     with whole_folder(target, replaces=True) as work:
+        if target.is_dir():
+            ignore = shutil.ignore_patterns(*anew)
+            shutil.copytree(target, work, dirs_exist_ok=True, ignore=ignore)
         if shipped is not None:
             save_shipped(shipped, work)
-        elif target.is_dir():
-            shutil.copytree(
-                target, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dial*")
-            )
         if steps is not None:
             save_ladder(steps, work)
         if dial is not None:
@@ -149,8 +156,18 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--calibration", type=Path, help="a file of this checkpoint's, instead of a run"
     )
-    found.add_argument("--only", choices=["dial"], help="make this anew and keep the rest")
+    found.add_argument("--only", choices=list(PARTS), help="make this anew and keep the rest")
     return found
+
+
+def convention_of(target: Path, fingerprint: str) -> str | None:
+    """That of the checkpoint's results or dial, where they are there: all parts have the same."""
+    for name in ("results.json", DOCUMENT):
+        if (target / name).is_file():
+            document = json.loads((target / name).read_text("utf-8"))
+            if document.get("fingerprint") == fingerprint:
+                return str(document["convention"])
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,25 +186,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             calibration = Calibration.load(options.calibration)
         sampling = SamplingSpec(steps=options.steps, guidance_scale=options.guidance)
         dials = DialSpec(samples=options.samples)
+        parts = [options.only] if options.only else list(PARTS)
         convention, tried = options.convention, None
-        if convention is None and options.only:  # that of the results which are kept
-            convention = json.loads((target / "results.json").read_text("utf-8"))["convention"]
+        if convention is None and options.only:
+            convention = convention_of(target, checkpoint.fingerprint)
         if convention is None:
             convention, tried = choose_convention(checkpoint, calibration, dials, report)
-        dial = make_dial(checkpoint, calibration, convention, report, dials, tried)
-        if options.only:
-            write(None, target, dial=dial)
-            return 0
-        shipped = precompute(
-            checkpoint,
-            report,
-            spec,
-            sampling,
-            options.samples,
-            calibration=calibration,
-            convention=convention,
-        )
-        steps = ladder(checkpoint, calibration, report)
+        dial = shipped = steps = None
+        if "dial" in parts:
+            dial = make_dial(checkpoint, calibration, convention, report, dials, tried)
+        if "results" in parts:
+            shipped = precompute(
+                checkpoint,
+                report,
+                spec,
+                sampling,
+                options.samples,
+                calibration=calibration,
+                convention=convention,
+            )
+        if "ladder" in parts:
+            steps = ladder(checkpoint, calibration, report)
     except (*FAILURES, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 
 from ....calibration import Calibration
-from ....checkpoints import Checkpoint, CheckpointError
+from ....checkpoints import ASSETS, Checkpoint, CheckpointError
 from ....exports import LEAVABLE, QUANTIZED, ExportProgress, fit_recipe, iterate_export
 from ....specs import Recipe, SpecError, check_choice
 from ...page.bar import BarInputs
 from ...page.glossary import lead
 from ...serving.inputs import Inputs
-from ...stored.catalogue import ASSETS, Entry
+from ...stored.catalogue import Entry
 from ...visitors.backend import Backend, Choice
 from ...visitors.copies import QUANTIZED as BYTES_EACH
 from ...visitors.copies import make_room

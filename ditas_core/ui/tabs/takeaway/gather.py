@@ -6,10 +6,10 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ....checkpoints import ASSETS
 from ....evaluation import Half, Measure, OutlierAtlas
 from ....search import LayerDone
 from ....specs import CalibrationSpec, Recipe, SamplingSpec
-from ...stored.catalogue import ASSETS
 from ...stored.results import DITAS, Result
 from ...visitors.backend import INJECTED_CHANNELS, Backend, Choice, Model
 from ...visitors.session import Session
