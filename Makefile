@@ -4,7 +4,8 @@
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make site   the demo's static site that draws in the browser, in the folder site (three minutes)
-# make pictures  the animation of the page in the README
+# make results  all that is made from the shipped checkpoint, under an hour; done steps are skipped
+# make pictures  screenshots of the page, and the animation in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)
 # make processors  every numeric test under each set of instructions that the processor has
@@ -21,8 +22,9 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check --no-input --constra
 CHROMIUM ?= /usr/bin/chromium
 PYTEST_ARGS ?=
 PROCESSORS_ARGS ?=
+RESULTS_ARGS ?=
 
-.PHONY: help app site test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
+.PHONY: help app results site test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -44,10 +46,13 @@ browser: $(VENV)/.installed-dev chromium axe
 	$(PY) -m pytest -m "journey and not slow" $(PYTEST_ARGS)
 
 site: $(VENV)/.installed-dev
-	$(PY) -m ditas_core export assets/fluent-emoji-dit --to web --open cat-face --out site
+	$(PY) -m ditas_core.results --only site --force
+
+results: $(VENV)/.installed-dev chromium
+	$(PY) -m ditas_core.results $(RESULTS_ARGS)
 
 pictures: $(VENV)/.installed-dev chromium
-	PYTHONPATH=.:tests $(PY) tests/browser/pictures.py
+	$(PY) -m ditas_core.results --only pictures --force
 
 slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

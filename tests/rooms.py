@@ -41,6 +41,7 @@ LEVELS = {
     "cli": 7,
     "ui": 7,
     "bench": 8,
+    "results": 9,
 }
 APART = ("training",)
 """Beside the package: imports nothing of the command line and the page, and nothing imports it."""

@@ -167,7 +167,7 @@ def test_the_convention_is_the_one_that_shows_most(random_checkpoint, tmp_path, 
         ("paper", 8): (30.0, 31.0), ("paper", 4): (4.0, 11.0),
     }  # fmt: skip
 
-    def drawn(self, stop, convention):
+    def drawn(self, stop, convention, grid):
         return cell(stop[0], *found[convention, stop[0]], random_checkpoint)
 
     monkeypatch.setattr(dialling.Turner, "cell", drawn)
@@ -293,6 +293,7 @@ def test_the_command_makes_the_dial_and_keeps_the_rest(tiny_dial, tmp_path, monk
     assert made["convention"] == "paper" and (target / "results.json").is_file()
     assert not (target / "dial-7.webp").exists()
     (target / "results.json").write_text(json.dumps(kept | {"fingerprint": "0" * 64}))
+    (target / "dial.json").unlink()
     assert main(words_of_it) == 0
     chosen = json.loads((target / "dial.json").read_text())
     assert set(chosen["settings"]["tried"]) == set(SHORT.conventions), "those are of another model"

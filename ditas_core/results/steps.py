@@ -1,0 +1,125 @@
+"""What is made from the shipped checkpoints: a command a step, in the order they are made in."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+MEASUREMENTS = Path("assets/measurements")
+"""Reports of measurements, a JSON file each; ``pages`` turns them into tables."""
+PRECOMPUTED = Path("assets/precomputed")
+SITE = Path("site")
+EXPORTS = ("torchao-W8A8", "torchao-W4A8", "sdnq-W8A8", "sdnq-W4A8")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    makes    for people
+    words    the command
+    outputs  files that are there afterwards, relative to the repository
+    report   the command's standard output, JSON, is kept in the one output
+    after    steps that have to be done before
+    alone    it measures time, or draws with a browser: nothing else runs, on all cores; every
+             other command has one thread, and two run at once
+    """
+
+    name: str
+    makes: str
+    words: tuple[str, ...]
+    outputs: tuple[Path, ...]
+    report: bool = False
+    after: tuple[str, ...] = ()
+    alone: bool = False
+
+
+def precomputed_of(folder: Path) -> Path:
+    """Where the stored results lie of a shipped checkpoint that the page does not open on."""
+    return PRECOMPUTED.with_name(f"precomputed-{folder.name}")
+
+
+def python(module: str, *words: str | Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"ditas_core{module}", *map(str, words))
+
+
+def measurement(name: str, makes: str, words: str, alone: bool = False) -> Step:
+    """A verb of the command line whose report is kept."""
+    command = python("", *words.split(), "--json")
+    return Step(name, makes, command, (MEASUREMENTS / f"{name}.json",), True, alone=alone)
+
+
+def stored(folder: Path, target: Path, part: str, makes: str, file: str, after: str = "") -> Step:
+    """A part of the stored results of one checkpoint."""
+    words = python(".ui.stored.precompute", folder, "--out", target, "--only", part)
+    name = part if target == PRECOMPUTED else f"{part}-{folder.name}"
+    return Step(name, makes, words, (target / file,), after=(after,) if after else ())
+
+
+def steps(shipped: list[Path]) -> list[Step]:
+    """All of them.
+
+    shipped  folders relative to the repository, the one that the page opens on first; of the
+             others only the dial is made
+
+    Numbers of samples are chosen so that all of it stays under an hour on two cores.
+    """
+    demo, twins = shipped[0], shipped[1:]
+    dials = [
+        stored(twin, precomputed_of(twin), "dial", f"the dial of {twin.name}", "dial.json")
+        for twin in twins
+    ]
+    return [
+        Step("graphs", "graphs that the package ships", python(".onnx_runtime.ship", *shipped),
+             (Path("ditas_core/onnx_runtime/graphs"),)),
+        stored(demo, PRECOMPUTED, "dial", "convention, every stop, 8 classes of 20 steps",
+               "dial.json"),
+        stored(demo, PRECOMPUTED, "results", "atlas, recipes, comparisons of 8 classes, 50 steps",
+               "results.json", "dial"),
+        stored(demo, PRECOMPUTED, "ladder", "injected outliers, 9 strengths, 4 classes",
+               "ladder.json", "results"),
+        *dials,
+        Step("golden", "the numbers that the golden tests expect", python(".results.golden"),
+             (MEASUREMENTS / "golden.json",)),
+        measurement("methods", "plain and DiTAS, 16 samples of 20 steps",
+                    f"compare {demo} --ablation W8A8,W4A8,W4A4 --methods plain,ditas "
+                    "--samples 16 --steps 20"),
+        measurement("backends", "three backends, 16 samples of 20 steps",
+                    f"compare {demo} --ablation W8A8,W4A8 --methods ditas "
+                    "--backend simulated,integer,onnx --samples 16 --steps 20"),
+        measurement("modulation", "the modulation in few bits, 16 samples of 20 steps",
+                    f"compare {demo} --ablation W8A8,W4A8 --methods ditas "
+                    "--modulation none,w8,w8a8,w4 --backend onnx --samples 16 --steps 20"),
+        measurement("injected", "outliers made 60 times larger, 16 samples of 20 steps",
+                    f"compare {demo} --inject 60 --ablation W8A8 --methods plain,search "
+                    "--convention paper --samples 16 --steps 20"),
+        measurement("conventions", "conventions by bits, 8 samples of 20 steps",
+                    "bench conventions --conventions integer,integer-tensor,paper,released "
+                    "--bits W8A8,W4A8,W4A4"),
+        measurement("stock", "torchao, sdnq and quanto, where installed, 8 samples of 20 steps",
+                    "bench stock --samples 8"),
+        Step("exports", "what the formats of torchao and sdnq cost, 8 samples of 20 steps",
+             python(".results.exports"), (MEASUREMENTS / "exports.json",)),
+        Step("tokens", "how many stored tokens a search needs",
+             python("", "bench", "tokens", "--out", "assets/token-study"),
+             (Path("assets/token-study/study.json"),)),
+        measurement("search", "the released procedure and one pass, one run each",
+                    "bench search --model demo --runs 1", alone=True),
+        measurement("forward", "one forward pass in every way",
+                    "bench forward --eager --rounds 9", alone=True),
+        Step("site", "the phone's site",
+             python("", "export", demo, "--to", "web", "--out", SITE), (SITE / "manifest.json",),
+             after=("graphs", "ladder"), alone=True),
+        Step("site-bench", "what the site weighs, how soon it draws",
+             python("", "bench", "site", "--site", SITE, "--json"),
+             (MEASUREMENTS / "site-bench.json",), True, ("site",), True),
+        Step("page", "how quickly the page answers", python("", "bench", "page", "--json"),
+             (MEASUREMENTS / "page.json",), True, ("ladder",), True),
+        Step("pictures", "screenshots, and the animation of the README",
+             (sys.executable, "tests/browser/pictures.py"),
+             tuple(Path("assets/screenshots") / name for name in
+                   ("tour.webp", "outliers.png", "lab.png", "compare.png", "breaking.png",
+                    "device.webp")),
+             after=("ladder", "site"), alone=True),
+    ]  # fmt: skip
