@@ -42,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for step in every:
             took = ledger.seconds(step)
             state = "done" if ledger.done(step) else "to do"
-            print(
-                f"{step.name:12} {state:6} {'?' if took is None else f'{took:.0f} s':>7}  {step.makes}"
-            )
+            last = "?" if took is None else f"{took:.0f} s"
+            print(f"{step.name:12} {state:6} {last:>7}  {step.makes}")
         return 0
     failed: list[str] = []
     if not options.pages:

@@ -142,7 +142,8 @@ def site(report: Json) -> list[str]:
         [
             ("first picture, loading included", f"{values['first_s']:.1f} s",
              f"{report['targets']['first_s']:g} s"),
-            ("every further one", f"{values['next_s']:.1f} s", f"{report['targets']['next_s']:g} s"),
+            ("every further one", f"{values['next_s']:.1f} s",
+             f"{report['targets']['next_s']:g} s"),
             *((name, f"{db:.0f} dB", "") for name, db in report["apart_db"].items()),
         ],
     )  # fmt: skip

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,8 @@ def carry_out(step: Step, root: Path, machine: dict[str, object]) -> float:
     """
     threads = {} if step.alone else {"OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join((".", "tests"))}
+    if step.fresh is not None:
+        shutil.rmtree(root / step.fresh, ignore_errors=True)
     started = time.perf_counter()
     done = subprocess.run(
         step.words, cwd=root, env=environment, stdin=subprocess.DEVNULL, capture_output=True,

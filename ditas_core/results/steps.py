@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..bench.machine import ROOT
+from ..ui.stored.catalogue import showcase
 
 MEASUREMENTS = Path("assets/measurements")
 """Reports of measurements, a JSON file each; ``pages`` turns them into tables."""
 PRECOMPUTED = Path("assets/precomputed")
 SITE = Path("site")
-EXPORTS = ("torchao-W8A8", "torchao-W4A8", "sdnq-W8A8", "sdnq-W4A8")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Step:
     outputs  files that are there afterwards, relative to the repository
     report   the command's standard output, JSON, is kept in the one output
     after    steps that have to be done before
+    fresh    a folder that the command wants to be absent: it is removed first
     alone    it measures time, or draws with a browser: nothing else runs, on all cores; every
              other command has one thread, and two run at once
     """
@@ -33,6 +37,7 @@ class Step:
     report: bool = False
     after: tuple[str, ...] = ()
     alone: bool = False
+    fresh: Path | None = None
 
 
 def precomputed_of(folder: Path) -> Path:
@@ -42,6 +47,12 @@ def precomputed_of(folder: Path) -> Path:
 
 def python(module: str, *words: str | Path) -> tuple[str, ...]:
     return (sys.executable, "-m", f"ditas_core{module}", *map(str, words))
+
+
+def opened(folder: Path) -> str:
+    """The class that stands first wherever the model is shown."""
+    index = json.loads((ROOT / folder / "model_index.json").read_text("utf-8"))
+    return showcase(list(index["id2label"].values()), 1)[0]
 
 
 def measurement(name: str, makes: str, words: str, alone: bool = False) -> Step:
@@ -109,8 +120,8 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("forward", "one forward pass in every way",
                     "bench forward --eager --rounds 9", alone=True),
         Step("site", "the phone's site",
-             python("", "export", demo, "--to", "web", "--out", SITE), (SITE / "manifest.json",),
-             after=("graphs", "ladder"), alone=True),
+             python("", "export", demo, "--to", "web", "--open", opened(demo), "--out", SITE),
+             (SITE / "manifest.json",), after=("graphs", "ladder"), alone=True, fresh=SITE),
         Step("site-bench", "what the site weighs, how soon it draws",
              python("", "bench", "site", "--site", SITE, "--json"),
              (MEASUREMENTS / "site-bench.json",), True, ("site",), True),
