@@ -191,7 +191,8 @@ def rendered(text: str, root: Path, shipped: Sequence[str]) -> str:
         if not (root / path).is_file():
             return found[0]
         report = json.loads((root / path).read_text("utf-8"))
-        return "\n".join([found[1], *lines(report), "", found[3]])
+        command = ["```", report["command"], "```", ""] if "command" in report else []
+        return "\n".join([found[1].rstrip(), *command, *lines(report), found[3]])
 
     def name(found: re.Match[str]) -> str:
         there = found[1] in shipped or (root / "assets" / found[1]).exists()
