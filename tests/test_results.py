@@ -1,0 +1,127 @@
+"""`make results`: what is skipped, what is run again, what a failure leaves, tables in pages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ditas_core.bench.machine import ROOT
+from ditas_core.checkpoints import shipped_folders
+from ditas_core.results import pages
+from ditas_core.results.running import Ledger, chosen, identity, run_all
+from ditas_core.results.steps import MEASUREMENTS, Step, steps
+
+MACHINE: dict[str, object] = {"cpu": "some", "cores": 2, "date": "2000-01-01"}
+
+
+def step(name: str, code: str, *after: str, alone: bool = False, report: bool = False) -> Step:
+    """A command that appends its name to ``order`` first."""
+    said = f"import pathlib; open('order', 'a').write('{name}\\n'); {code}"
+    words = (sys.executable, "-c", said)
+    return Step(name, "", words, (Path(name),), report, after, alone)
+
+
+def made(name: str) -> str:
+    return f"pathlib.Path('{name}').touch()"
+
+
+def test_done_steps_are_skipped_until_model_command_or_output_change(tmp_path: Path) -> None:
+    every = [step("a", made("a")), step("b", made("b"), "a")]
+    ledger = Ledger.read(tmp_path, "one")
+    assert run_all(every, ledger, MACHINE, lambda _: None) == []
+    again = Ledger.read(tmp_path, "one")
+    assert chosen(every, again, [], False) == ([], every)
+    assert again.seconds(every[0]) is not None
+    assert chosen(every, Ledger.read(tmp_path, "other"), [], False)[0] == every
+    assert chosen(every, again, ["b"], True) == ([every[1]], [])
+    (tmp_path / "a").unlink()
+    assert chosen(every, again, [], False)[0] == every, "what follows from it is made again"
+    with pytest.raises(ValueError, match="expected some of a, b; got c"):
+        chosen(every, again, ["c"], False)
+
+
+def test_a_failure_is_told_and_keeps_back_what_needs_it(tmp_path: Path) -> None:
+    every = [
+        step("bad", "raise SystemExit('no disk')"),
+        step("after", made("after"), "bad"),
+        step("silent", "print('x')"),
+        step("wordless", "print('no json')", report=True),
+        step("last", made("last"), alone=True),
+        step("good", made("good")),
+    ]
+    ledger = Ledger.read(tmp_path, "one")
+    failed = run_all(every, ledger, MACHINE, lambda _: None)
+    told = "\n".join(failed)
+    assert "no disk" in told and "not begun, it needs bad" in told
+    assert "silent: expected silent, found none" in told
+    assert "wordless: expected a report as JSON" in told and not (tmp_path / "wordless").exists()
+    order = (tmp_path / "order").read_text().split()
+    assert order[-1] == "last" and "after" not in order, "alone when all others are done"
+    assert set(Ledger.read(tmp_path, "one").entries) == {"last", "good"}
+
+
+def test_a_report_is_kept_with_its_machine_and_command(tmp_path: Path) -> None:
+    one = step("a", "print('talk'); print('{\"x\": 1}')", report=True)
+    assert run_all([one], Ledger.read(tmp_path, "m"), MACHINE, lambda _: None) == []
+    report = json.loads((tmp_path / "a").read_text())
+    assert report["x"] == 1 and report["machine"] == MACHINE
+    assert report["command"].startswith("python -c")
+
+
+def test_the_model_is_its_weights_and_settings_not_its_card(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "transformer" / "weights").write_bytes(b"1")
+    first = identity([folder])
+    (folder / "README.md").write_text("a card")
+    assert identity([folder]) == first
+    (folder / "transformer" / "weights").write_bytes(b"2")
+    assert identity([folder]) != first
+
+
+def test_what_is_recorded_was_made_for_what_is_shipped() -> None:
+    shipped = shipped_folders()
+    ledger = Ledger.read(ROOT, identity(shipped))
+    every = steps([folder.relative_to(ROOT) for folder in shipped])
+    assert len({each.name for each in every}) == len(every)
+    assert {name for each in every for name in each.after} <= {each.name for each in every}
+    recorded = [each for each in every if each.name in ledger.entries and each.name != "site"]
+    stale = [each.name for each in recorded if not ledger.done(each)]
+    assert not stale, "run make results"
+    assert set(ledger.entries) <= {each.name for each in every}
+
+
+def test_pages_say_what_the_reports_say_and_name_what_is_shipped() -> None:
+    shipped = [folder.name for folder in shipped_folders()]
+    for path in pages.pages(ROOT):
+        text = path.read_text(encoding="utf-8")
+        assert pages.rendered(text, ROOT, shipped) == text, f"{path.name}: run make results"
+    docs = "".join(path.read_text("utf-8") for path in pages.pages(ROOT) if path.suffix == ".md")
+    assert {name for _, name, _ in pages.BLOCK.findall(docs)} == set(pages.TABLES)
+
+
+def test_a_table_is_filled_and_a_name_that_is_gone_is_replaced(tmp_path: Path) -> None:
+    text = (
+        "before\n<!-- results: injected -->\nold\n<!-- end -->\n"
+        "<!-- results: search -->\nstays\n<!-- end -->\n"
+        "`assets/old-model` assets/new-model assets/NAME assets/icon.svg ../assets/old-model/a.md\n"
+    )
+    spread = {"mean": 24.218, "ci95": 1.946, "n": 16}
+    row = {"label": "W8A8 plain", "effective_bits": 8.14, "latent_sqnr_db": spread}
+    report = {
+        "command": "python -m x", "machine": MACHINE, "samples": 16, "steps": 20,
+        "guidance_scale": 1.5, "convention": "paper", "results": [{**row, "psnr_db": spread}],
+    }  # fmt: skip
+    (tmp_path / MEASUREMENTS).mkdir(parents=True)
+    (tmp_path / MEASUREMENTS / "injected.json").write_text(json.dumps(report))
+    found = pages.rendered(text, tmp_path, ["new-model"])
+    assert "old\n" not in found and "\nstays\n" in found and "```\npython -m x\n```" in found
+    assert "| W8A8 plain | 8.14 | 24.22 ± 1.95 | 24.22 ± 1.95 |  |" in found
+    assert "`assets/new-model` assets/new-model assets/NAME assets/icon.svg" in found
+    assert pages.rendered(found, tmp_path, ["new-model"]) == found
+    with pytest.raises(KeyError):
+        pages.rendered("<!-- results: none -->\n<!-- end -->", tmp_path, ["new-model"])
