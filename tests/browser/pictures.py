@@ -1,6 +1,7 @@
-"""The animation of the page in the README: ``make pictures``.
+"""The animation of the page in the README and the pictures of the docs: ``make pictures``.
 
-One walk through the page as a visitor sees it, every frame a screenshot of the running page.
+One walk through the page as a visitor sees it, every frame a screenshot of the running page; the
+whole page where a picture of the docs is due; and the phone's site, which lies in ``site``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from ditas_core.bench.page import browsed
+from ditas_core.bench.site import served
 
-OUT = Path(__file__).resolve().parents[2] / "assets" / "screenshots" / "tour.webp"
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "assets" / "screenshots" / "tour.webp"
+PHONE, GAP = (390, 844), 20
 SIZE = (960, 660)
 MOST_BYTES = 2_000_000
 LONG, SHORT = 2200, 450
@@ -43,6 +47,36 @@ def at_top(page: Any, name: str, least: int = 1) -> None:
     page.wait_for_function("[...document.images].every(image => image.complete)")
 
 
+def still(page: Any, name: str) -> None:
+    """The whole page, as wide as the animation, in 256 colours."""
+    shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    height = round(shot.height * SIZE[0] / shot.width)
+    small = shot.resize((SIZE[0], height), Image.Resampling.LANCZOS)
+    small.quantize(256).save(OUT.with_name(f"{name}.png"), optimize=True)
+
+
+def device(browser: Any, site: Path) -> None:
+    """The site on a phone: opened, drawing, drawn."""
+    shots = []
+    with served(site) as url:
+        page = browser.new_page(viewport={"width": PHONE[0], "height": PHONE[1]})
+        page.goto(url)
+        page.locator("html[data-ready=yes]").wait_for()
+        page.locator("#draw").click()
+        for state in ("busy", "done"):
+            page.locator(f"#status.{state}").wait_for(timeout=180_000)
+            shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+            if state == "busy":
+                page.wait_for_timeout(LONG)
+                shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+        page.close()
+    width = len(shots) * PHONE[0] + (len(shots) - 1) * GAP
+    sheet = Image.new("RGB", (width, PHONE[1]), "white")
+    for at, shot in enumerate(shots):
+        sheet.paste(shot, (at * (PHONE[0] + GAP), 0))
+    sheet.save(OUT.with_name("device.webp"), quality=88, method=6)
+
+
 def walk(page: Any) -> Iterator[int]:
     """Brings the page to each frame; yields how long it stands."""
     page.locator("#dial[data-drawn]").wait_for()
@@ -58,6 +92,7 @@ def walk(page: Any) -> Iterator[int]:
     yield LONG
     page.locator("#ranking [data-testid=cell-0-0]").click()
     at_top(page, "#atlas-layer .heatmaplayer image", 2)
+    still(page, "outliers")
     yield LONG
     tab(page, "Alpha lab")
     page.locator("#lab-shapes .main-svg").first.wait_for()
@@ -69,6 +104,7 @@ def walk(page: Any) -> Iterator[int]:
             page.keyboard.press("ArrowRight")
         expect(page.locator("#lab-verdict")).not_to_have_text(before)
         yield SHORT
+    still(page, "lab")
     yield LONG
     tab(page, "Search")
     page.get_by_role("radio", name="grid", exact=False).first.check()
@@ -95,6 +131,11 @@ def walk(page: Any) -> Iterator[int]:
     page.keyboard.press("End")
     yield LONG
     at_top(page, "#contact img")
+    still(page, "compare")
+    yield LONG
+    tab(page, "Where it breaks")
+    at_top(page, "#map-plot .js-plotly-plot")
+    still(page, "breaking")
     yield LONG
 
 
@@ -110,6 +151,7 @@ def main() -> int:
             shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             frames.append(shot.resize(SIZE, Image.Resampling.LANCZOS))
             stands.append(milliseconds)
+        device(browser, ROOT / "site")
     for quality in (80, 65, 50):
         held = io.BytesIO()
         frames[0].save(
