@@ -44,7 +44,7 @@ def registry() -> str:
 
 
 def fetch_runtime(cache: Path, archive: Path | None = None) -> Path:
-    """A folder with ``FILES``, fetched unless ``cache`` has them already.
+    """A folder with ``FILES``: those of ``archive``, or fetched unless ``cache`` has them already.
 
     archive  what ``npm pack onnxruntime-web@VERSION`` leaves, where there is no network
 
@@ -52,7 +52,7 @@ def fetch_runtime(cache: Path, archive: Path | None = None) -> Path:
         RuntimeMissing: no network, or an archive other than the pinned one.
     """
     folder = cache / f"{PACKAGE}-{VERSION}"
-    if all((folder / name).is_file() for name in FILES):
+    if archive is None and all((folder / name).is_file() for name in FILES):
         return folder
     found = unpacked(check_integrity(download() if archive is None else archive.read_bytes()))
     with whole_folder(folder, replaces=True) as work:
