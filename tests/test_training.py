@@ -444,6 +444,9 @@ def test_samples_that_were_kept_are_not_drawn_again(checkpoint: Path, tmp_path: 
     whole = sample_kept(checkpoint, pipeline, labels, config, tmp_path, lines.append)
     assert lines == ["sampled 2 of 5", "sampled 4 of 5", "sampled 5 of 5"]
     assert torch.equal(whole, sample(pipeline, labels, config, silent))
+    other_sheet = replace(config, outlier_steps=3)
+    sample_kept(checkpoint, pipeline, labels, other_sheet, tmp_path, silent)
+    assert len(list(tmp_path.iterdir())) == 1
     sample_kept(checkpoint, pipeline, labels, replace(config, steps=3), tmp_path, silent)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -83,18 +83,18 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min"
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _summary(checkpoint: Path, report: Json) -> str:
     size, classes = report["image_size"], len(report["classes"])
     _, parameters = count_parameters(checkpoint / "transformer" / WEIGHTS)
-    minutes = _minutes(report["training"]["dit"]["seconds"])
+    duration = _duration(report["training"]["dit"]["seconds"])
     return (
         f"A class-conditional latent Diffusion Transformer of {parameters / 1e6:.1f} M parameters "
         f"that draws emoji of {size} x {size} pixels in {classes} classes, trained on a CPU in "
-        f"{minutes}. It is small enough to sample in seconds without a GPU, and has the layout of "
+        f"{duration}. It is small enough to sample in seconds without a GPU, and has the layout of "
         "the original DiT in diffusers, so it serves to study how such models are quantized."
     )
 
@@ -186,7 +186,13 @@ def _training(report: Json) -> str:
         if name not in SHAPE_SETTINGS
     ]
     rows = [
-        (title, f"{run['steps']:,}", _minutes(run["seconds"]), f"{run['loss']:.4f}")
+        (
+            title,
+            f"{run['steps']:,}",
+            f"{run['steps'] * run['config']['batch']:,}",
+            _duration(run["seconds"]),
+            f"{run['loss']:.4f}",
+        )
         for title, run in runs
     ]
     return f"""## Training
@@ -196,7 +202,7 @@ Classes are drawn in proportion to the square root of their size. The DiT's rate
 the anneal at its end; the rate, epsilon and beta2 of AdamW are chosen so that outliers grow by \
 themselves (He et al., NeurIPS 2024).
 
-{_table(("Run", "Steps", "Wall time", "Last loss"), rows)}
+{_table(("Run", "Steps", "Images seen", "Wall time", "Last loss"), rows)}
 
 ![Loss curves](loss-curve.png)
 

@@ -104,9 +104,10 @@ def sample_kept(
 ) -> torch.Tensor:
     """As ``sample``, a batch at a time kept in ``folder``: what is there is not drawn again.
 
-    The folder's own folder is called by all that the images depend on.
+    They lie in a folder called by all that they depend on.
     """
-    key = hashlib.sha256(json.dumps([labels, asdict(config)]).encode())
+    drawn_with = (config.steps, config.guidance_scale, config.seed, config.frechet_bfloat16)
+    key = hashlib.sha256(json.dumps([labels, config.batch, *drawn_with]).encode())
     for part in ("transformer", "vae"):
         key.update((checkpoint / part / WEIGHTS).read_bytes())
     home = folder / key.hexdigest()[:16]
