@@ -23,6 +23,7 @@ from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.conversion import inject_outliers, quantize_transformer
+from ditas_core.evaluation import outlier_atlas
 from ditas_core.exports import (
     StockExport,
     export_stock,
@@ -45,6 +46,7 @@ from ditas_core.specs import (
     SamplingSpec,
     SpecError,
 )
+from ditas_core.ui.stored.catalogue import find_checkpoints
 
 pytestmark = pytest.mark.numeric
 SHORT = CalibrationSpec(SamplingSpec(steps=3), samples=2, seed=5, tokens=8)
@@ -163,6 +165,41 @@ def test_a_smoothed_folder_is_a_stock_one(tmp_path: Path, capsys: Any) -> None:
     assert str(tmp_path) not in "".join(
         p.read_text() for p in out.glob("*.*") if p.suffix != ".png"
     )
+
+
+def test_a_twin_with_injected_outliers_is_the_same_function(tmp_path: Path, capsys: Any) -> None:
+    base, out = save_tiny(tmp_path / "base"), tmp_path / "out"
+    words = ["export", str(base), "--to", "injected", "--out", str(out)]
+    assert main([*words, "--strength", "64", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["relative_difference"] <= 1e-5
+    assert not (out / "recipe.json").exists() and ModelCard.load(out / "README.md").data.tags
+    assert isinstance(run_card(out)["pipeline"], DiTPipeline)
+    natural, twin = load_checkpoint(base), load_checkpoint(out)
+    assert (natural.injected, twin.injected) == (1, 64)
+    assert twin.notes[0] == "injected outliers ×64 (function-preserving)"
+    assert relative_difference(natural, twin.transformer) == report["relative_difference"]
+    strength = [
+        outlier_atlas(each, calibrate(each, SHORT)).groups["0.qkv"].strength
+        for each in (natural, twin)
+    ]
+    assert strength[1] > 10 * strength[0]
+    entries = find_checkpoints(tmp_path, [])
+    key = "out · injected outliers ×64 (function-preserving)"
+    assert {"base", key} <= set(entries) and entries[key].label == key
+    said = ditas.export(base, tmp_path / "by the library", to="injected", strength=64)
+    assert isinstance(said, StockExport) and load_checkpoint(said.folder).injected == 64
+    with pytest.raises(SpecError, match="expected a number from 1 to 1000"):
+        ditas.export(base, tmp_path / "none", to="injected", strength=0.5)
+    assert main([*words, "--modulation", "w8"]) == 2
+    assert "no --modulation with --to injected" in capsys.readouterr().err
+    assert main(["export", str(base), "--to", "onnx", "--out", "x", "--strength", "2"]) == 2
+    assert "--strength only with --to injected" in capsys.readouterr().err
+    about = json.loads((out / "export.json").read_text())
+    (out / "export.json").write_text(json.dumps({**about, "strength": "much"}))
+    with pytest.raises(CheckpointError, match="expected a strength of 1 to 1000, got 'much'"):
+        load_checkpoint(out)
+    assert "out" in find_checkpoints(tmp_path, []), "offered, and loading tells what is wrong"
 
 
 # what a format holds

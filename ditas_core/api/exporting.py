@@ -9,14 +9,15 @@ from pathlib import Path
 from ..calibration import Calibration
 from ..checkpoints import CheckpointError, find_origin
 from ..exports import FORMS as STOCK
-from ..exports import StockExport, export_stock
+from ..exports import StockExport, export_injected, export_stock
 from ..onnx_runtime import STEPS, Exported, export_onnx, graphs
 from ..specs import Recipe, SpecError, check_choice
 from .models import Model, checkpoint_of, full_checkpoint
 from .progress import Progress, check_progress, each_told, told
 from .settings import check_calibration, check_is_recipe
 
-FORMS = ("onnx", *STOCK)
+FORMS = ("onnx", *STOCK, "injected")
+STRENGTH = 32.0
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
     leave_out: Collection[str] = (),
     samples: int = 16,
     steps: int = 20,
+    strength: float = STRENGTH,
     progress: Progress = True,
 ) -> Exported | StockExport:
     """Write a model as a folder that others load; what was written.
@@ -38,7 +40,8 @@ def export(
                  quantized ones become integer products. For all others in full precision
     to           "onnx": transformer, decoder, schedule, class names, recipe and card. Folders that
                  stock diffusers loads: "smoothed", the same function with smaller outliers;
-                 "torchao" and "sdnq", quantized in the formats of these libraries
+                 "injected", the same with larger ones; "torchao" and "sdnq", quantized in the
+                 formats of these libraries
     modulation   "none", "w8" (its weights in 8 bits), "w8a8" (and its activations), "w4"; not of
                  "smoothed"
     recipe, calibration   the others: what to store, and what it was searched with
@@ -46,6 +49,8 @@ def export(
                  place for it, "branch" or "divisor" (fc2's of a DiT); what is then stored
                  otherwise is searched again
     samples, steps   of the pictures that the SQNR of the card is of
+    strength     "injected": how many times larger its outliers are made; powers of two lose the
+                 least in half precision
 
     The folder appears whole or not at all, with a model card.
 
@@ -94,7 +99,11 @@ def export(
                 lambda event: tell_each(event.what, event.done, event.total),
             )
     if recipe is not None or calibration is not None or leave_out:
-        raise SpecError("recipe, calibration, leave_out: expected none with to='onnx'")
+        raise SpecError(f"recipe, calibration, leave_out: expected none with to={to!r}")
+    if to == "injected":
+        if modulation != "none":
+            raise SpecError("modulation: expected none with to='injected', which rounds nothing")
+        return export_injected(Path(folder), full_checkpoint(model, progress=progress), strength)
     checkpoint = checkpoint_of(model, progress=progress)
     origin = find_origin(checkpoint)
     known = None if origin is None else origin.recipe

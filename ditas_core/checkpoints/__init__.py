@@ -2,7 +2,13 @@
 
 from ..models import CheckpointError
 from .captions import Captions, captions_for, check_captions
-from .checkpoint import Checkpoint, fingerprint, load_folder
+from .checkpoint import (
+    Checkpoint,
+    fingerprint,
+    injected_note,
+    injected_strength,
+    load_folder,
+)
 from .files.weights import read_headers
 from .hub.fetching import Progress, fetch_steps
 from .hub.sources import (
@@ -77,6 +83,8 @@ __all__ = [
     "fingerprint",
     "from_original",
     "half_is_exact",
+    "injected_note",
+    "injected_strength",
     "is_file",
     "is_pipeline",
     "known_need",

@@ -24,7 +24,7 @@ from ..models import (
 from ..specs import brief
 from .captions import LONGEST_NAME, Captions, captions_for, check_captions
 from .configurations import read_configurations
-from .files.folders import licence_of_card, weight_files
+from .files.folders import licence_of_card, read_json, weight_files
 from .loading import fill_
 from .origin import find_origin
 from .patches import NOTE as PATCHES_NOTE
@@ -49,6 +49,7 @@ class Checkpoint:
     scheduler    the scheduler's configuration as stored
     class_names  of a text-conditioned model its captions' names
     captions     what such a model is conditioned on; None of a class-conditioned one
+    injected     how many times larger its outliers were made by hand, as its folder says
 
     >>> import ditas_core as ditas
     >>> checkpoint = ditas.load("assets/fluent-emoji-dit")
@@ -64,6 +65,7 @@ class Checkpoint:
     class_names: tuple[str, ...]
     licence: str
     captions: Captions | None = None
+    injected: float = 1.0
 
     @staticmethod
     def of_pipeline(pipeline: Any, captions: Prompts = None) -> Checkpoint:
@@ -120,6 +122,8 @@ class Checkpoint:
         sampler = str(self.scheduler.get("_class_name") or "DDIMScheduler")
         other = f"sampled with DDIM: the checkpoint's own sampler is {sampler}"
         notes = () if sampler == "DDIMScheduler" else (other,)
+        if self.injected > 1:
+            notes = (injected_note(self.injected), *notes)
         return (*notes, PATCHES_NOTE) if has_exact_patches(self.transformer) else notes
 
     @cached_property
@@ -260,4 +264,29 @@ def load_folder(
         class_names=names,
         licence=licence or licence_of_card(path / "README.md"),
         captions=captions,
+        injected=injected_strength(path),
     )
+
+
+def injected_note(strength: float) -> str:
+    """What is said wherever such a model is named."""
+    return f"injected outliers ×{strength:g} (function-preserving)"
+
+
+def injected_strength(folder: Path) -> float:
+    """What ``export --to injected`` wrote into ``export.json``; 1 where there is none.
+
+    Raises:
+        CheckpointError: the file cannot be read, or tells of no strength.
+    """
+    if not (folder / "export.json").is_file():
+        return 1.0
+    about = read_json(folder / "export.json", folder)
+    if about.get("form") != "injected":
+        return 1.0
+    strength = about.get("strength")
+    if not isinstance(strength, int | float) or not 1 <= strength <= 1000:
+        raise CheckpointError(
+            f"export.json: expected a strength of 1 to 1000, got {brief(strength)}"
+        )
+    return float(strength)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .commands import Report
 
 STOCK = ("smoothed", "torchao", "sdnq")
-FORMS = ("onnx", "web", *STOCK)
+FORMS = ("onnx", "web", *STOCK, "injected")
+STRENGTH = 32.0  # as the library has it
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="onnx: transformer, decoder, schedule, class names, recipe and card; a quantized "
         "transformer multiplies integers; web: a static site that draws in the visitor's browser, "
         "in full precision and at several bit-widths. Folders that stock diffusers loads: "
-        "smoothed, the same function with smaller outliers; torchao and sdnq, quantized in their "
-        "formats",
+        "smoothed, the same function with smaller outliers; injected, the same with larger ones; "
+        "torchao and sdnq, quantized in their formats",
     )
     add_modulation(parser)
     parser.add_argument(
@@ -58,6 +59,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=number(int, 1, 1000), help="of those pictures (default: 20)"
     )
+    parser.add_argument(
+        "--strength",
+        type=number(float, 1.0, 1000.0),
+        help=f"injected: how many times larger its outliers are made (default: {STRENGTH:g})",
+    )
     parser.add_argument("--out", type=Path, required=True, help="new folder to write")
     add_web(parser)
 
@@ -77,6 +83,8 @@ def run_export(args: argparse.Namespace) -> Report:
     """Export; sizes, bits and what was measured."""
     if args.to not in STOCK and (args.recipe is not None or args.leave_out):
         raise ValueError("export: expected --recipe and --leave-out only with " + ", ".join(STOCK))
+    if args.to != "injected" and args.strength is not None:
+        raise ValueError(f"export: expected --strength only with --to injected, got --to {args.to}")
     if args.to not in ("torchao", "sdnq") and (args.samples or args.steps):
         raise ValueError(
             f"export: expected no --samples and --steps with --to {args.to}, which draws nothing"
@@ -87,7 +95,11 @@ def run_export(args: argparse.Namespace) -> Report:
     if args.to in STOCK:
         return export_stock_folder(args)
     if args.calibration is not None:
-        raise ValueError("export: expected no --calibration with --to onnx, which searches nothing")
+        raise ValueError(
+            f"export: expected no --calibration with --to {args.to}, which searches nothing"
+        )
+    if args.to == "injected":
+        return export_twin(args)
     return export_graph(args)
 
 
@@ -118,6 +130,24 @@ def export_graph(args: argparse.Namespace) -> Report:
         args,
         f"wrote {args.out}: {size / 1e6:.1f} MB, {found.bits:.2f} bits per parameter of the whole "
         f"transformer; torch's forward pass to {found.sqnr_db:.0f} dB{layers}",
+    )
+    return asdict(found)
+
+
+def export_twin(args: argparse.Namespace) -> Report:
+    from ..exports import export_injected
+    from .commands import say
+    from .loading import load
+
+    if args.modulation != "none":
+        raise ValueError(
+            "export: expected no --modulation with --to injected, which rounds nothing"
+        )
+    found = export_injected(args.out, load(args), args.strength or STRENGTH)
+    say(
+        args,
+        f"wrote {args.out}: {found.bytes / 1e6:.1f} MB, {found.recipe}; the same function to "
+        f"{found.relative_difference:.1e}",
     )
     return asdict(found)
 

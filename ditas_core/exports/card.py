@@ -31,10 +31,11 @@ tags:
 |---|---|
 {rows}
 
-Made with DiTAS explorer. `recipe.json` is what is stored, `export.json` the figures.
+Made with DiTAS explorer. {files}
 """
 WHAT = {
     "smoothed": "smoothed",
+    "injected": "with injected outliers",
     "torchao": "quantized for torchao",
     "sdnq": "quantized for sdnq",
 }
@@ -43,6 +44,11 @@ ABOUT = {
         "Outliers in the channels of its activations are smoothed: what a layer divides is "
         "multiplied in the next. It computes the same function, so that any quantizer may round "
         "it, with less error where outliers cost the most. Needs diffusers only."
+    ),
+    "injected": (
+        "Its outliers are *injected*, by hand: channels of its activations are made larger, the "
+        "weights behind them smaller. It computes the same function as the base model, and shows "
+        "what rounding does to outliers such as large models grow. Needs diffusers only."
     ),
     "torchao": "Needs diffusers and torchao ({version}): `pip install diffusers torchao`.",
     "sdnq": "Needs diffusers and sdnq ({version}): `pip install diffusers sdnq`.",
@@ -82,19 +88,22 @@ def card_of(checkpoint: Checkpoint, found: Mapping[str, Any], version: str) -> s
     lower = licence.lower()
     return CARD.format(
         licence=lower if lower != "unknown" else "other",
-        tag="smoothing" if form == "smoothed" else form,
+        tag={"smoothed": "smoothing", "injected": "outliers"}.get(form, form),
         name=checkpoint.name,
         what=WHAT[form],
         about=ABOUT[form].format(version=version),
         code=code,
         demands=f"Licence of the base model: {licence}; {DEMANDS.get(lower, NO_DEMANDS)}",
+        files="`export.json` has the figures."
+        if form == "injected"
+        else "`recipe.json` is what is stored, `export.json` the figures.",
         rows="\n".join(f"| {key} | {value} |" for key, value in rows_of(found)),
     )
 
 
 def rows_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The table: recipe, what is missing, figures."""
-    rows = [("recipe", found["recipe"])]
+    rows = [("outliers" if found["form"] == "injected" else "recipe", found["recipe"])]
     if found["stored"] != found["recipe"]:
         rows.append(("as stored", found["stored"]))
     for word, names in found["left_out"].items():

@@ -4,7 +4,7 @@ model_index.json    the pipeline's class and parts; class names of a class-condi
 transformer/        config.json and one safetensors file
 vae/, scheduler/    as in the checkpoint
 captions.safetensors   of a text-conditioned model, instead of its text encoder
-recipe.json         what is stored
+recipe.json         what is stored, where it is quantized or smoothed
 export.json         what was measured
 README.md           the model card
 LICENSE             of the base, where it has one

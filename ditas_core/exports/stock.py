@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from . import sdnq, torchao
 from .card import card_of
 from .folder import write_folder
 from .formats import QUANTIZED, fit_recipe
+from .injected import CHANNELS, injected_transformer
 from .layers import halve_, narrowed
 from .smoothed import smoothed_transformer
 
@@ -168,26 +169,55 @@ def export_smoothed(
     """See ``iterate_export``."""
     smoothed, difference = smoothed_transformer(checkpoint, recipe, calibration)
     line = summarize(recipe)
-    tensors = {name: narrowed(value) for name, value in smoothed.state_dict().items()}
-    parameters = sum(each.numel() for each in smoothed.parameters())
+    return write_same(target, checkpoint, recipe, smoothed, "smoothed", line, difference)
+
+
+def export_injected(target: Path, checkpoint: Checkpoint, strength: float) -> StockExport:
+    """Write a folder with the same function and injected outliers; ``injected_transformer``.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+        SpecError, CheckpointError: see there.
+    """
+    check_new_folder(target)
+    injected, difference = injected_transformer(checkpoint, strength)
+    line = f"{CHANNELS} channels of every layer whose division folds made {strength:g} times larger"
+    about = {"strength": strength, "channels": CHANNELS}
+    return write_same(target, checkpoint, None, injected, "injected", line, difference, about)
+
+
+def write_same(
+    target: Path,
+    checkpoint: Checkpoint,
+    recipe: Recipe | None,
+    transformer: Transformer,
+    form: str,
+    line: str,
+    difference: float,
+    extra: Mapping[str, Any] | None = None,
+) -> StockExport:
+    """A folder of a transformer with the checkpoint's function, in no format of a library."""
+    tensors = {name: narrowed(value) for name, value in transformer.state_dict().items()}
+    parameters = sum(each.numel() for each in transformer.parameters())
     found = StockExport(
-        str(target), "smoothed", checkpoint.name, line, line, {}, parameters, 0.0, 0,
+        str(target), form, checkpoint.name, line, line, {}, parameters, 0.0, 0,
         difference, 0, 0, None, None,
     )  # fmt: skip
-    return write(target, checkpoint, recipe, tensors, {"format": "pt"}, None, found, "")
+    return write(target, checkpoint, recipe, tensors, {"format": "pt"}, None, found, "", extra)
 
 
 def write(
     target: Path,
     checkpoint: Checkpoint,
-    stored: Recipe,
+    stored: Recipe | None,
     tensors: dict[str, Tensor],
     metadata: dict[str, str],
     config: dict[str, Any] | None,
     found: StockExport,
     version: str,
+    extra: Mapping[str, Any] | None = None,
 ) -> StockExport:
-    """The whole folder or none; sizes filled in."""
+    """The whole folder or none; sizes filled in. ``extra`` goes into export.json, too."""
     size = sum(value.nbytes for value in tensors.values())
     found = replace(found, bits=8 * size / found.parameters, bytes=size)
     about = {key: value for key, value in asdict(found).items() if key != "folder"}
@@ -195,12 +225,14 @@ def write(
         "format": FORMAT,
         "fingerprint": checkpoint.fingerprint,
         "licence": checkpoint.licence,
+        **(extra or {}),
     }
     texts = {
-        "recipe.json": stored.to_json(),
         "export.json": json.dumps(about, indent=1) + "\n",
         "README.md": card_of(checkpoint, about, version),
     }
+    if stored is not None:
+        texts["recipe.json"] = stored.to_json()
     with whole_folder(target) as work:
         write_folder(work, checkpoint, tensors, metadata, config, texts)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ...checkpoints import (
     CheckpointError,
     HubSource,
     find_source,
+    injected_note,
+    injected_strength,
     is_file,
     shipped_folders,
 )
@@ -90,7 +93,8 @@ def find_checkpoints(
         like = os.environ.get(LIKE_VARIABLE, "")
     entries: dict[str, Entry] = {}
     for folder in shipped_folders(assets):
-        entries[folder.name] = Entry(folder.name, folder.name, str(folder), True)
+        name = name_of(folder)
+        entries[name] = Entry(name, name, str(folder), True)
     for each in named_entries(named, like):
         entry = told_apart(each, entries)
         entries.setdefault(entry.key, entry)
@@ -107,10 +111,19 @@ def named_entries(named: Iterable[str], like: str) -> Iterable[Entry]:
         if hub is not None:
             yield replace(hub_entry(text, hub), allowed=True)
         elif is_folder(path):
-            name = path.resolve().name
+            name = name_of(path)
             yield Entry(name, name, text, True)
         elif is_file(path):
             yield Entry(path.name, path.name, text, True, like=like)
+
+
+def name_of(folder: Path) -> str:
+    """Its own, and that its outliers are injected; what is wrong with it, loading tells."""
+    name = folder.resolve().name
+    with suppress(CheckpointError):
+        strength = injected_strength(folder)
+        return name if strength <= 1 else f"{name} · {injected_note(strength)}"
+    return name
 
 
 def told_apart(entry: Entry, taken: dict[str, Entry]) -> Entry:

@@ -22,6 +22,7 @@ from ...checkpoints import (
     check_fits,
     converted_folder,
     find_source,
+    injected_note,
     load_checkpoint,
     loading_need,
     own_cache,
@@ -62,8 +63,7 @@ class Model:
 
     @property
     def title(self) -> str:
-        note = f" + injected outliers ×{self.strength:g} (function-preserving)"
-        return self.key + (note if self.injected else "")
+        return self.key + (f" + {injected_note(self.strength)}" if self.injected else "")
 
 
 @dataclass(frozen=True)
