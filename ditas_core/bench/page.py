@@ -100,6 +100,27 @@ class Probe:
         return float(self.page.evaluate("performance.now()"))
 
 
+class Answers:
+    """The streams of answers that are still open."""
+
+    def __init__(self, page: Any) -> None:
+        self.page, self.open = page, 0
+        page.on("request", lambda request: self.count(request, 1))
+        for ended in ("requestfinished", "requestfailed"):
+            page.on(ended, lambda request: self.count(request, -1))
+
+    def count(self, request: Any, more: int) -> None:
+        self.open += more if "/queue/data" in request.url else 0
+
+    def wait(self) -> None:
+        """Until all have come, so that none counts for what is asked for next."""
+        for _ in range(600):
+            self.page.wait_for_timeout(100)
+            if self.open == 0:
+                return
+        raise TimeoutError(f"expected all answers within a minute, {self.open} did not come")
+
+
 def first_view(page: Any, url: str) -> float:
     def work() -> None:
         page.goto(url, wait_until="commit")
@@ -124,7 +145,9 @@ def dial(page: Any, times: dict[str, list[float]], moves: int) -> None:
         times["dial stop"].append(float(page.evaluate("window.ditasPainted")))
 
 
-def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves: int) -> None:
+def outliers(
+    page: Any, answers: Answers, times: dict[str, list[float]], layers: list[str], moves: int
+) -> None:
     def opened() -> None:
         page.get_by_role("tab", name="Outliers", exact=True).click()
         page.locator("#atlas-layer .heatmaplayer image").first.wait_for()
@@ -132,6 +155,7 @@ def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves:
     page.wait_for_timeout(READING_MS)
     times["open outliers"].append(milliseconds(opened))
     page.wait_for_timeout(800)
+    answers.wait()
     known = len(payload(page, 0))
     for layer in layers[:moves]:
         before = page.locator("#atlas-layer-line").inner_text()
@@ -144,6 +168,7 @@ def outliers(page: Any, times: dict[str, list[float]], layers: list[str], moves:
         option.click()
         page.wait_for_function(CHANGED, arg=["#atlas-layer-line", before])
         times["drill-down"].append(probe.settled() - began)
+    answers.wait()
     times["payload, bytes"].append(max(payload(page, known), default=0.0))
 
 
@@ -205,9 +230,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(options.runs):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(60_000)
+            answers = Answers(page)
             times["useful view"].append(first_view(page, url))
             dial(page, times, options.moves)
-            outliers(page, times, layers, options.moves)
+            outliers(page, answers, times, layers, options.moves)
             alpha(page, times, options.moves)
             page.close()
     return {"machine": describe(), "runs": options.runs, "values": times, "targets": TARGETS}

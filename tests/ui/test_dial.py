@@ -35,6 +35,7 @@ from ditas_core.ui.stored.dial import (
 from ditas_core.ui.stored.dialling import DialSpec, choose_convention, make_dial
 from ditas_core.ui.stored.precompute import main
 from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE
+from ditas_core.ui.tabs.lab.layout import first_layer
 from ditas_core.ui.tabs.overview.dial import dial_view, told
 from ditas_core.ui.tabs.overview.draw import drawn_line, drawn_view
 from ditas_core.ui.tabs.overview.job import Drawn, draw_here
@@ -297,3 +298,15 @@ def test_the_command_makes_the_dial_and_keeps_the_rest(tiny_dial, tmp_path, monk
     assert main(words_of_it) == 0
     chosen = json.loads((target / "dial.json").read_text())
     assert set(chosen["settings"]["tried"]) == set(SHORT.conventions), "those are of another model"
+
+
+def test_the_lab_begins_with_the_layer_that_breaks_first(backend):
+    natural = backend.default
+    assert backend.dial is not None
+    assert first_layer(backend, natural) == backend.breaking_layer(natural) == backend.dial.layer
+    injected = replace(natural, strength=60.0)
+    atlas = backend.atlas(injected)
+    assert atlas is not None and backend.breaking_layer(injected) is None
+    strength = {name: group.strength for name, group in atlas.groups.items()}
+    chosen = first_layer(backend, injected)
+    assert chosen is not None and strength[chosen] == max(strength.values())

@@ -114,9 +114,11 @@ def seen(session: Session) -> Seen:
     return found
 
 
-def loudest(backend: Backend, model: Model) -> str | None:
-    """The layer to begin with."""
-    atlas = backend.atlas(model)
+def first_layer(backend: Backend, model: Model) -> str | None:
+    """The layer to begin with: the one that breaks first, else the loudest."""
+    breaking, atlas = backend.breaking_layer(model), backend.atlas(model)
+    if breaking is not None:
+        return breaking
     if atlas is not None:
         return max(atlas.groups, key=lambda name: atlas.groups[name].strength)
     return next(iter(backend.group_names(model)), None)
@@ -141,7 +143,7 @@ def build_lab(backend: Backend, page: Page) -> View | None:
     at_first = (first.weight, first.activation, choice.convention)
     with gr.Row():
         layer = gr.Dropdown(
-            names, value=loudest(backend, backend.default), label="Layer", elem_id="lab-layer",
+            names, value=first_layer(backend, backend.default), label="Layer", elem_id="lab-layer",
             info="inputs and weights that share one α", scale=2, min_width=230,
         )  # fmt: skip
         convention = gr.Dropdown(
@@ -248,7 +250,7 @@ def build_lab(backend: Backend, page: Page) -> View | None:
         seen(session).bar = bar
         choices, group = layer_choices(backend, choice.model), asked.layer
         if group not in [key for _, key in choices]:
-            group = loudest(backend, choice.model)
+            group = first_layer(backend, choice.model)
         weight, activation, name = mine
         switched = (gr.update(choices=choices, value=group), *mine)
         if measured(session, choice.model) is None:

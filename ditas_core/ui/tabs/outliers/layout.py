@@ -130,11 +130,6 @@ def placed(figures: tuple[Any, ...]) -> tuple[Any, ...]:
     return gr.update(value=figures[0], visible=True), hidden, gr.skip(), gr.skip()
 
 
-def first_layer(backend: Backend) -> str | None:
-    """The layer that plain rounding breaks first, where it is known."""
-    return None if backend.dial is None else backend.dial.layer
-
-
 def build_outliers(backend: Backend, page: Page) -> View:
     """Lay out the tab; figures come when it is opened."""
     first = backend.atlas(first_choice(backend).model)
@@ -175,7 +170,7 @@ def build_outliers(backend: Backend, page: Page) -> View:
                 buttons=[],
                 column_widths=["80px", "92px", "84px", "88px", "60px", "66px"],
             )
-            layer = gr.Dropdown(names, value=first_layer(backend), label="Layer",
+            layer = gr.Dropdown(names, value=backend.breaking_layer(backend.default), label="Layer",
                                 elem_id="atlas-layer-name")  # fmt: skip
             follow = gr.Checkbox(True, label="use the recipe's α", elem_id="atlas-follow")
             by_hand = gr.Slider(

@@ -16,12 +16,6 @@ from .dial import TITLES
 from .job import Drawn
 
 SENTENCE = "Turn the dial: an image model in fewer bits, by plain [[rounding]] and by DiTAS."
-STORY = (
-    "A diffusion transformer draws by multiplying huge tables of numbers. Storing them in 4 bits "
-    "makes the model small, but a few [[channel|channels]] [[outlier|shout]], and [[rounding]] "
-    "has to span the shout. DiTAS turns those channels down before rounding and turns the "
-    "[[weight|weights]] up in exchange. Watch it happen on a real model."
-)
 
 
 def hero() -> str:
