@@ -343,10 +343,6 @@ class Backend:
             return None
         return shipped.presets.get(str(choice.bits))
 
-    def breaking_layer(self, model: Model) -> str | None:
-        """The layer that plain rounding breaks first, where that is shipped."""
-        return None if self.dial is None or model != self.default else self.dial.layer
-
     def cell(self, choice: Choice) -> Cell | None:
         """The dial's stop at these bits, if it fits the choice."""
         dial = self.dial

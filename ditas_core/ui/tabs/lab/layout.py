@@ -116,9 +116,9 @@ def seen(session: Session) -> Seen:
 
 def first_layer(backend: Backend, model: Model) -> str | None:
     """The layer to begin with: the one that breaks first, else the loudest."""
-    breaking, atlas = backend.breaking_layer(model), backend.atlas(model)
-    if breaking is not None:
-        return breaking
+    dial, atlas = backend.dial, backend.atlas(model)
+    if dial is not None and model == backend.default:
+        return dial.layer
     if atlas is not None:
         return max(atlas.groups, key=lambda name: atlas.groups[name].strength)
     return next(iter(backend.group_names(model)), None)

@@ -170,7 +170,8 @@ def build_outliers(backend: Backend, page: Page) -> View:
                 buttons=[],
                 column_widths=["80px", "92px", "84px", "88px", "60px", "66px"],
             )
-            layer = gr.Dropdown(names, value=backend.breaking_layer(backend.default), label="Layer",
+            breaking = None if backend.dial is None else backend.dial.layer
+            layer = gr.Dropdown(names, value=breaking, label="Layer",
                                 elem_id="atlas-layer-name")  # fmt: skip
             follow = gr.Checkbox(True, label="use the recipe's α", elem_id="atlas-follow")
             by_hand = gr.Slider(
