@@ -26,11 +26,10 @@ def injected_transformer(checkpoint: Checkpoint, strength: float) -> tuple[Trans
     """
     check_number("strength", strength, 1.0, 1000.0)
     injected = inject_outliers(checkpoint.transformer, strength, CHANNELS, SEED)
-    whole = {name: value.clone() for name, value in injected.state_dict().items()}
     halve_(injected)
     found = relative_difference(checkpoint, injected)
     if not found <= UNCHANGED:  # then in single precision
-        injected.load_state_dict(whole)
+        injected = inject_outliers(checkpoint.transformer, strength, CHANNELS, SEED)
         found = relative_difference(checkpoint, injected)
     if not found <= UNCHANGED:
         raise CheckpointError(
