@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bench.machine import ROOT
-from ..ui.stored.catalogue import showcase
+from ..ui.stored.catalogue import TWIN_STRENGTH, showcase, twin_folder
 
 MEASUREMENTS = Path("assets/measurements")
 """Reports of measurements, a JSON file each; ``pages`` turns them into tables."""
@@ -40,11 +40,6 @@ class Step:
     fresh: Path | None = None
 
 
-def precomputed_of(folder: Path) -> Path:
-    """Where the stored results lie of a shipped checkpoint that the page does not open on."""
-    return PRECOMPUTED.with_name(f"precomputed-{folder.name}")
-
-
 def python(module: str, *words: str | Path) -> tuple[str, ...]:
     return (sys.executable, "-m", f"ditas_core{module}", *map(str, words))
 
@@ -62,25 +57,23 @@ def measurement(name: str, makes: str, words: str, alone: bool = False) -> Step:
 
 
 def stored(folder: Path, target: Path, part: str, makes: str, file: str, after: str = "") -> Step:
-    """A part of the stored results of one checkpoint."""
+    """A part of the stored results of a checkpoint, or of its twin."""
     words = python(".ui.stored.precompute", folder, "--out", target, "--only", part)
-    name = part if target == PRECOMPUTED else f"{part}-{folder.name}"
-    return Step(name, makes, words, (target / file,), after=(after,) if after else ())
+    if target == PRECOMPUTED:
+        return Step(part, makes, words, (target / file,), after=(after,) if after else ())
+    words += ("--inject", f"{TWIN_STRENGTH:g}")
+    return Step(f"{part}-injected", makes, words, (target / file,))
 
 
 def steps(shipped: list[Path]) -> list[Step]:
     """All of them.
 
-    shipped  folders relative to the repository, the one that the page opens on first; of the
-             others only the dial is made
+    shipped  folders relative to the repository, the one that the page opens on first; of its
+             twin with injected outliers only the dial is made
 
     Numbers of samples are chosen so that all of it stays under an hour on two cores.
     """
-    demo, twins = shipped[0], shipped[1:]
-    dials = [
-        stored(twin, precomputed_of(twin), "dial", f"the dial of {twin.name}", "dial.json")
-        for twin in twins
-    ]
+    demo = shipped[0]
     return [
         Step("graphs", "graphs that the package ships", python(".onnx_runtime.ship", *shipped),
              (Path("ditas_core/onnx_runtime/graphs"),)),
@@ -90,7 +83,8 @@ def steps(shipped: list[Path]) -> list[Step]:
                "results.json", "dial"),
         stored(demo, PRECOMPUTED, "ladder", "injected outliers, 9 strengths, 4 classes",
                "ladder.json", "results"),
-        *dials,
+        stored(demo, twin_folder(PRECOMPUTED), "dial", "its twin's, with injected outliers",
+               "dial.json"),
         Step("golden", "the numbers that the golden tests expect", python(".results.golden"),
              (MEASUREMENTS / "golden.json",)),
         measurement("methods", "plain and DiTAS, 16 samples of 20 steps",

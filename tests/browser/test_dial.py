@@ -187,3 +187,23 @@ def test_a_random_emoji_is_drawn_here(watched, axe):
     name = page.locator("#own-emoji input").input_value()
     expect(page.locator("#draw-status")).to_contain_text(name)
     assert axe(page) == []
+
+
+def test_the_twin_stands_beside_it(watched, visit, backend, axe):
+    if len(backend.dials) < 2:
+        pytest.skip("no twin's dial is shipped: make results")
+    dial, twin = backend.dials.values()
+    page = opened(watched)
+    page.get_by_role("button", name=f"Outliers ×{twin.strength:g}").click()
+    stop = twin.telling.stop
+    at(page, key_of(stop), f"{dial.labels[0]} injected")
+    expect(page.locator("#dial-words b")).to_have_text(verdict(twin, stop))
+    expect(page.locator("#dial-words span")).to_contain_text("injected outliers")
+    assert axe(page) == []
+    page.wait_for_function("() => location.search.includes('twin=injected')")
+    query = page.evaluate("location.search")
+    page.locator("#door-why").click()
+    drawn(page, "#atlas-layer", 150)
+    expect(page.locator("#settings > button")).to_contain_text("injected outliers")
+    other = opened(visit(), query)
+    at(other, key_of(stop), f"{dial.labels[0]} injected")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from ditas_core.checkpoints import load_checkpoint
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 from ditas_core.ui.page.bar import BarInputs, first_choice
-from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE
+from ditas_core.ui.stored.catalogue import (
+    PRECOMPUTED_VARIABLE,
+    TWIN_STRENGTH,
+    find_checkpoints,
+)
 from ditas_core.ui.stored.dial import (
     FULL,
     HOLDS_DB,
@@ -50,6 +55,7 @@ SHORT = DialSpec(
     together=(8, 3), apart=(8, 2), samples=2, sampling=SamplingSpec(steps=2, guidance_scale=2.5),
     conventions=("integer", "paper"), trial=(8,), trial_samples=1,
 )  # fmt: skip
+FEW = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
 
 
 def cell(bits: int, plain: float, ours: float, checkpoint) -> Cell:
@@ -77,8 +83,7 @@ def tiny_dial(tmp_path_factory):
     """A random model's, made and written as the command does."""
     folder = tmp_path_factory.mktemp("dial")
     checkpoint = load_checkpoint(str(tiny_folder(folder / "tiny")))
-    spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
-    calibration = calibrate(checkpoint, spec)
+    calibration = calibrate(checkpoint, FEW)
     lines: list[str] = []
     dial = make_dial(checkpoint, calibration, "integer", lines.append, SHORT)
     (folder / "precomputed").mkdir()
@@ -190,13 +195,13 @@ def test_the_page_is_told_everything(random_checkpoint):
     assert [data["stops"][key]["column"] for key in data["together"]] == [0, 1, 2]
     notes = data["stops"]["W4A4"]["notes"]
     assert [note["state"] for note in notes] == ["holds", "broken", "holds"]
-    assert data["more"] == [] and "dial-apart" not in dial_view(dial)
+    assert data["more"] == [] and "dial-apart" not in dial_view([dial])
     assert json.dumps(data["labels"]) in json.dumps(data)
 
 
 def test_a_label_is_text(random_checkpoint):
     dial = replace(dial_of(random_checkpoint, (8, 40, 41)), labels=("<b>'\"", "dog"))
-    assert "<b>'" not in dial_view(dial).replace("<b>32", "").replace("<b>8", "")
+    assert "<b>'" not in dial_view([dial]).replace("<b>32", "").replace("<b>8", "")
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +210,7 @@ def drawing(tiny_dial):
     folder, _, _, dial, _ = tiny_dial
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PRECOMPUTED_VARIABLE, str(folder / "precomputed"))
-        spec = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
-        backend = bench_of(folder / "tiny", spec)
+        backend = bench_of(folder / "tiny", FEW)
         assert backend.dial is not None
     return backend, dial
 
@@ -259,7 +263,9 @@ def test_only_sheets_are_served(url, backend):
     page = url.rstrip("/")
     found = httpx.get(f"{page}/dial/dial-0.webp")
     assert found.status_code == 200 and found.headers["content-type"] == "image/webp"
-    for name in ("results.json", "dial.json", "..%2fresults.json", "dial-999.webp", "dial-0.png"):
+    for name in ("results.json", "dial.json", "..%2fresults.json", "dial-999.webp", "dial-0.png",
+                 "injected/dial.json", "injected/dial-999.webp", "other/dial-0.webp",
+                 "..%2fprecomputed/dial-0.webp"):  # fmt: skip
         assert httpx.get(f"{page}/dial/{name}").status_code == 404, name
 
 
@@ -310,3 +316,62 @@ def test_the_lab_begins_with_the_layer_that_breaks_first(backend):
     strength = {name: group.strength for name, group in atlas.groups.items()}
     chosen = first_layer(backend, injected)
     assert chosen is not None and strength[chosen] == max(strength.values())
+
+
+@pytest.fixture(scope="module")
+def twins(tiny_dial, tmp_path_factory):
+    """A bench about the random model, with its dial and that of its twin, made by the command."""
+    folder, _, _, dial, _ = tiny_dial
+    home = tmp_path_factory.mktemp("twins")
+    shutil.copytree(folder / "precomputed", home / "precomputed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ditas_core.ui.stored.precompute.DialSpec", lambda samples: SHORT)
+        patch.setattr(
+            "ditas_core.ui.stored.precompute.measured", lambda made, *_: calibrate(made, FEW)
+        )
+        words_of_it = [str(folder / "tiny"), "--only", "dial", "--convention", "integer",
+                       "--inject", f"{TWIN_STRENGTH:g}",
+                       "--out", str(home / "precomputed-injected")]  # fmt: skip
+        assert main(words_of_it) == 0
+        patch.setenv(PRECOMPUTED_VARIABLE, str(home / "precomputed"))
+        backend = bench_of(folder / "tiny", FEW)
+        assert len(backend.dials) == 2
+    return backend, dial
+
+
+def test_the_twin_is_the_same_model_with_louder_channels(twins):
+    backend, natural = twins
+    model, twin = list(backend.dials.items())[1]
+    assert model == replace(backend.default, strength=TWIN_STRENGTH) and twin.like(natural)
+    assert twin.fingerprint == natural.fingerprint, "the checkpoint that it is made of"
+    # the same function: the same pictures in full precision, but for their encoding
+    stored = backend.dials[backend.default].reference
+    assert abs(twin.reference.astype(int) - stored).mean() < 2
+    assert twin.cells[3, 3].closeness(PLAIN).mean < natural.cells[3, 3].closeness(PLAIN).mean
+    assert twin.strength == TWIN_STRENGTH and natural.strength == 1
+    for stop in twin.stops:
+        assert details(twin, stop).startswith("injected outliers ×32 (function-preserving): ")
+    assert told(twin)["sheets"][0].startswith("dial/injected/dial-0.webp?")
+    view = dial_view(list(backend.dials.values()))
+    assert view.count("<button") == len(natural.labels) + 2 and "Outliers ×32" in view
+
+
+def test_its_stops_are_drawn_here_and_stand_in_the_bar(twins):
+    backend, _ = twins
+    model, twin = list(backend.dials.items())[1]
+    job = DrawInputs("W8A8", twin.labels[0], SHORT.seed, "injected").read(backend)
+    assert job.model == model
+    *_, last = draw_here(backend, job)
+    assert last.sqnr[DITAS] == pytest.approx(twin.cells[8, 8].sqnr[DITAS][0], abs=3)
+    assets = Path(backend.entries[backend.default.key].source).parent
+    backend.entries = find_checkpoints(assets, named=[])
+    natural, key = list(backend.entries)[:2]
+    assert "injected outliers ×32" in key and backend.model_of(key) == model
+    values = bar(key, preset="custom", weight=2, activation=2)
+    choice = BarInputs(*values).read(backend)
+    assert choice.model == model
+    assert backend.recipes(Session("nobody"), choice)[DITAS] == twin.cells[2, 2].recipe
+    assert twin.cells[2, 2].recipe.checkpoint == backend.fingerprint(model)
+    assert backend.key_of(model) == key and backend.key_of(backend.default) == natural
+    with pytest.raises(gr.Error, match="model of the dial"):
+        DrawInputs("W8A8", twin.labels[0], 0, "another").read(backend)

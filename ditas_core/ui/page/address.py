@@ -222,14 +222,16 @@ class Address:
     def read_field(self, name: str, text: str, checkpoint: str) -> Any:
         """The value of a tab's own component; layers may be another checkpoint's."""
         if name == "layer" and checkpoint in self.backend.entries:
-            if text in self.backend.group_names(Model(checkpoint)):
+            if text in self.backend.group_names(self.backend.model_of(checkpoint)):
                 return text
             raise ValueError(text)
         return field_from(self.fields[name], text)
 
     def choice(self, asked: Asked) -> Choice:
         """What the bar shows after the view has been restored."""
-        model = Model(asked.checkpoint or self.backend.default.key, asked.inject or 1.0)
+        model = self.backend.model_of(asked.checkpoint or self.backend.default.key)
+        if asked.inject:
+            model = Model(model.key, asked.inject)
         first = first_choice(self.backend)
         bits, convention = asked.bits or first.bits, asked.convention or first.convention
         found = Choice(model, bits, convention, asked.recipe or DITAS)
@@ -299,7 +301,10 @@ def field_update(address: Address, name: str, asked: Asked) -> Any:
         return gr.skip()
     value = asked.fields[name]
     if name == "layer" and asked.checkpoint is not None:
-        return gr.update(choices=address.backend.group_names(Model(asked.checkpoint)), value=value)
+        return gr.update(
+            choices=address.backend.group_names(address.backend.model_of(asked.checkpoint)),
+            value=value,
+        )
     return gr.update(value=value)
 
 

@@ -56,13 +56,13 @@ class BarInputs(Inputs):
             )
         else:
             bits = BitWidths.parse(self.preset)
-        factor = 1.0
+        model = backend.model_of(key)
         if flag(self.inject, "injected outliers"):
             # to the slider's steps: each strength is a copy of the whole model
-            factor = float(round(self.read_strength()))
+            model = Model(model.key, float(round(self.read_strength())))
         dark = flag(self.dark, "dark")
         one_of(self.backend, "products", list(PRODUCTS))
-        return Choice(Model(key, factor), bits, self.convention, self.recipe, dark, self.backend)
+        return Choice(model, bits, self.convention, self.recipe, dark, self.backend)
 
     def read_strength(self) -> float:
         """The slider's value, whether or not the injected model is used everywhere."""

@@ -14,7 +14,8 @@ from ...checkpoints import Checkpoint, figure, find_source, known_need
 from ..serving.errors import status
 from ..serving.validate import one_of
 from ..stored.catalogue import Entry
-from ..visitors.backend import Backend, Choice, Model
+from ..visitors.backend import Backend, Choice
+from ..visitors.entries import forbidden
 from ..visitors.loading import load
 from ..visitors.running import Controls, Finished, Progress, answer, build_controls, wire_job
 from ..visitors.session import Session
@@ -40,7 +41,7 @@ def offer(backend: Backend, entry: Entry) -> str:
     if entry.local:
         return ""
     if not entry.allowed:
-        return status(f"{entry.key}: {backend.forbidden(entry)}", "warn")
+        return status(f"{entry.key}: {forbidden(entry)}", "warn")
     source = find_source(entry.source)
     need = None if source is None or not source.bytes else known_need(source)
     text = "“Load” downloads it once and keeps it as safetensors"
@@ -82,7 +83,8 @@ def wire_load_row(
 
     def on_choice(session: Session, key: Any) -> tuple[Any, str]:
         entry = backend.entries[one_of(key, "checkpoint", list(backend.entries))]
-        return gr.update(visible=not backend.is_loaded(Model(entry.key))), offer(backend, entry)
+        shown = not backend.is_loaded(backend.model_of(entry.key))
+        return gr.update(visible=shown), offer(backend, entry)
 
     wire_job(
         backend,

@@ -19,7 +19,7 @@ from .device import ADDRESS, Device
 from .heartbeats import App, Heartbeats, Message, Receive, Scope, Send
 from .limits import Limits
 from .sheets import ADDRESS as SHEETS
-from .sheets import ROUTE
+from .sheets import ROUTES
 
 API = "/gradio_api"
 HEARTBEAT = f"{API}/heartbeat/"
@@ -271,7 +271,7 @@ def gate_options(limits: Limits) -> dict[str, Any]:
 
     return {
         "middleware": [Middleware(Gate, limits=limits)],
-        "routes": [ROUTE],
+        "routes": ROUTES,
         "docs_url": None,
         "redoc_url": None,
         "openapi_url": None,

@@ -32,6 +32,8 @@ FAVOURITES = (
 )  # fmt: skip
 LICENCES = {"cc-by-nc-4.0": "CC-BY-NC 4.0"}
 HALF = " (bfloat16)"
+TWIN_STRENGTH = 32.0
+"""Of the shipped checkpoint's twin; a power of two is exact in any precision."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Entry:
     half      its transformer is loaded in bfloat16
     allowed   whether the operator lets visitors have it fetched from the hub
     like      what lends a weight file its autoencoder
+    twin_of   the entry whose function it has; its outliers are ``strength`` times those
     """
 
     key: str
@@ -56,6 +59,8 @@ class Entry:
     half: bool = False
     allowed: bool = False
     like: str = ""
+    twin_of: str = ""
+    strength: float = 1.0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,11 +77,18 @@ class Entry:
         label = f"{self.label} · bfloat16, half the memory"
         return replace(self, key=self.key + HALF, label=label, half=True)
 
+    @property
+    def twin(self) -> Entry:
+        """The same with injected outliers, which its name says."""
+        name = f"{self.key} · {injected_note(TWIN_STRENGTH)}"
+        return replace(self, key=name, label=name, twin_of=self.key, strength=TWIN_STRENGTH)
+
 
 def find_checkpoints(
     assets: Path = ASSETS, named: Sequence[str] | None = None, like: str | None = None
 ) -> dict[str, Entry]:
-    """Folders of ``assets``, then what the operator has named, then the known hub ids.
+    """Folders of ``assets``, the first with its twin, then what the operator has named, then the
+    known hub ids.
 
     named  folders, original weight files, hub ids; None: ``DITAS_CHECKPOINTS``
     like   for weight files; None: ``DITAS_LIKE``
@@ -95,6 +107,9 @@ def find_checkpoints(
     for folder in shipped_folders(assets):
         name = name_of(folder)
         entries[name] = Entry(name, name, str(folder), True)
+        if len(entries) == 1:
+            twin = entries[name].twin
+            entries[twin.key] = twin
     for each in named_entries(named, like):
         entry = told_apart(each, entries)
         entries.setdefault(entry.key, entry)
@@ -193,6 +208,11 @@ def read_options(arguments: Sequence[str]) -> dict[str, Entry]:
 def precomputed_folder(assets: Path = ASSETS) -> Path:
     """Where the shipped results lie."""
     return Path(os.environ.get(PRECOMPUTED_VARIABLE) or assets / "precomputed")
+
+
+def twin_folder(precomputed: Path) -> Path:
+    """Beside them, those of the twin with injected outliers."""
+    return precomputed.with_name(f"{precomputed.name}-injected")
 
 
 def showcase(names: Sequence[str], count: int) -> list[str]:

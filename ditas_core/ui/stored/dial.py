@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...checkpoints import injected_note
 from ...evaluation import Interval, interval
 from ...specs import FULL_PRECISION_BITS, BitWidths, Recipe, SpecError
 from .results import DITAS, PLAIN
@@ -81,6 +82,8 @@ class Cell:
 class Dial:
     """All stops over the same noise and classes.
 
+    fingerprint  of the checkpoint; with injected outliers, which ``settings`` tell, of its
+                 natural twin
     together   weights and activations at the same bits, from many to few
     apart      every other pair that is shipped
     reference  full precision, (N, H, W, 3) bytes
@@ -98,6 +101,15 @@ class Dial:
     together: tuple[Cell, ...] = field(repr=False)
     apart: tuple[Cell, ...] = field(default=(), repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def strength(self) -> float:
+        """How many times larger its outliers were made; 1 for none."""
+        return float(self.settings.get("injected", 1.0))
+
+    def like(self, other: Dial) -> bool:
+        """Whether both have the same stops and classes."""
+        return (self.stops, self.labels) == (other.stops, other.labels)
 
     @property
     def cells(self) -> dict[Stop, Cell]:
@@ -156,11 +168,12 @@ def verdict(dial: Dial, stop: Stop) -> str:
 def details(dial: Dial, stop: Stop) -> str:
     """Megabytes, closeness with its interval, and where either breaks."""
     cell = dial.cells.get(stop)
+    twin = f"{injected_note(dial.strength)}: " if dial.strength > 1 else ""
     if cell is None:
-        return f"{dial.megabytes:.1f} MB. {turning(dial)}"
+        return f"{twin}{dial.megabytes:.1f} MB. {turning(dial)}"
     plain, ours = (brief(cell.closeness(way)) for way in WAYS)
     return (
-        f"{cell.megabytes[DITAS]:.1f} MB instead of {dial.megabytes:.1f}. Closeness to full "
+        f"{twin}{cell.megabytes[DITAS]:.1f} MB instead of {dial.megabytes:.1f}. Closeness to full "
         f"precision: plain rounding {plain}, DiTAS {ours}. {turning(dial)}"
     )
 

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,10 +20,18 @@ import torch
 from ...calibration import Calibration, calibrate
 from ...checkpoints import Checkpoint, load_checkpoint
 from ...comparison import Trajectory, compare, run_trajectory
-from ...conversion import quantize_transformer
+from ...conversion import inject_outliers, quantize_transformer
 from ...evaluation import outlier_atlas
 from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
-from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths, CalibrationSpec, Recipe, SamplingSpec
+from ...specs import (
+    BIT_PRESETS,
+    CONVENTIONS,
+    BitWidths,
+    CalibrationSpec,
+    Recipe,
+    SamplingSpec,
+    check_number,
+)
 from ...writing import whole_folder
 from ..serving.errors import FAILURES
 from ..tabs.injector.job import ladder
@@ -156,6 +165,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--calibration", type=Path, help="a file of this checkpoint's, instead of a run"
     )
+    found.add_argument(
+        "--inject", type=float, metavar="STRENGTH", help="of its twin with injected outliers"
+    )
     found.add_argument("--only", choices=list(PARTS), help="make this anew and keep the rest")
     return found
 
@@ -178,7 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(line, file=sys.stderr, flush=True)
 
     try:
-        checkpoint = load_checkpoint(options.checkpoint)
+        natural = checkpoint = load_checkpoint(options.checkpoint)
+        if options.inject is not None:
+            check_number("--inject", options.inject, 1.0, 1000.0)
+            injected = inject_outliers(natural.transformer, options.inject)
+            checkpoint = replace(natural, transformer=injected)
         spec = CalibrationSpec(SamplingSpec(steps=options.steps))
         if options.calibration is None:
             calibration = measured(checkpoint, report, spec)
@@ -189,12 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = [options.only] if options.only else list(PARTS)
         convention, tried = options.convention, None
         if convention is None and options.only:
-            convention = convention_of(target, checkpoint.fingerprint)
+            convention = convention_of(target, natural.fingerprint)
         if convention is None:
             convention, tried = choose_convention(checkpoint, calibration, dials, report)
         dial = shipped = steps = None
         if "dial" in parts:
             dial = make_dial(checkpoint, calibration, convention, report, dials, tried)
+            if options.inject is not None:
+                told = dial.settings | {"injected": options.inject}
+                dial = replace(dial, fingerprint=natural.fingerprint, settings=told)
         if "results" in parts:
             shipped = precompute(
                 checkpoint,

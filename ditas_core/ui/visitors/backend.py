@@ -16,15 +16,9 @@ import torch
 from ...calibration import Begun, Calibration, CalibrationProgress
 from ...checkpoints import (
     Checkpoint,
-    CheckpointError,
-    Machine,
     Need,
     check_fits,
-    converted_folder,
-    find_source,
     injected_note,
-    load_checkpoint,
-    loading_need,
     own_cache,
     this_machine,
 )
@@ -36,12 +30,13 @@ from ..serving.errors import without_folders
 from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
 from ..serving.zerogpu import iterate_calibration
-from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder
+from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder, twin_folder
 from ..stored.dial import Cell, Dial, load_dial, stop_of
 from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
 from .cache import Cache, size_of, usual_limit
 from .copies import INJECTED, make_room
+from .entries import load_entry
 from .queue import JobQueue, OneByOne
 from .session import KEPT_BYTES, Session, Sessions
 
@@ -138,12 +133,35 @@ class Backend:
         """The shipped dial, likewise."""
         return self.of_default(load_dial)
 
-    def of_default(self, load: Callable[[Path, str], Part]) -> Part | None:
+    @cached_property
+    def dials(self) -> dict[Model, Dial]:
+        """The dial, and that of the same checkpoint with injected outliers where it is shipped."""
+        if self.dial is None:
+            return {}
+        found = {self.default: self.dial}
+        twin = self.of_default(load_dial, twin_folder(precomputed_folder()))
+        if twin is not None and twin.like(self.dial):
+            found[replace(self.default, strength=twin.strength)] = twin
+        return found
+
+    def of_default(
+        self, load: Callable[[Path, str], Part], folder: Path | None = None
+    ) -> Part | None:
         """A part of the shipped results, if it belongs to the default checkpoint."""
         if self.entries[self.default.key].local:
             with suppress(ValueError):
-                return load(precomputed_folder(), self.checkpoint(self.default).fingerprint)
+                fingerprint = self.checkpoint(self.default).fingerprint
+                return load(folder or precomputed_folder(), fingerprint)
         return None
+
+    def model_of(self, key: str) -> Model:
+        """The checkpoint of an entry; a twin is its natural one with injected outliers."""
+        entry = self.entries[key]
+        return Model(entry.twin_of or key, entry.strength)
+
+    def key_of(self, model: Model) -> str:
+        """The entry of a model; the natural one's where no other is it."""
+        return next((key for key in self.entries if self.model_of(key) == model), model.key)
 
     def session(self, request: gr.Request) -> Session:
         """The session of whoever asks; one for this question alone where no session is told."""
@@ -184,7 +202,7 @@ class Backend:
         entry = self.entries[model.key]
 
         def build() -> Checkpoint:
-            return self.injected(model) if model.injected else self.load(entry)
+            return self.injected(model) if model.injected else load_entry(entry, self.cache)
 
         found: Checkpoint = self.alone(("checkpoint", model), build)
         return found
@@ -213,51 +231,10 @@ class Backend:
         found: str = self.alone(("fingerprint", model), lambda: self.checkpoint(model).fingerprint)
         return found
 
-    def load(self, entry: Entry) -> Checkpoint:
-        """From this machine, never from the network; others leave the cache for it.
-
-        Raises:
-            CheckpointError: it is not here, unusable, or too large; said before any of it
-                is read.
-        """
-        known = None if entry.local else find_source(entry.source)
-        if known is not None and converted_folder(known) is None:
-            raise CheckpointError(
-                f"{entry.key}: expected it on this machine, got nothing yet; "
-                + ("press “Load” under the bar" if entry.allowed else self.forbidden(entry))
-            )
-        lender = find_source(entry.like) if entry.like else None
-        if lender is not None and converted_folder(lender) is None:
-            raise CheckpointError(
-                f"{entry.key}: expected {entry.like} on this machine, which lends it the "
-                f"autoencoder; whoever runs the page gets it once: python -m ditas_core info "
-                f"{entry.like}"
-            )
-        need = loading_need(entry.source, entry.like or None)
-        room = self.room()
-        check_fits(need, room.memory, None, entry.dtype, room.address_space)
-        self.cache.make_room(need.memory(entry.dtype))
-        return load_checkpoint(entry.source, like=entry.like or None, dtype=entry.dtype)
-
-    def room(self) -> Machine:
-        """What a checkpoint may take: all of the cache, as far as there is memory for it."""
-        machine = this_machine(own_cache())
-        if machine.memory is None:
-            return replace(machine, memory=self.cache.limit)
-        return replace(machine, memory=min(self.cache.limit, machine.memory + self.cache.nbytes))
-
     def is_loaded(self, model: Model) -> bool:
         """Whether it can be looked at without waiting: local, or in the cache."""
         return self.entries[model.key].local or (
             self.cache.get(("checkpoint", Model(model.key))) is not None
-        )
-
-    @staticmethod
-    def forbidden(entry: Entry) -> str:
-        """What the operator would have to do."""
-        return (
-            "this page was started without it; whoever runs it may offer it with: "
-            f"python app.py --checkpoint {entry.source}"
         )
 
     def factors(self, model: Model) -> dict[str, torch.Tensor]:
@@ -345,8 +322,8 @@ class Backend:
 
     def cell(self, choice: Choice) -> Cell | None:
         """The dial's stop at these bits, if it fits the choice."""
-        dial = self.dial
-        if dial is None or choice.model != self.default or choice.convention != dial.convention:
+        dial = self.dials.get(choice.model)
+        if dial is None or choice.convention != dial.convention:
             return None
         return dial.cells.get(stop_of(choice.bits))
 

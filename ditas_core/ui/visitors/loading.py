@@ -8,6 +8,7 @@ from contextlib import closing
 from ...checkpoints import Checkpoint, CheckpointError, fetch_steps, figure, find_source
 from ..stored.catalogue import Entry
 from .backend import Backend, Model
+from .entries import forbidden, room
 from .running import Progress
 
 PARTS = 3
@@ -19,7 +20,7 @@ def load(backend: Backend, model: Model) -> Iterator[Progress | Checkpoint]:
 
     Raises:
         CheckpointError: the operator does not offer it, the hub refuses, it is damaged,
-            or it does not fit; see ``fetch_steps`` and ``Backend.load``.
+            or it does not fit; see ``fetch_steps`` and ``load_entry``.
     """
     entry = backend.entries[model.key]
     if not backend.is_loaded(model):
@@ -34,10 +35,8 @@ def fetch(backend: Backend, entry: Entry) -> Iterator[Progress]:
     if source is None:
         return
     if not entry.allowed:
-        raise CheckpointError(
-            f"{entry.key}: expected one that is offered, {backend.forbidden(entry)}"
-        )
-    with closing(fetch_steps(source, machine=backend.room(), dtype=entry.dtype)) as steps:
+        raise CheckpointError(f"{entry.key}: expected one that is offered, {forbidden(entry)}")
+    with closing(fetch_steps(source, machine=room(backend.cache), dtype=entry.dtype)) as steps:
         for step in steps:
             part = 2 if step.doing.startswith("converting") else 1
             text = step.doing

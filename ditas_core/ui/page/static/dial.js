@@ -1,10 +1,11 @@
 // The dial: stored pictures of the chosen class at the chosen bits. No question to the server
 // per stop; a class's sheet is fetched and decoded once, the others when nothing else is to do.
-// Two hidden fields, #dial-stop and #dial-class, tell the page where it stands and set it.
+// Hidden fields, #dial-stop, #dial-class and #dial-model, tell the page where it stands and set it.
 (() => {
   const SWIPE_PX = 34;
+  const MODELS = ["natural", "injected"];
   const sheets = new Map();
-  let home = null, data = null, seen = { stop: "", at: 0 }, asked = 0;
+  let home = null, every = [], data = null, seen = { stop: "", at: 0, model: 0 }, asked = 0;
 
   const load = (source) => {
     if (!sheets.has(source)) {
@@ -31,7 +32,7 @@
       context.drawImage(image, x * side, y * side, side, side, 0, 0, wide, wide);
       canvas.setAttribute("aria-label", `${data.labels[seen.at]}, ${data.titles[at]}`);
     });
-    home.dataset.drawn = `${seen.stop} ${data.labels[seen.at]}`;
+    home.dataset.drawn = `${seen.stop} ${data.labels[seen.at]}${seen.model ? " injected" : ""}`;
   };
 
   // what is decoded is painted at once, in the same task; else as soon as it is there
@@ -60,21 +61,25 @@
       two.value = index;
       two.setAttribute("aria-valuetext", `${bits[at]} bits`);
     });
-    for (const button of home.querySelectorAll(".dial-emoji button"))
-      button.setAttribute("aria-pressed", String(Number(button.dataset.class) === seen.at));
+    for (const [name, value] of [["class", seen.at], ["model", seen.model]])
+      for (const button of home.querySelectorAll(`button[data-${name}]`))
+        button.setAttribute("aria-pressed", String(Number(button.dataset[name]) === value));
+    home.dataset.model = seen.model;
   };
 
   const tell = () => {
-    for (const [id, value] of [["dial-stop", seen.stop], ["dial-class", data.labels[seen.at]]]) {
-      const field = [...document.querySelectorAll(`#${id} input`)].find((one) => one.value === value);
+    const values = { stop: seen.stop, class: data.labels[seen.at], model: MODELS[seen.model] };
+    for (const [id, value] of Object.entries(values)) {
+      const field = [...document.querySelectorAll(`#dial-${id} input`)].find((one) => one.value === value);
       if (field && !field.checked) field.click();
     }
   };
 
-  const show = (stop, at, telling = true) => {
-    if (!data?.stops[stop] || !data.sheets[at]) return;
-    const same = stop === seen.stop && at === seen.at;
-    seen = { stop, at };
+  const show = (stop, at, model = seen.model, telling = true) => {
+    if (!every[model]?.stops[stop] || !data.sheets[at]) return;
+    const same = stop === seen.stop && at === seen.at && model === seen.model;
+    seen = { stop, at, model };
+    data = every[model];
     if (!same) {
       draw();
       write();
@@ -82,16 +87,17 @@
     if (telling) tell();
   };
   // from the page: its address was read
-  window.ditasDial = (stop, label) => {
-    const go = () => home && show(stop, data.labels.indexOf(label), false);
+  window.ditasDial = (stop, label, model) => {
+    const go = () => home && show(stop, data.labels.indexOf(label), MODELS.indexOf(model), false);
     if (home?.isConnected) go();
     else setTimeout(() => home && go(), 300);
   };
 
   const begin = (found) => {
     home = found;
-    data = JSON.parse(home.dataset.dial);
-    if (!data.stops[seen.stop]) seen = { stop: data.first, at: 0 };
+    every = JSON.parse(home.dataset.dial);
+    data = every[seen.model];
+    if (!data.stops[seen.stop]) seen = { stop: data.first, at: 0, model: 0 };
     draw();
     write();
     let width = 0;
@@ -123,8 +129,9 @@
     }
   });
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.(".dial-emoji button");
-    if (button) show(seen.stop, Number(button.dataset.class));
+    const button = event.target.closest?.("#dial button"), { class: at, model } = button?.dataset ?? {};
+    if (at) show(seen.stop, Number(at));
+    if (model) show(every[model].first, seen.at, Number(model));
   });
 
   // a swipe or a drag over the pictures: to the left for fewer bits, as pages turn

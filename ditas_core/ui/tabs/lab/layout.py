@@ -116,8 +116,8 @@ def seen(session: Session) -> Seen:
 
 def first_layer(backend: Backend, model: Model) -> str | None:
     """The layer to begin with: the one that breaks first, else the loudest."""
-    dial, atlas = backend.dial, backend.atlas(model)
-    if dial is not None and model == backend.default:
+    dial, atlas = backend.dials.get(model), backend.atlas(model)
+    if dial is not None:
         return dial.layer
     if atlas is not None:
         return max(atlas.groups, key=lambda name: atlas.groups[name].strength)

@@ -17,7 +17,7 @@ from ....specs import Recipe, SamplingSpec
 from ...serving.zerogpu import iterate_trajectory
 from ...stored.dial import FULL, Dial, Stop, bits_of
 from ...stored.results import DITAS, PLAIN, REFERENCE
-from ...visitors.backend import Backend, Choice
+from ...visitors.backend import Backend, Choice, Model
 from ...visitors.engine import (
     Making,
     backend_of,
@@ -37,6 +37,7 @@ CONVERTING = 0.3
 class DrawJob:
     """What is drawn; everything has been checked."""
 
+    model: Model
     dial: Dial
     stop: Stop
     name: str
@@ -84,14 +85,14 @@ class Drawn:
 
 def choice_of(backend: Backend, job: DrawJob) -> Choice:
     """The dial's stop, on what is fastest here."""
-    return fastest(backend, Choice(backend.default, bits_of(job.stop), job.dial.convention))
+    return fastest(backend, Choice(job.model, bits_of(job.stop), job.dial.convention))
 
 
 def make_ready(backend: Backend) -> None:
     """Both copies of the stop that the page opens on, so that the first emoji need not wait."""
     dial = backend.dial
     if dial is not None:
-        job = DrawJob(dial, dial.telling.stop, dial.labels[0], 0)
+        job = DrawJob(backend.default, dial, dial.telling.stop, dial.labels[0], 0)
         for way in job.ways[1:]:
             for _ in copy_of(backend, choice_of(backend, job), job, way, (1, 1)):
                 pass
@@ -99,7 +100,7 @@ def make_ready(backend: Backend) -> None:
 
 def draw_here(backend: Backend, job: DrawJob) -> Iterator[Progress | Drawn]:
     """A Drawn after every picture; the last one is complete."""
-    checkpoint = backend.checkpoint(backend.default)
+    checkpoint = backend.checkpoint(job.model)
     choice = choice_of(backend, job)
     labels = torch.tensor([checkpoint.class_index(job.name)])  # (1,)
     drawn, reference = Drawn(job, engine_name(choice)), None
@@ -131,17 +132,17 @@ def copy_of(
     backend: Backend, choice: Choice, job: DrawJob, way: str, part: tuple[int, int]
 ) -> Iterator[Progress | tuple[Recipe, torch.nn.Module]]:
     """The recipe and a quantized copy, which the cache keeps for the next emoji."""
-    key = ("dial copy", job.stop, way, backend_of(choice))
+    key = ("dial copy", job.model, job.stop, way, backend_of(choice))
     known: tuple[Recipe, torch.nn.Module] | None = backend.cache.get(key)
     if known is not None:
         yield known
         return
-    checkpoint = backend.checkpoint(backend.default)
+    checkpoint = backend.checkpoint(job.model)
     plain, calibration = plain_recipe(checkpoint, choice.bits, choice.convention), None
     recipe = replace(plain, modulation=job.dial.cells[job.stop].recipe.modulation)
     if way == DITAS:
         recipe = job.dial.cells[job.stop].recipe
-        for event in measure(backend, backend.default, backend.spec):
+        for event in measure(backend, job.model, backend.spec):
             if isinstance(event, Calibration):
                 calibration = event
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -26,9 +26,9 @@ from ...page.tab import Tab
 from ...serving.errors import refuse
 from ...serving.inputs import Inputs
 from ...serving.validate import one_of, whole
-from ...stored.dial import FULL, bits_of, key_of
+from ...stored.dial import FULL, Dial, bits_of, key_of
 from ...stored.results import DITAS
-from ...visitors.backend import Backend, Choice
+from ...visitors.backend import Backend, Choice, Model
 from ...visitors.running import (
     PRIVATE,
     Finished,
@@ -39,7 +39,7 @@ from ...visitors.running import (
 )
 from ...visitors.session import Session
 from .costs import cost_table
-from .dial import dial_view
+from .dial import INJECTED, NATURAL, dial_view
 from .draw import card, drawn_line, drawn_view, worst_layer
 from .job import DrawJob, draw_here, make_ready
 
@@ -52,7 +52,7 @@ DEVICE = (
     '<p class="device">Or <a href="device/" target="_blank" rel="noopener">Draw on your device</a> '
     "with the 4-bit model, in your own browser.</p>"
 )
-SHOW = "(stop, emoji) => window.ditasDial?.(stop, emoji)"
+SHOW = "(stop, emoji, twin) => window.ditasDial?.(stop, emoji, twin)"
 TO_LIVE = """() => {
   document.querySelector("#own-emoji input")?.focus({ preventScroll: true });
   document.querySelector("#try-it")?.scrollIntoView({ block: "start" });
@@ -67,20 +67,29 @@ class DrawInputs(Inputs):
     stop: Any
     name: Any
     noise: Any
+    twin: Any = NATURAL
 
     def read(self, backend: Backend) -> DrawJob:
         """Check the values."""
-        dial = backend.dial
-        if dial is None:
-            raise refuse("draw: expected a checkpoint with a dial; the Compare tab draws others")
+        model, dial = turned(backend, self.twin)
         stops = {key_of(stop): stop for stop in dial.stops}
         names = list(backend.checkpoint(backend.default).class_names)
         return DrawJob(
+            model,
             dial,
             stops[one_of(self.stop, "stop of the dial", list(stops))],
             one_of(self.name, "emoji", names),
             whole(self.noise, "noise", 0, LARGEST_SEED),
         )
+
+
+def turned(backend: Backend, twin: Any) -> tuple[Model, Dial]:
+    """The model that the dial is about."""
+    if not backend.dials:
+        raise refuse("draw: expected a checkpoint with a dial; the Compare tab draws others")
+    names = dict(zip((NATURAL, INJECTED), backend.dials, strict=False))
+    model = names[one_of(twin, "model of the dial", list(names))]
+    return model, backend.dials[model]
 
 
 def build_overview(backend: Backend, page: Page) -> View:
@@ -122,7 +131,8 @@ def build_dial(backend: Backend, page: Page) -> None:
     """The dial, its doors, and the live drawing."""
     dial = backend.dial
     assert dial is not None
-    gr.HTML(dial_view(dial), padding=False, elem_id="dial-view")
+    dials = list(backend.dials.values())
+    gr.HTML(dial_view(dials), padding=False, elem_id="dial-view")
     stop = gr.Radio(
         [key_of(each) for each in dial.stops], value=key_of(dial.telling.stop),
         visible="hidden", elem_id="dial-stop", label="stop of the dial",
@@ -130,6 +140,10 @@ def build_dial(backend: Backend, page: Page) -> None:
     emoji = gr.Radio(
         list(dial.labels), value=dial.labels[0], visible="hidden", elem_id="dial-class",
         label="emoji of the dial",
+    )  # fmt: skip
+    twin = gr.Radio(
+        [NATURAL, INJECTED][: len(dials)], value=NATURAL, visible="hidden", elem_id="dial-model",
+        label="model of the dial",
     )  # fmt: skip
     with gr.Row(elem_id="doors"):
         why = gr.Button("See why it breaks", elem_id="door-why", size="md", min_width=100)
@@ -160,7 +174,7 @@ def build_dial(backend: Backend, page: Page) -> None:
             controls = build_controls("draw", "Draw")
         with gr.Column(scale=7, min_width=320):
             drawn = gr.HTML(drawn_view(None), padding=False, elem_id="drawn")
-    inputs = DrawInputs(stop, name, noise)
+    inputs = DrawInputs(stop, name, noise, twin)
 
     def work(session: Session, asked: DrawInputs) -> Iterator[Progress | Finished]:
         job, last, found = asked.read(backend), Progress(""), None
@@ -180,30 +194,32 @@ def build_dial(backend: Backend, page: Page) -> None:
 
     wire_job(backend, controls, work, [inputs], [drawn], api_name="draw")
     random.click(pick, None, [name, noise], **PRIVATE).then(None, None, None, js=START, **PRIVATE)
-    gr.on([stop.change, emoji.change], None, [stop, emoji], None, js=SHOW, **PRIVATE)
+    shown = [stop, emoji, twin]
+    gr.on([each.change for each in shown], None, shown, None, js=SHOW, **PRIVATE)
     here.click(None, None, None, js=TO_LIVE, **PRIVATE)
-    page.fields |= {"dial": stop, "emoji": emoji, "draw": name, "noise": noise}
+    page.fields |= {"dial": stop, "emoji": emoji, "twin": twin, "draw": name, "noise": noise}
     page.actions["dial"] = [stop.input]
     backend.warmers.append(lambda: make_ready(backend))
-    page.later.append(lambda: wire_doors(backend, page, stop, why, take))
+    page.later.append(lambda: wire_doors(backend, page, stop, twin, why, take))
 
 
-def wire_doors(backend: Backend, page: Page, stop: Any, why: gr.Button, take: gr.Button) -> None:
-    """To other tabs, with the bar at the dial's bits and convention."""
-    dial, bar = backend.dial, page.bar.inputs
-    assert dial is not None
-    stops = {key_of(each): each for each in dial.stops}
-    layer = page.fields.get("layer")
+def wire_doors(
+    backend: Backend, page: Page, stop: Any, twin: Any, why: gr.Button, take: gr.Button
+) -> None:
+    """To other tabs, with the bar at the dial's model, bits and convention."""
+    bar, layer = page.bar.inputs, page.fields.get("layer")
 
     def through(tab: str) -> Any:
-        def go(session: Session, at: Any) -> tuple[Any, ...]:
+        def go(session: Session, at: Any, which: Any) -> tuple[Any, ...]:
+            model, dial = turned(backend, which)
+            stops = {key_of(each): each for each in dial.stops}
             chosen = stops[one_of(at, "stop of the dial", list(stops))]
-            choice = first_choice(backend)
+            choice = replace(first_choice(backend), model=model)
             if chosen[0] != FULL:
-                choice = Choice(backend.default, bits_of(chosen), dial.convention)
+                choice = Choice(model, bits_of(chosen), dial.convention)
             name = str(choice.bits)
             return (
-                backend.default.key,
+                backend.key_of(model),
                 name if name in BIT_PRESETS else CUSTOM,
                 choice.bits.weight,
                 choice.bits.activation,
@@ -216,7 +232,7 @@ def wire_doors(backend: Backend, page: Page, stop: Any, why: gr.Button, take: gr
                 *([dial.layer] if layer is not None else []),
             )
 
-        return answer(backend, go, [stop])
+        return answer(backend, go, [stop, twin])
 
     outputs = [
         bar.checkpoint, bar.preset, bar.weight_bits, bar.activation_bits, bar.convention,
