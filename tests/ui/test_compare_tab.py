@@ -25,6 +25,7 @@ from ditas_core.ui.stored.results import (
     REFERENCE,
     SEARCHED,
     SMOOTHED,
+    SQNR,
     Result,
     kept_frames,
 )
@@ -186,6 +187,25 @@ def test_intervals_are_students_and_one_sample_has_none(made):
     assert "±" not in studio.metrics_table(single).partition("<thead>")[2]
     mean, low, high = studio.estimates(single)["SSIM"][PLAIN]
     assert low == mean == high
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ((2.0, 2.2, 2.4), "2.2 ± 0.5 dB closer"),
+        ((-2.0, -2.2, -2.4), "2.2 ± 0.5 dB <b>further away</b>"),
+        ((2.0, -2.2, 0.5), "<b>no closer</b> beyond chance (+0.1 ± 5.3 dB)"),
+    ],
+)
+def test_where_a_recipe_gains_nothing_the_page_says_so(made, differences, said):
+    base = [10.0, 20.0, 30.0]
+    ours = [low + more for low, more in zip(base, differences, strict=True)]
+    rows = {PLAIN: {SQNR: base}, "<b>": {SQNR: ours}}
+    text = studio.gains_line(replace(made, labels=("a", "b", "c"), metrics=rows))
+    assert f"&lt;b&gt;: {said}." in text
+    assert text in studio.metrics_table(replace(made, metrics=rows, images=dict.fromkeys(rows)))
+    assert studio.gains_line(replace(made, metrics={PLAIN: rows[PLAIN]})) == ""
+    assert studio.gains_line(replace(made, metrics={SMOOTHED: rows[PLAIN]})) == ""
 
 
 def test_hostile_events_of_the_viewer_get_a_controlled_error(demo):

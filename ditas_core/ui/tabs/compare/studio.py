@@ -16,7 +16,7 @@ from ....evaluation import Interval, interval
 from ....figures import Estimate, contact_strip, enlarge, role, to_uint8
 from ....sampling import decode_latents
 from ...page.pictures import data_uri
-from ...stored.results import REFERENCE, Result, kept_frames
+from ...stored.results import PLAIN, REFERENCE, SQNR, Result, kept_frames
 
 MOST_FRAMES = 25
 MOST_PIXELS = 6_000_000
@@ -201,8 +201,30 @@ def metrics_table(result: Result) -> str:
     return (
         f'<div class="score"><table><caption>Distance to full precision, {what}; '
         f'higher is closer</caption><thead><tr><th scope="col">recipe</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div>{gains_line(result)}"
     )
+
+
+def gains_line(result: Result) -> str:
+    """How much every recipe gains over plain rounding, paired; a gain within chance is called none.
+
+    "" where there is no plain rounding or a single sample.
+    """
+    values = {name: torch.tensor(found[SQNR]) for name, found in result.metrics.items()}
+    plain = values.pop(PLAIN, None)
+    if plain is None or len(plain) < 2 or not values:
+        return ""
+    parts = []
+    for name, each in values.items():
+        found = interval(each - plain)
+        if found.low > 0:
+            said = f"{found.mean:.1f} ± {found.half_width:.1f} dB closer"
+        elif found.high < 0:
+            said = f"{-found.mean:.1f} ± {found.half_width:.1f} dB <b>further away</b>"
+        else:
+            said = f"<b>no closer</b> beyond chance ({found.mean:+.1f} ± {found.half_width:.1f} dB)"
+        parts.append(f"{html.escape(name)}: {said}")
+    return f'<p class="gains">Against plain rounding, sample by sample. {"; ".join(parts)}.</p>'
 
 
 def number(metric: str, found: Interval) -> str:
