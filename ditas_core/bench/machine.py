@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ditas_core.checkpoints import ASSETS, shipped_folders
+from ditas_core.checkpoints import ASSETS, processor_name, shipped_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = next(iter(shipped_folders()), ASSETS / "NAME")
@@ -21,13 +21,8 @@ DEMO = next(iter(shipped_folders()), ASSETS / "NAME")
 
 def describe() -> dict[str, object]:
     """Processor, cores, threads, versions, load and date."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

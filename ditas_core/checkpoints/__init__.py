@@ -20,7 +20,7 @@ from .hub.sources import (
     own_cache,
 )
 from .loading import build_empty, compute_positions_, load_whole
-from .machine import Machine, figure, this_machine
+from .machine import Machine, figure, processor_name, this_machine
 from .origin import find_origin, origin_of, remember_
 from .original import from_original, to_original
 from .original_files import (
@@ -98,6 +98,7 @@ __all__ = [
     "origin_of",
     "own_cache",
     "preflight",
+    "processor_name",
     "read_headers",
     "read_schedule",
     "read_state",

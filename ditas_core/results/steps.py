@@ -83,6 +83,8 @@ def steps(shipped: list[Path]) -> list[Step]:
                "results.json", "dial"),
         stored(demo, PRECOMPUTED, "ladder", "injected outliers, 9 strengths, 4 classes",
                "ladder.json", "results"),
+        Step("speeds", "the dial's stops in integers", python(".ui.stored.speeds", demo),
+             (PRECOMPUTED / "speeds.json",), after=("dial",), alone=True),
         stored(demo, twin_folder(PRECOMPUTED), "dial", "its twin's, with injected outliers",
                "dial.json"),
         Step("golden", "the numbers that the golden tests expect", python(".results.golden"),

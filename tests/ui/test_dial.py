@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gradio as gr
@@ -19,6 +19,7 @@ from ditas_core.checkpoints import load_checkpoint
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 from ditas_core.ui.page.bar import BarInputs, first_choice
+from ditas_core.ui.stored import speeds
 from ditas_core.ui.stored.catalogue import (
     PRECOMPUTED_VARIABLE,
     TWIN_STRENGTH,
@@ -316,6 +317,34 @@ def test_the_lab_begins_with_the_layer_that_breaks_first(backend):
     strength = {name: group.strength for name, group in atlas.groups.items()}
     chosen = first_layer(backend, injected)
     assert chosen is not None and strength[chosen] == max(strength.values())
+
+
+def test_how_fast_its_stops_run_is_timed_and_told(tiny_dial, tmp_path):
+    folder, checkpoint, _, dial, _ = tiny_dial
+    target = shutil.copytree(folder / "precomputed", tmp_path / "precomputed")
+    assert "times as fast" not in details(dial, (8, 8)), "nothing was timed"
+    assert speeds.main([str(folder / "tiny"), "--out", str(target)]) == 0
+    found = load_dial(target, checkpoint.fingerprint)
+    timed = {"W8A8", "W3A3", "W8A2", "W2A8", "W2A2"}
+    assert set(found.speeds.times) == timed, "where weights and activations are both rounded"
+    assert all(times > 0 for times in found.speeds.times.values())
+    for stop in found.stops[1:]:
+        told_of_it = f"{found.speeds.times.get(key_of(stop), 0):.1f} times as fast in integers ("
+        assert (told_of_it in details(found, stop)) == (key_of(stop) in timed)
+    other = speeds.Speeds("0" * 64, "a machine", {"W8A8": 9.0})
+    (target / speeds.DOCUMENT).write_text(json.dumps(asdict(other)))
+    assert load_dial(target, checkpoint.fingerprint).speeds.times == {}, "of another checkpoint"
+    (target / speeds.DOCUMENT).write_text('{"fast": 1}')
+    with pytest.raises(ValueError, match="speeds: damaged"):
+        load_dial(target, checkpoint.fingerprint)
+
+
+def test_speeds_are_of_the_dial_that_is_there(tiny_dial, tmp_path, capsys):
+    folder, *_ = tiny_dial
+    assert speeds.main([str(folder / "tiny"), "--out", str(tmp_path)]) == 2
+    (tmp_path / "dial.json").write_text('{"fingerprint": "another"}')
+    assert speeds.main([str(folder / "tiny"), "--out", str(tmp_path)]) == 2
+    assert "expected that of tiny, got another's" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from ...checkpoints import injected_note
 from ...evaluation import Interval, interval
 from ...specs import FULL_PRECISION_BITS, BitWidths, Recipe, SpecError
 from .results import DITAS, PLAIN
+from .speeds import Speeds, load_speeds
 
 FORMAT = 1
 DOCUMENT = "dial.json"
@@ -90,6 +91,7 @@ class Dial:
     megabytes  of the transformer in 32 bits, 10^6 bytes
     layer      the smoothing group whose output suffers most where plain rounding breaks
     settings   seed, steps, guidance, and what was measured to choose the convention
+    speeds     in integers
     """
 
     fingerprint: str
@@ -101,6 +103,7 @@ class Dial:
     together: tuple[Cell, ...] = field(repr=False)
     apart: tuple[Cell, ...] = field(default=(), repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    speeds: Speeds = field(default_factory=lambda: Speeds("", ""))
 
     @property
     def strength(self) -> float:
@@ -166,15 +169,17 @@ def verdict(dial: Dial, stop: Stop) -> str:
 
 
 def details(dial: Dial, stop: Stop) -> str:
-    """Megabytes, closeness with its interval, and where either breaks."""
+    """Megabytes, speed, closeness with its interval, and where either breaks."""
     cell = dial.cells.get(stop)
     twin = f"{injected_note(dial.strength)}: " if dial.strength > 1 else ""
     if cell is None:
         return f"{twin}{dial.megabytes:.1f} MB. {turning(dial)}"
     plain, ours = (brief(cell.closeness(way)) for way in WAYS)
+    faster = dial.speeds.told(key_of(stop))
     return (
-        f"{twin}{cell.megabytes[DITAS]:.1f} MB instead of {dial.megabytes:.1f}. Closeness to full "
-        f"precision: plain rounding {plain}, DiTAS {ours}. {turning(dial)}"
+        f"{twin}{cell.megabytes[DITAS]:.1f} MB instead of {dial.megabytes:.1f}"
+        f"{', ' if faster else ''}{faster}. Closeness to full precision: "
+        f"plain rounding {plain}, DiTAS {ours}. {turning(dial)}"
     )
 
 
@@ -293,6 +298,7 @@ def load_dial(folder: Path, fingerprint: str) -> Dial:
             together=tuple(read(e, i, False) for i, e in enumerate(document["together"])),
             apart=tuple(read(e, i, True) for i, e in enumerate(document["apart"])),
             settings=document["settings"],
+            speeds=load_speeds(folder, fingerprint),
         )
     except (KeyError, TypeError, AttributeError, OSError, IndexError, SpecError) as error:
         raise ValueError(f"dial: damaged, {type(error).__name__} {error}") from error

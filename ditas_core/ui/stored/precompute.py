@@ -44,7 +44,7 @@ from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, make_res
 SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
 FRAMES = 11
 PARTS = {
-    "dial": ("dial*",),
+    "dial": ("dial*", "speeds.json"),
     "results": ("results.json", "atlas.safetensors", "recipe-*", "W*-*"),
     "ladder": ("ladder*",),
 }

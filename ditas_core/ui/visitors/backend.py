@@ -141,6 +141,8 @@ class Backend:
         found = {self.default: self.dial}
         twin = self.of_default(load_dial, twin_folder(precomputed_folder()))
         if twin is not None and twin.like(self.dial):
+            if twin.convention == self.dial.convention:  # of the same shapes, in the same products
+                twin = replace(twin, speeds=self.dial.speeds)
             found[replace(self.default, strength=twin.strength)] = twin
         return found
 
