@@ -34,21 +34,23 @@ from ditas_core.specs import (
 )
 
 
-def dit(depth: int, width: int, heads: int, latent: int, out_channels: int = 8) -> ModelShape:
-    """Of a DiT with patches of 2 x 2."""
+def dit(
+    depth: int, width: int, heads: int, latent: int, out_channels: int = 8, patch: int = 2
+) -> ModelShape:
+    """Of a DiT."""
     with torch.device("meta"):
         transformer = DIT.cls(
             heads,
             width // heads,
             num_layers=depth,
             sample_size=latent,
-            patch_size=2,
+            patch_size=patch,
             out_channels=out_channels,
         )
-    return shape_of(transformer, (latent // 2) ** 2)
+    return shape_of(transformer, (latent // patch) ** 2)
 
 
-DEMO = replace(dit(8, 256, 4, 16, 4), autoencoder=2_000_000)
+SMALL = replace(dit(8, 256, 4, 16, 4), autoencoder=2_000_000)
 XL = dit(28, 1152, 16, 32)
 
 
@@ -84,8 +86,11 @@ def test_a_shape_is_that_of_its_checkpoint(
         layers = [p for g in checkpoint.groups for p in g.layers]
         weights = [checkpoint.transformer.get_submodule(p).weight.numel() for p in layers]
         assert shape.linear_weights == sum(weights)
-    shape = ModelShape.of(demo_checkpoint)
-    assert replace(shape, autoencoder=2_000_000) == DEMO
+    shape, config = ModelShape.of(demo_checkpoint), demo_checkpoint.transformer.config
+    patch, heads = config["patch_size"], config["num_attention_heads"]
+    width, latent = heads * config["attention_head_dim"], config["sample_size"]
+    alike = dit(config["num_layers"], width, heads, latent, config["out_channels"], patch)
+    assert shape == replace(alike, autoencoder=shape.autoencoder)
     assert 670e6 < XL.parameters < 760e6, "675 M and an embedder in each of 28 blocks"
 
 
@@ -119,7 +124,7 @@ def within(factor: float, got: float, expected: float) -> bool:
 
 def test_the_demos_real_seconds_come_out() -> None:
     """Two cores: calibrate 14 s (50 steps, 8 samples), search W4A8 22 s."""
-    cost = estimate(DEMO, 50e9, Plan(branch=branch(DEMO)))
+    cost = estimate(SMALL, 50e9, Plan(branch=branch(SMALL)))
     assert within(1.5, cost.calibrate_s, 14)
     assert within(2, cost.search_s, 22)
     # eight pairs of images beside plain rounding, two thirds of them fake-quantized
@@ -146,9 +151,9 @@ def numbers(cost: Cost) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("convention", ["integer", "integer-g32", "paper", "released"])
 def test_more_work_costs_more(convention: str) -> None:
-    low_rank = RELEASED_BRANCH if convention == "released" else branch(DEMO)
+    low_rank = RELEASED_BRANCH if convention == "released" else branch(SMALL)
     plan = Plan(convention=convention, branch=low_rank)
-    base = estimate(DEMO, 1e11, plan)
+    base = estimate(SMALL, 1e11, plan)
     assert all(math.isfinite(x) and x > 0 for x in numbers(base))
     for bigger in (
         dit(9, 256, 4, 16),
@@ -159,11 +164,11 @@ def test_more_work_costs_more(convention: str) -> None:
     larger = estimate(dit(8, 256, 4, 32), 1e11, plan)
     assert larger.calibrate_s > 4 * base.calibrate_s and larger.compare_s > 4 * base.compare_s
     assert larger.search_s == base.search_s, "a search reads as many tokens"
-    fast = estimate(DEMO, 2e11, plan)
+    fast = estimate(SMALL, 2e11, plan)
     assert numbers(fast)[:4] == pytest.approx([x / 2 for x in numbers(base)[:4]])
 
     def cost(**changes: object) -> Cost:
-        return estimate(DEMO, 1e11, replace(plan, **changes))
+        return estimate(SMALL, 1e11, replace(plan, **changes))
 
     spec = plan.calibration
     assert cost(calibration=replace(spec, samples=16)).calibrate_s == 2 * base.calibrate_s
@@ -192,7 +197,7 @@ def test_memory_of_a_shape_is_that_of_the_checkpoint(random_checkpoint: Checkpoi
 def test_impossible_speeds_and_plans_are_refused() -> None:
     for speed in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="speed"):
-            estimate(DEMO, speed)
+            estimate(SMALL, speed)
     for nothing in ({"candidates": -1}, {"variants": 0}, {"images": -1}):
         with pytest.raises(ValueError, match="plan"):
             Plan(**nothing)
