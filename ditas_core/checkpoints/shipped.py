@@ -13,7 +13,7 @@ def shipped_folders(assets: Path = ASSETS) -> list[Path]:
     """Folders of ``assets`` that hold a checkpoint, by name.
 
     The first is the one that the page opens on, and that documentation, examples, measurements
-    and tests mean by the shipped checkpoint. A variant of it has a name that begins with its.
+    and tests mean by the shipped checkpoint.
     """
     found = sorted(assets.iterdir()) if assets.is_dir() else []
     return [folder for folder in found if is_file(folder / "model_index.json")]

@@ -19,6 +19,8 @@ from ditas_core.checkpoints import load_checkpoint
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 from ditas_core.ui.page.bar import BarInputs, first_choice
+from ditas_core.ui.page.tour import about
+from ditas_core.ui.page.tour_steps import STEPS
 from ditas_core.ui.stored import speeds
 from ditas_core.ui.stored.catalogue import (
     PRECOMPUTED_VARIABLE,
@@ -404,3 +406,24 @@ def test_its_stops_are_drawn_here_and_stand_in_the_bar(twins):
     assert backend.key_of(model) == key and backend.key_of(backend.default) == natural
     with pytest.raises(gr.Error, match="model of the dial"):
         DrawInputs("W8A8", twin.labels[0], 0, "another").read(backend)
+
+
+def test_the_tour_turns_the_bar_to_the_twin_and_back(twins):
+    backend, _ = twins
+    model = list(backend.dials)[1]
+    backend.entries = find_checkpoints(
+        Path(backend.entries[backend.default.key].source).parent, named=[]
+    )
+    session, key = Session("nobody"), backend.key_of(model)
+    natural = backend.default.key
+    there = about(backend, session, BarInputs(*bar(natural)), True)
+    assert there[0] == key and "injected outliers ×32" in there[3]["label"]
+    back = about(backend, session, BarInputs(*bar(key)), False)
+    assert back[0] == natural and "injected" not in back[3]["label"]
+    for values, twin in (
+        (bar(natural), False),
+        (bar(key), True),
+        (bar(natural, inject=True), True),
+    ):
+        assert about(backend, session, BarInputs(*values), twin) == (gr.skip(),) * 4
+    assert {step.tab for step in STEPS if step.twin} == {"outliers", "lab", "search"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -11,10 +11,13 @@ from ..serving.errors import status
 from ..visitors.backend import Backend
 from ..visitors.running import answer
 from ..visitors.session import Session
-from .bar import Page
+from .bar import BarInputs, Page, fold_label, recipe_names, setup_notice
 from .tour_steps import STEPS
 
 NOTE = "tour"
+TWIN = (
+    "The bar is at the model's twin with **injected outliers**: the same function, louder channels."
+)
 MATHS = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "$", "right": "$", "display": False},
@@ -24,10 +27,14 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 
 @dataclass
 class Where:
-    """Where one visitor is."""
+    """Where one visitor is.
+
+    twin  on the model with injected outliers
+    """
 
     step: int = -1
     done: frozenset[int] = frozenset()
+    twin: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ def shown(place: Where) -> tuple[Any, ...]:
     return (
         gr.update(visible=True),
         gr.update(visible=False),
-        f"#### {place.step + 1} of {len(STEPS)} · {step.title}\n{step.task}",
+        f"#### {place.step + 1} of {len(STEPS)} · {step.title}\n{step.task}"
+        + (f"\n\n{TWIN}" if place.twin else ""),
         line,
         gr.update(interactive=place.step > 0),
         gr.update(value="Finish" if last else "Next", variant="primary" if done else "secondary"),
@@ -101,21 +109,44 @@ def plain(text: str) -> str:
     return text.replace("**", "").replace("$\\Delta$", "Δ").replace("$", "")
 
 
+def about(backend: Backend, session: Session, asked: BarInputs, twin: bool) -> tuple[Any, ...]:
+    """The bar turned to the twin with injected outliers, where one is shipped, or back from it;
+    another checkpoint stays. One value each for checkpoint, recipe, notice and fold."""
+    models, skip = list(backend.dials), (gr.skip(),) * 4
+    if len(models) < 2:
+        return skip
+    choice, wanted = asked.read(backend), models[1 if twin else 0]
+    if choice.model not in models or choice.model == wanted:
+        return skip
+    choice = replace(choice, model=wanted)
+    return (
+        backend.key_of(wanted),
+        gr.update(choices=recipe_names(backend, session, choice)),
+        setup_notice(backend, session, choice),
+        gr.update(label=fold_label(choice)),
+    )
+
+
 def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
     """Connect the buttons, and every deed of the tabs."""
+    bar = page.bar
+    told = [bar.inputs.checkpoint, bar.inputs.recipe, bar.notice, bar.fold]
 
     def move(by: int) -> Any:
-        def go(session: Session) -> tuple[Any, ...]:
+        def go(session: Session, asked: BarInputs) -> tuple[Any, ...]:
             place = where(session)
             place.step = 0 if by == 0 else place.step + by
             if by == 0:
                 place.done = frozenset()
             if not 0 <= place.step < len(STEPS):
                 place.step = -1
-                return (*shown(place), gr.skip())
-            return (*shown(place), gr.update(selected=STEPS[place.step].tab))
+                return (*shown(place), gr.skip(), *about(backend, session, asked, False))
+            step = STEPS[place.step]
+            place.twin = step.twin and len(backend.dials) > 1
+            tab = gr.update(selected=step.tab)
+            return (*shown(place), tab, *about(backend, session, asked, step.twin))
 
-        return answer(backend, go)
+        return answer(backend, go, [bar.inputs])
 
     def did(session: Session, action: Any) -> tuple[Any, ...]:
         place = where(session)
@@ -125,20 +156,20 @@ def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
         place.done |= {place.step}
         return shown(place)
 
-    def end(session: Session) -> tuple[Any, ...]:
+    def end(session: Session, asked: BarInputs) -> tuple[Any, ...]:
         session.notes[NOTE] = Where()
-        return shown(where(session))
+        return (*shown(where(session)), *about(backend, session, asked, False))
 
     def there(session: Session) -> Any:
         place = where(session)
         return gr.update(selected=STEPS[max(0, place.step)].tab)
 
-    moved = [*tour.outputs, page.tabs]
+    moved = [*tour.outputs, page.tabs, *told]
     tour.begin.click(*move(0), moved, **PRIVATE)
     tour.onward.click(*move(1), moved, **PRIVATE)
     tour.back.click(*move(-1), moved, **PRIVATE)
     tour.there.click(*answer(backend, there), page.tabs, **PRIVATE)
-    tour.end.click(*answer(backend, end), tour.outputs, **PRIVATE)
+    tour.end.click(*answer(backend, end, [bar.inputs]), [*tour.outputs, *told], **PRIVATE)
     tour.action.change(*answer(backend, did, [tour.action]), tour.outputs, **PRIVATE)
     for step in STEPS:
         for event in page.actions.get(step.action, []):

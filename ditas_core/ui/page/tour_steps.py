@@ -13,6 +13,7 @@ class Step:
     action what the visitor does; a key of ``Page.actions``
     task   what to do and why
     seen   said once it is done
+    twin   it is done on the model's twin with injected outliers, where one is shipped
     """
 
     title: str
@@ -20,6 +21,7 @@ class Step:
     action: str
     task: str
     seen: str
+    twin: bool = False
 
 
 STEPS = (
@@ -41,6 +43,7 @@ STEPS = (
         "median one. **Click a bright cell, or select a row of the table.**",
         "You opened a layer: a few columns are bright at every step. One rounding scale "
         "$\\Delta$ has to span them all, so the quiet channels share few levels.",
+        twin=True,
     ),
     Step(
         "Look at one channel",
@@ -49,6 +52,7 @@ STEPS = (
         "**Choose a channel** from the list, or click a bright column of the heatmap.",
         "You see its values and, as thin lines, the only levels rounding leaves. After smoothing "
         "the same channel spreads over fewer of the others' levels.",
+        twin=True,
     ),
     Step(
         "Turn the knob",
@@ -58,6 +62,7 @@ STEPS = (
         "and multiplies the weights by it. **Move α** and watch both errors.",
         "You moved the burden: a larger α helps the activations and hurts the weights. The best "
         "α lies where the sum is lowest, and differs from layer to layer.",
+        twin=True,
     ),
     Step(
         "Let it search",
@@ -66,6 +71,7 @@ STEPS = (
         "The grid search tries 21 values of α in every layer. **Press Start**; it takes some "
         "twenty seconds, and Cancel keeps what is done.",
         "You have a recipe: an α for every layer, found without any training data.",
+        twin=True,
     ),
     Step(
         "Walk through the steps",
