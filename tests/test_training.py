@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from training.export import export_checkpoint
 from training.features import frechet_distance, right_label, symmetric_sqrt, wilson_interval
 from training.latents import Latents, encode_looks, looks_of
 from training.look import look
+from training.pack import pack
 from training.routing import draw_kept, routed_forward
 from training.runs import Run, cosine_rate, read_config, read_log
 from training.sheets import COLOURS, contact_sheet, loss_curve, outlier_curve
@@ -248,6 +250,34 @@ def test_a_dit_run_that_was_stopped_resumes_to_the_same_weights(run: Path, tmp_p
     assert after["optimizer"]["state"].keys() == before["optimizer"]["state"].keys()
     groups = after["optimizer"]["param_groups"]
     assert [(group["lr_scale"], group["eps"]) for group in groups] == [(1.0, 1e-8), (3.0, 1e-8)]
+
+
+def test_a_packed_run_goes_on_elsewhere(run: Path, tmp_path: Path) -> None:
+    packed = pack(run, tmp_path / "packed")
+    was = torch.load(run / "dit" / "state.pt", weights_only=True)
+    assert (packed / "dit" / "state.pt").stat().st_size < 0.3 * (
+        run / "dit" / "state.pt"
+    ).stat().st_size
+    assert (packed / "classes.json").read_bytes() == (run / "classes.json").read_bytes()
+    moved = shutil.copytree(packed, tmp_path / "elsewhere")
+    lines: list[str] = []
+    data = run / "latents.safetensors"
+    train_dit(data, moved / "dit", replace(TINY_DIT, minutes=0.0), lines.append)
+    assert lines[0].startswith(f"resuming at step {was['step']} ")
+    found = torch.load(moved / "dit" / "state.pt", weights_only=True)
+    assert (
+        found["begun"] == found["step"] == was["step"] and found["ema"].keys() == was["ema"].keys()
+    )
+    for name, value in was["ema"].items():
+        assert found["ema"][name].dtype == value.dtype
+        torch.testing.assert_close(found["ema"][name], value, rtol=1e-3, atol=1e-6)
+        assert torch.equal(found["model"][name], found["ema"][name])
+    steps: list[int] = []
+    go_on = replace(TINY_DIT, minutes=1000.0, save_minutes=0.0, look_minutes=0.0)
+    train_dit(data, moved / "dit", go_on, silent, stop=lambda: len(steps) == 2, look=steps.append)
+    assert steps == [was["step"] + 1, was["step"] + 2]
+    with pytest.raises(FileNotFoundError, match="expected a training run"):
+        pack(tmp_path, tmp_path / "none")
 
 
 def test_tokens_are_routed_past_the_middle_blocks() -> None:

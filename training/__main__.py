@@ -1,4 +1,4 @@
-"""Command line of the demo checkpoint's recipe: prepare, train, export, evaluate, card."""
+"""Command line of the demo checkpoint's recipe: data, training, export and measurement."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from .evaluate import (
 from .export import export_checkpoint
 from .latents import encode_looks
 from .look import LOOKED_AT, look
+from .pack import pack
 from .runs import read_config
 from .sheets import save_image
 from .vae import VAEConfig, adapt_vae, train_vae
@@ -158,6 +159,10 @@ def run_look(args: argparse.Namespace) -> None:
     say(f"wrote {look(args.run, LOOKED_AT, say)}")
 
 
+def run_pack(args: argparse.Namespace) -> None:
+    say(f"wrote {pack(args.run, args.out)}")
+
+
 def run_export(args: argparse.Namespace) -> None:
     config = read_config(args.run / "dit", DiTConfig)
     state = args.run / "dit" / "state.pt"
@@ -243,6 +248,10 @@ def build_parser() -> Parser:
 
     verb = add("look", run_look, "Draw 48 classes and measure the outliers of a run as it is.")
     verb.add_argument("--run", type=Path, required=True, help="folder that `train` writes")
+
+    verb = add("pack", run_pack, "Keep a run in little space, to go on with it on another machine.")
+    verb.add_argument("--run", type=Path, required=True, help="folder that `train` writes")
+    verb.add_argument("--out", type=Path, required=True, help="folder; copy it to resume it")
 
     verb = add("export", run_export, "Write the trained weights as a diffusers DiTPipeline folder.")
     verb.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")

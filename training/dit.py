@@ -146,7 +146,10 @@ def noise_weights(snr: torch.Tensor, config: DiTConfig) -> torch.Tensor:
 
 
 def rate_at(seconds: float, step: int, config: DiTConfig) -> float:
-    """Linear warm-up, constant, linear to zero in the last ``anneal_minutes``."""
+    """Linear warm-up, constant, linear to zero in the last ``anneal_minutes``.
+
+    step  since the optimiser began
+    """
     left = (config.minutes * 60 - seconds) / max(1e-9, config.anneal_minutes * 60)
     return config.peak_rate * min(1.0, (step + 1) / config.warmup) * min(1.0, max(0.0, left))
 
@@ -184,12 +187,16 @@ def train_dit(
     generator = torch.Generator().manual_seed(config.seed)
     run = Run(folder, log)
     run.configure(config, fixed=("layers", "heads", "head_dim", "patch", "seed"))
-    step = 0
+    step = begun = 0
     if (state := run.restore()) is not None:
-        model.load_state_dict(state["model"])
-        restore_optimiser_(optimizer, state["optimizer"], config)
-        ema, step = state["ema"], int(state["step"])
+        ema, step = {key: value.float() for key, value in state["ema"].items()}, int(state["step"])
+        model.load_state_dict(state.get("model", ema))
         generator.set_state(state["generator"])
+        if "optimizer" in state:
+            restore_optimiser_(optimizer, state["optimizer"], config)
+            begun = int(state.get("begun", 0))
+        else:  # a packed run
+            begun = step
 
     signal = build_scheduler().alphas_cumprod  # (1000,)
     snr = signal / (1 - signal)  # (1000,)
@@ -200,7 +207,7 @@ def train_dit(
     losses: list[float] = []
     saved = looked = run.seconds
     while run.seconds < config.minutes * 60 and not stop():
-        rate = rate_at(run.seconds, step, config)
+        rate = rate_at(run.seconds, step - begun, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         clean, labels = dataset.draw(config.batch, generator)
@@ -234,12 +241,12 @@ def train_dit(
             run.record(step=step, loss=sum(losses) / len(losses), rate=rate)
             losses.clear()
         if run.seconds - saved >= config.save_minutes * 60:
-            save_state(run, model, ema, optimizer, generator, step)
+            save_state(run, model, ema, optimizer, generator, step, begun)
             saved = run.seconds
             if run.seconds - looked >= config.look_minutes * 60:
                 look(step)
                 looked = run.seconds
-    save_state(run, model, ema, optimizer, generator, step)
+    save_state(run, model, ema, optimizer, generator, step, begun)
     return folder
 
 
@@ -261,8 +268,9 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     step: int,
+    begun: int,
 ) -> None:
-    """Everything a resumed run needs."""
+    """Everything a resumed run needs; its moments are of the steps from ``begun`` on."""
     run.save(
         {
             "model": model.state_dict(),
@@ -270,5 +278,6 @@ def save_state(
             "optimizer": optimizer.state_dict(),
             "generator": generator.get_state(),
             "step": step,
+            "begun": begun,
         }
     )
