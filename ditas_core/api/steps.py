@@ -176,7 +176,7 @@ def convert(
     """
     check_progress(progress)
     check_is_recipe(recipe)
-    check_backend(recipe.convention, backend)
+    check_backend(recipe.convention, backend, recipe.bits)
     if calibration is not None:
         check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)

@@ -175,8 +175,8 @@ def setup_notice(backend: Backend, session: Session, choice: Choice) -> str:
 
 
 def why_simulated(choice: Choice) -> str:
-    """Where integers were asked for and the convention cannot."""
-    cannot = get_convention(choice.convention).only_simulated
+    """Where integers were asked for and convention or bits cannot."""
+    cannot = get_convention(choice.convention).why_simulated([choice.bits])
     return f"; no integers: {cannot}" if cannot and choice.backend != choice.runs_as else ""
 
 
