@@ -239,9 +239,10 @@ def check_numbers(name: str, value: Tensor, stored: Stored) -> None:
             raise CheckpointError(f"{name}: expected codes up to {most}, got {high:.0f}")
         if stored.form is not None:
             there = torch.bincount(value.flatten()).nonzero()
-            numbers = from_patterns(there, stored.form.element)
             if stored.scales:
                 numbers = scale_values(there, stored.form)
+            else:
+                numbers = from_patterns(there, stored.form.element)
             if not bool(torch.isfinite(numbers).all()):
                 raise CheckpointError(f"{name}: expected numbers of {stored.form.title}, got none")
     elif not (low > -float("inf") and high < float("inf")):
