@@ -25,6 +25,8 @@ from ..specs import E4M3, Element, NumberFormat
 from .params import TINY, QParams
 
 E8M0_BIAS = 127
+EXPONENT_BITS = 0x7F800000
+"""Of float32."""
 LARGEST_HALF, SMALLEST_HALF = 65504.0, 2.0**-24
 
 
@@ -51,12 +53,14 @@ def levels(element: Element, device: torch.device | str = "cpu") -> Tensor:
 
 def round_to_element(x: Tensor, element: Element) -> Tensor:
     """The nearest value of the element's grid, float32, of a float32 tensor; NaN stays NaN."""
+    x = x.float()
     if element.table:
         rounded = levels(element, x.device)[table_codes(x, element)]
         return torch.where(torch.isnan(x), x, rounded)
     if element.exponent:
-        exponent = torch.frexp(x).exponent.sub_(1).clamp_(min=1 - element.bias)
-        quantum = torch.ldexp(torch.ones_like(x), exponent.sub_(element.mantissa))
+        ends = 2.0 ** (1 - element.bias), 2.0**element.largest_exponent
+        power = (x.view(torch.int32) & EXPONENT_BITS).view(torch.float32)  # 2^floor(log2 |x|)
+        quantum = power.clamp(*ends).mul_(2.0**-element.mantissa)
         rounded = (x / quantum).round_().mul_(quantum)
     else:
         rounded = (x / element.step).round_().mul_(element.step)
@@ -89,18 +93,18 @@ def from_patterns(patterns: Tensor, element: Element) -> Tensor:
 
 @cache
 def pattern_values(element: Element) -> Tensor:
-    """The value of every bit pattern, float32 (2^bits,)."""
+    """The value of every bit pattern, float32 (2^bits,); on the CPU, whatever device is usual."""
     if element.table:
         return levels(element)
     half = 2 ** (element.bits - 1)
-    values = torch.full((2 * half,), torch.nan)
-    above = torch.tensor(magnitudes(element))
+    values = torch.full((2 * half,), torch.nan, device="cpu")
+    above = torch.tensor(magnitudes(element), device="cpu")
     if element.exponent:
         values[: len(above)] = above
         values[half : half + len(above)] = -above
     else:
         values[: len(above)] = above
-        values[half:] = torch.arange(-half, 0) * element.step
+        values[half:] = torch.arange(-half, 0, device="cpu") * element.step
     return values
 
 
