@@ -4,9 +4,7 @@ Python, layers against rounding."""
 from __future__ import annotations
 
 import math
-import re
 from fractions import Fraction
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -362,15 +360,3 @@ def test_formats_are_refused_where_they_do_not_fit() -> None:
             with pytest.raises(SpecError, match="expected simulated with W"):
                 INTEGER.check_backend(backend, [BitWidths(4, 8), bits])
     INTEGER.check_backend("simulated", [BitWidths("nvfp4", "fp8")])
-
-
-def test_the_documented_table_is_right() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text("utf-8")
-    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
-    assert [re.findall(r"`(.+?)`", row[0])[0] for row in rows] == list(FORMATS)
-    for row, form in zip(rows, FORMATS.values(), strict=True):
-        _, count, largest, shared, _, bits = (cell.strip() for cell in row)
-        assert int(count) == len(levels(form.element))
-        assert Fraction(largest) == Fraction(form.element.largest)
-        assert shared == (f"{form.block} inputs" if form.block else "the convention's")
-        assert float(bits) == form.bits_with_scale
