@@ -7,12 +7,14 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 from ditas_core.cli.main import build_parser
+from ditas_core.specs import FORMATS, Element
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,6 +124,30 @@ def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert [len(list(check(page))) for check in CHECKS] == [2, 3, 2]
+
+
+def level_count(element: Element) -> int:
+    """From the largest one's bit pattern: as many below zero."""
+    if element.table:
+        return len(element.table)
+    if not element.exponent:
+        return round(2 * element.largest / element.step) + 1
+    mantissa = (element.largest / 2**element.largest_exponent - 1) * 2**element.mantissa
+    code = (element.largest_exponent + element.bias) * 2**element.mantissa + round(mantissa)
+    return 2 * code + 1
+
+
+def test_the_table_of_number_formats_is_right() -> None:
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    table = {re.findall(r"`(.+?)`", row[0])[0]: row for row in rows if len(row) == 6}
+    assert list(table) == list(FORMATS)
+    for name, form in FORMATS.items():
+        _, count, largest, shared, _, bits = (cell.strip() for cell in table[name])
+        assert int(count) == level_count(form.element)
+        assert Fraction(largest) == Fraction(form.element.largest)
+        assert shared == (f"{form.block} inputs" if form.block else "the convention's")
+        assert float(bits) == form.bits_with_scale
 
 
 @pytest.mark.thorough

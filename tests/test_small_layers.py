@@ -62,17 +62,17 @@ def headers_of(shapes: dict[str, tuple[int, ...]], size: int = 1000) -> Headers:
 def test_range_scale_and_zero_point() -> None:
     """One end of the range on the lowest code, the other on the highest."""
     spec = QuantizerSpec(2, False, Granularity.PER_TENSOR)
-    scale, zero = params_from_range(torch.tensor(-2.0), torch.tensor(4.0), spec)
+    scale, zero, _ = params_from_range(torch.tensor(-2.0), torch.tensor(4.0), spec)
     assert (float(scale), float(zero)) == (2, spec.qmin + 1)
     found = fake_quantize(torch.tensor([-2.0, 0, 0.9, 1.1, 4]), spec)
     assert found.tolist() == [-2, 0, 0, 2, 4]
     # a range on one side of zero is widened to hold it
-    scale, zero = params_from_range(torch.tensor(3.0), torch.tensor(6.0), spec)
+    scale, zero, _ = params_from_range(torch.tensor(3.0), torch.tensor(6.0), spec)
     assert (float(scale), float(zero)) == (2, spec.qmin)
-    scale, zero = params_from_range(torch.tensor(-6.0), torch.tensor(-3.0), spec)
+    scale, zero, _ = params_from_range(torch.tensor(-6.0), torch.tensor(-3.0), spec)
     assert (float(scale), float(zero)) == (2, spec.qmax)
     even = QuantizerSpec(3, True, Granularity.PER_TENSOR)
-    scale, zero = params_from_range(torch.tensor(-7.0), torch.tensor(2.0), even)
+    scale, zero, _ = params_from_range(torch.tensor(-7.0), torch.tensor(2.0), even)
     assert float(scale) == pytest.approx(14 / even.steps) and float(zero) == 0
 
 
@@ -86,12 +86,12 @@ def test_the_last_group_of_a_row_is_filled_with_the_rows_end() -> None:
 
 def test_codes_start_at_zero_and_columns_multiply_the_scales() -> None:
     weight = torch.tensor([[0.0, 1, 2, 15], [-15.0, 0, -1, -2]])
-    codes, (scale, _) = encode(weight, FOUR)
+    codes, (scale, *_) = encode(weight, FOUR)
     assert codes.dtype == torch.uint8 and codes.tolist() == [[0, 1, 2, 15], [0, 15, 14, 13]]
     assert scale.flatten().tolist() == [1, 1]
-    wide, (one, _) = encode(weight, INTEGER.quantizers(BitWidths(16, 8))[0], torch.arange(4.0))
+    wide, (one, *_) = encode(weight, INTEGER.quantizers(BitWidths(16, 8))[0], torch.arange(4.0))
     assert torch.equal(wide, weight * torch.arange(4.0)) and one.tolist() == [1]
-    strided, (table, _) = encode(
+    strided, (table, *_) = encode(
         torch.arange(128.0).reshape(64, 2), RELEASED.quantizers(BitWidths(4, 8))[0],
         torch.tensor([1.0, 10]),
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_rows_are_divided_in_their_scales_or_by_a_scale_of_their_own() -> None:
     params = QParams(torch.tensor([[2.0], [4.0]]), torch.zeros(2, 1))
     divisor = torch.tensor([2.0, 8.0])
     codes = torch.ones(2, 3, dtype=torch.uint8)
-    same, (scale, _), rows = divide(codes, params, FOUR, divisor)
+    same, (scale, *_), rows = divide(codes, params, FOUR, divisor)
     assert same is codes and scale.tolist() == [[1], [0.5]] and rows is None
     spec = RELEASED.quantizers(BitWidths(4, 8))[0]
     same, kept, rows = divide(codes, params, spec, divisor)

@@ -72,14 +72,14 @@ def quantize(
     """
     check_progress(progress)
     wanted = what_to_search(bits, method, convention, alpha, rank)
-    check_backend(wanted.spec.convention, backend)
+    check_backend(wanted.spec.convention, backend, [wanted.spec.bits])
     check_choice("modulation", modulation, MODULATIONS)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
     if calibration is not None:
         check_calibration(calibration)
     if recipe is not None:
         check_is_recipe(recipe)
-        check_backend(recipe.convention, backend)
+        check_backend(recipe.convention, backend, recipe.bits)
         if recipe.needs_calibration and calibration is None:
             raise SpecError("calibration: expected the one the recipe was searched with, got none")
     checkpoint = full_checkpoint(model, captions, progress)

@@ -81,7 +81,8 @@ def search(
 ) -> Recipe:
     """Every layer's strength of smoothing, by grid search on a calibration; nothing is sampled.
 
-    bits        of weights and activations: "W8A8", "W4A8", "W4A6", "W4A4" ...
+    bits        of weights and activations: "W8A8", "W4A8", "W4A6", "W4A4" ...; or number formats,
+                "W:nvfp4 A:fp8", each a key of ``ditas_core.specs.FORMATS`` or a width
     method      "plain", "smoothing" (alpha 0.5), "search" (the grid) or "ditas" (and the branch)
     convention  "integer", "integer-gN" (N weights a scale), "integer-tensor" (one scale of all
                 tokens), "paper" or "released"
@@ -176,7 +177,7 @@ def convert(
     """
     check_progress(progress)
     check_is_recipe(recipe)
-    check_backend(recipe.convention, backend)
+    check_backend(recipe.convention, backend, recipe.bits)
     if calibration is not None:
         check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)

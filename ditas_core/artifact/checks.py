@@ -24,11 +24,12 @@ from ..checkpoints import CheckpointError, Need, need_of
 from ..checkpoints.files import Headers, check_inside
 from ..layers import QuantizedLinear, empty_layers
 from ..models import Absorber, Transformer, family_of, get_linear, null_class, smoothing_groups
-from ..quantizer import PACKED_BITS
+from ..quantizer import PACKED_BITS, from_patterns, scale_values
 from ..specs import (
     FULL_PRECISION_BITS,
     MODULATIONS,
     LayerRecipe,
+    NumberFormat,
     Recipe,
     brief,
     check_text,
@@ -45,6 +46,8 @@ class Stored:
     """One tensor of the file.
 
     bits      of unsigned codes; 0 where it holds floating-point numbers
+    form      the number format whose elements the codes are, or None
+    scales    whether they are that format's scales
     positive  every number is above 0
     weight    elements of the weight that is derived from it, on top of what is stored
     """
@@ -53,6 +56,8 @@ class Stored:
     bits: int = 0
     positive: bool = False
     weight: int = 0
+    form: NumberFormat | None = None
+    scales: bool = False
 
     @property
     def bytes_loaded(self) -> int:
@@ -172,11 +177,15 @@ def expected_tensors(transformer: Transformer) -> dict[str, Stored]:
     found = {key: Stored(tuple(value.shape)) for key, value in transformer.state_dict().items()}
     for path, layer in quantized_layers(transformer):
         bits = layer.weight_spec.bits
-        for name in ("scale", "smoothing", "row_scale"):
+        form = layer.weight_spec.format
+        for name in ("scale", "tensor_scale", "smoothing", "row_scale"):
             if f"{path}.{name}" in found:
                 found[f"{path}.{name}"] = replace(found[f"{path}.{name}"], positive=True)
         if bits < FULL_PRECISION_BITS:
-            found[f"{path}.codes"] = Stored(tuple(layer.codes.shape), bits, weight=layer.weights)
+            shape = tuple(layer.codes.shape)
+            found[f"{path}.codes"] = Stored(shape, bits, weight=layer.weights, form=form)
+        if layer.scale.dtype == torch.uint8:
+            found[f"{path}.scale"] = Stored(tuple(layer.scale.shape), 8, form=form, scales=True)
     return found
 
 
@@ -189,7 +198,7 @@ def quantized_layers(transformer: Transformer) -> Iterator[tuple[str, QuantizedL
 
 def rank_of(headers: Headers, path: str, layer: LayerRecipe, rows: int) -> int:
     """Of the stored branch, at most what the recipe allows: one that did not pay was dropped."""
-    most = 0 if layer.bits.weight >= FULL_PRECISION_BITS else min(layer.low_rank.rank, rows)
+    most = 0 if layer.bits.weight_bits >= FULL_PRECISION_BITS else min(layer.low_rank.rank, rows)
     up = headers.tensors.get(f"{path}.up")
     return min(up.shape[1], most) if up is not None and len(up.shape) == 2 else most
 
@@ -228,6 +237,14 @@ def check_numbers(name: str, value: Tensor, stored: Stored) -> None:
         most = 2**stored.bits - 1
         if high > most:
             raise CheckpointError(f"{name}: expected codes up to {most}, got {high:.0f}")
+        if stored.form is not None:
+            there = torch.bincount(value.flatten()).nonzero()
+            if stored.scales:
+                numbers = scale_values(there, stored.form)
+            else:
+                numbers = from_patterns(there, stored.form.element)
+            if not bool(torch.isfinite(numbers).all()):
+                raise CheckpointError(f"{name}: expected numbers of {stored.form.title}, got none")
     elif not (low > -float("inf") and high < float("inf")):
         raise CheckpointError(f"{name}: expected finite numbers, got {low:g} to {high:g}")
     elif stored.positive and low <= 0:

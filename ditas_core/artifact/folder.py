@@ -186,7 +186,7 @@ def load_quantized(
             check_tensor(name, header.shape, header.dtype, expected[name])
         vae_headers = joined_headers(weight_files(path / "vae", path))
         schedule = read_schedule(path / "scheduler")
-    get_convention(recipe.convention).check_backend(backend)
+    get_convention(recipe.convention).check_backend(backend, recipe.bits)
     run_as_(transformer, "simulated" if backend == "simulated" else "integer")
     room = this_machine(path.parent) if machine is None else machine
     check_machine(need_of_quantized(path.name, headers, vae_headers, expected), room)

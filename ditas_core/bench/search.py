@@ -104,7 +104,7 @@ def measure(checkpoint: Checkpoint, args: argparse.Namespace, xl: bool) -> dict[
                 checkpoint.latent_shape,
                 sampling,
                 0,
-                (bits.weight, bits.activation),
+                (bits.weight_bits, bits.activation_bits),
                 args.rank,
                 on_layer=lambda _: progress.update(1),
             )

@@ -137,13 +137,13 @@ def run_compare(args: argparse.Namespace) -> Report:
             checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
         )
     # everything that can be wrong is looked at before the long work
+    specs = ablation_specs(args, checkpoint)
     for backend in args.backend:
         if args.ablation:
-            check_backend(args.convention, backend)
+            check_backend(args.convention, backend, (spec.bits for spec in specs))
         for path in args.quantized if backend != "simulated" else ():
             recipe = Recipe.load(path / "recipe.json")
-            check_backend(recipe.convention, backend)
-    specs = ablation_specs(args, checkpoint)
+            check_backend(recipe.convention, backend, recipe.bits)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     if args.out is not None:
         check_new_folder(args.out)

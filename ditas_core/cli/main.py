@@ -11,7 +11,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..specs import BACKENDS, MODULATIONS, SCHEDULERS, CalibrationSpec, LowRankSpec, SamplingSpec
+from ..specs import (
+    BACKENDS,
+    FORMATS,
+    MODULATIONS,
+    SCHEDULERS,
+    CalibrationSpec,
+    LowRankSpec,
+    SamplingSpec,
+)
 from ..threads import share_cores
 from .bench import add_bench, run_bench
 from .convert import add_convert, run_convert
@@ -176,7 +184,12 @@ def build_parser() -> Parser:
     search.add_argument("checkpoint", help=CHECKPOINT)
     add_loading(search)
     search.add_argument("--calibration", type=Path, required=True, help="file from calibrate")
-    search.add_argument("--bits", default="W4A8", help="W2 to W8, A4 to A16 (%(default)s)")
+    search.add_argument(
+        "--bits",
+        default="W4A8",
+        help=f"W2 to W8, A4 to A16; or number formats, as in 'W:nvfp4 A:fp8': "
+        f"{', '.join(FORMATS)} (%(default)s)",
+    )
     search.add_argument(
         "--method",
         default="ditas",
@@ -228,7 +241,8 @@ def build_parser() -> Parser:
         "--ablation",
         default="",
         metavar="BITS",
-        help="also quantize on the spot at these bits, for example W8A8,W4A8,W4A4",
+        help="also quantize on the spot at these bits, for example W8A8,W4A8,W4A4 or "
+        "'W4A8,W:mxfp4 A:mxfp8'",
     )
     compare.add_argument(
         "--methods",

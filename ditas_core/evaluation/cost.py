@@ -108,7 +108,7 @@ class Plan:
     variants: int = 3
 
     def __post_init__(self) -> None:
-        get_convention(self.convention)
+        get_convention(self.convention).check_bits(self.bits)
         if min(self.candidates, self.images) < 0 or self.variants < 1:
             raise ValueError(
                 "plan: expected candidates and images from 0 and at least one variant, "
@@ -123,7 +123,7 @@ class Plan:
     @property
     def fits_branches(self) -> bool:
         """Whether there is a branch at these bits."""
-        return self.branch.rank > 0 and self.bits.weight < FULL_PRECISION_BITS
+        return self.branch.rank > 0 and self.bits.weight_bits < FULL_PRECISION_BITS
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def settled(layer: LayerRecipe, on_the_fly: bool) -> LayerRecipe:
 
 
 def is_left_alone(bits: BitWidths) -> bool:
-    return bits.weight >= FULL_PRECISION_BITS and bits.activation >= FULL_PRECISION_BITS
+    return bits.weight_bits >= FULL_PRECISION_BITS and bits.activation_bits >= FULL_PRECISION_BITS
 
 
 def is_w8a8(recipe: Recipe) -> bool:
@@ -136,7 +136,13 @@ def check_bits(recipe: Recipe, form: str) -> None:
     bits = [layer.bits for layer in recipe.layers.values() if not is_left_alone(layer.bits)]
     if not bits:
         raise SpecError(f"{form}: expected a recipe that quantizes, got 16 bits everywhere")
-    wrong = [b for b in bits if b.activation not in (8, 16) or b.weight >= FULL_PRECISION_BITS]
+    named = [b for b in bits if b.formats]
+    if named:
+        raise SpecError(
+            f"{form}: expected weights and activations in whole numbers of bits, as the export "
+            f"stores codes with a zero point, got {named[0]}; search again with W4A8 or the like"
+        )
+    wrong = [b for b in bits if b.activation not in (8, 16) or b.weight_bits >= FULL_PRECISION_BITS]
     if wrong:
         raise SpecError(
             f"{form}: expected weights of up to 8 bits and activations of 8 or 16, as the library "

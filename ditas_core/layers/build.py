@@ -7,7 +7,14 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from ..quantizer import PACKED_BITS, QParams, group_view, pack_nibbles, quantize
+from ..quantizer import (
+    PACKED_BITS,
+    QParams,
+    group_view,
+    pack_nibbles,
+    quantize,
+    scale_patterns,
+)
 from ..specs import (
     FULL_PRECISION_BITS,
     BitWidths,
@@ -101,7 +108,7 @@ def empty_layers(
         raise ValueError(f"shapes: expected layers that share one input, got {list(shapes)}")
     (c,) = inputs
     rows = [c_out for c_out, _ in shapes]
-    most = 0 if layer.bits.weight >= FULL_PRECISION_BITS else layer.low_rank.rank
+    most = 0 if layer.bits.weight_bits >= FULL_PRECISION_BITS else layer.low_rank.rank
     with torch.device("meta"):
         fits = []
         for height in [sum(rows)] if convention.fused_qkv else rows:
@@ -116,7 +123,7 @@ def empty_layers(
 def encode(
     target: Tensor, spec: QuantizerSpec, columns: Tensor | None = None
 ) -> tuple[Tensor, QParams]:
-    """Codes (uint8, from 0) and parameters of a weight (C_out, C).
+    """Codes (uint8, from 0) and parameters of a weight (C_out, C), as ``QuantizedLinear`` has them.
 
     ``columns`` (C,) multiplies the scales afterwards: Q(W) s. Strided groups give
     tables of shape (P, C), see ``QuantizedLinear``.
@@ -136,9 +143,15 @@ def encode(
     if target.is_meta:  # has a shape and no range
         grouped, dims = group_view(target, spec)
         codes, scale = target.to(torch.int32), grouped.amin(dims, keepdim=True)
-        zero_point = scale.clone()
+        shared = torch.empty(1) if spec.format is not None and spec.format.tensor_scale else None
+        params = QParams(scale, scale.clone(), shared)
     else:
-        codes, (scale, zero_point) = quantize(target, spec)
+        codes, params = quantize(target, spec)
+    if spec.format is not None:
+        shared = None if params.tensor_scale is None else params.tensor_scale.reshape(1)
+        scale = scale_patterns(params.scale, spec.format)
+        return codes.to(torch.uint8), QParams(scale, params.zero_point, shared)
+    scale, zero_point = params.scale, params.zero_point
     if strided:
         scale = scale.reshape(-1, target.shape[1])  # (P, C)
         zero_point = zero_point.reshape(-1, target.shape[1])
@@ -150,8 +163,9 @@ def encode(
 def rows_of(params: QParams, rows: slice, spec: QuantizerSpec) -> QParams:
     """Scale and zero point of some rows; tables and shared scales stay whole."""
     if spec.bits >= FULL_PRECISION_BITS or spec.granularity not in ROW_SCALED:
-        return QParams(params.scale.clone(), params.zero_point.clone())
-    return QParams(params.scale[rows].clone(), params.zero_point[rows].clone())
+        return QParams(params.scale.clone(), params.zero_point.clone(), params.tensor_scale)
+    scale, zero_point = params.scale[rows].clone(), params.zero_point[rows].clone()
+    return QParams(scale, zero_point, params.tensor_scale)
 
 
 def divide(
@@ -160,7 +174,8 @@ def divide(
     """Divide the rows: in their scales, or by a row scale where those do not lie in a row."""
     if spec.bits >= FULL_PRECISION_BITS:
         return codes / divisor[:, None], params, None
-    if spec.granularity in ROW_SCALED:
+    coarse = spec.format is not None and spec.format.scale != "float32"
+    if spec.granularity in ROW_SCALED and not coarse:
         shape = (-1,) + (1,) * (params.scale.ndim - 1)
         return codes, QParams(params.scale / divisor.reshape(shape), params.zero_point), None
     return codes, params, (1.0 / divisor)[:, None]

@@ -21,6 +21,7 @@ from ..quantizer import (
     dequantize,
     fake_quantize,
     from_codes,
+    scale_values,
     unpack_nibbles,
 )
 from ..specs import BACKENDS, FULL_PRECISION_BITS, Granularity, QuantizerSpec, check_choice
@@ -42,7 +43,9 @@ class QuantizedLinear(nn.Module):
     codes        uint8 (C_out, C_in), of at most 4 bits two to a byte, (C_out, ceil(C_in / 2));
                  or the float weight where it is left alone
     scale, zero_point   as the granularity has them; of strided groups a table
-                 (P, C_in) in which row r of the layer uses row (row_start + r) mod P
+                 (P, C_in) in which row r of the layer uses row (row_start + r) mod P. Of a number
+                 format E8M0 and E4M3 scales are uint8 patterns, and there is no zero point
+    tensor_scale (1,), of NVFP4
     up, down     low-rank branch, (C_out, r) and (r, C_in); r may be 0
     smoothing    (C_in,) divisor applied on the fly, or None where it was folded
     row_scale    (C_out, 1) factor of the dequantized rows where their scale cannot
@@ -59,6 +62,7 @@ class QuantizedLinear(nn.Module):
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
+    tensor_scale: Tensor | None
     bias: Tensor
     up: Tensor
     down: Tensor
@@ -93,7 +97,8 @@ class QuantizedLinear(nn.Module):
         self.backend = "simulated"
         self.register_buffer("codes", codes)
         self.register_buffer("scale", params.scale)
-        self.register_buffer("zero_point", params.zero_point)
+        self.register_buffer("zero_point", None if weight_spec.format else params.zero_point)
+        self.register_buffer("tensor_scale", params.tensor_scale)
         self.register_buffer("bias", bias)
         self.register_buffer("up", branch[0])
         self.register_buffer("down", branch[1])
@@ -128,6 +133,15 @@ class QuantizedLinear(nn.Module):
             return self.codes
         return unpack_nibbles(self.codes, self.in_features)
 
+    @property
+    def params(self) -> QParams:
+        """Scale and zero point as numbers."""
+        form = self.weight_spec.format
+        if form is None:
+            return QParams(self.scale, self.zero_point)
+        scale = scale_values(self.scale, form)
+        return QParams(scale, torch.zeros_like(scale), self.tensor_scale)
+
     def derive_(self) -> None:
         """Make what the backend computes with of the codes as they are now."""
         for name in ("weight", *OPERAND):
@@ -135,9 +149,7 @@ class QuantizedLinear(nn.Module):
         if not self.multiplies_codes:
             self.weight = self.dequantized()
         elif not self.codes.is_meta:
-            made = make_operand(
-                self.unpacked(), QParams(self.scale, self.zero_point), self.weight_spec
-            )
+            made = make_operand(self.unpacked(), self.params, self.weight_spec)
             if self.backend == "simulated" or not (self.codes.is_cuda or bytes_are_exact()):
                 self.operand_codes = made.codes.to(self.bias.dtype)
             elif not self.codes.is_cuda:  # which unpacks them as it goes, and holds them once
@@ -168,7 +180,7 @@ class QuantizedLinear(nn.Module):
             index = rows % len(self.scale)
             weight = from_codes(codes, QParams(self.scale[index], self.zero_point[index]), spec)
         else:
-            weight = dequantize(codes, QParams(self.scale, self.zero_point), spec)
+            weight = dequantize(codes, self.params, spec)
         return weight if self.row_scale is None else weight * self.row_scale
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -216,7 +228,7 @@ class QuantizedLinear(nn.Module):
         zero_point = () if self.weight_spec.symmetric else ("zero_point",)
         table = sum(size(name, getattr(self, name)) for name in ("scale", *zero_point, "down"))
         own = size("up", self.up)
-        for name in ("smoothing", "row_scale"):
+        for name in ("smoothing", "row_scale", "tensor_scale"):
             vector = getattr(self, name)
             own += 0 if vector is None else size(name, vector)
         return self.weights * self.weight_spec.bits + own + table / self.shared
@@ -242,7 +254,9 @@ def effective_bits(transformer: nn.Module) -> float:
 
 
 def stored_bits(tensor: Tensor) -> int:
-    """Bits of a float tensor on disk: 16 per element if half precision holds it, else 32."""
+    """Bits on disk: 8 per byte; of a float 16 if half precision holds the tensor, else 32."""
+    if tensor.dtype == torch.uint8:
+        return 8 * tensor.numel()
     exact = bool((tensor.half().to(tensor.dtype) == tensor).all())
     return tensor.numel() * (16 if exact else 32)
 

@@ -1,9 +1,10 @@
 """What a group of quantized layers takes on disk, without building them.
 
 The count of ``QuantizedLinear.bits_stored``: codes at their width; scales, smoothing
-vectors and row scales in single precision; zero points, and branches that were
-rounded to it, in half. A weight that is left alone takes half precision where that
-holds it exactly, which a smoothed or divided one no longer is, and single otherwise.
+vectors and row scales in single precision; scales of a number format as it has them; zero
+points, and branches that were rounded to it, in half. A weight that is left alone takes half
+precision where that holds it exactly, which a smoothed or divided one no longer is, and single
+otherwise.
 Nothing else depends on the weights' values, so the count is an upper bound in a few
 rare cases: a branch that was no better than none and was dropped, and scales, factors
 or smoothed weights that half precision happens to hold.
@@ -14,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
+import torch
 from torch import Tensor
 
-from ..specs import BitWidths, Convention, LayerRecipe, LowRankSpec
+from ..specs import BitWidths, Convention, LayerRecipe, LowRankSpec, Width
 from .build import empty_layers
 
 HALF, SINGLE = 16, 32
@@ -24,7 +26,7 @@ HALF, SINGLE = 16, 32
 
 def group_bits_stored(
     shapes: Sequence[tuple[int, int]],
-    weight_bits: int,
+    weight: Width,
     convention: Convention,
     low_rank: LowRankSpec,
     smoothed: bool,
@@ -45,7 +47,7 @@ def group_bits_stored(
     Raises:
         ValueError: see ``empty_layers``.
     """
-    layer = LayerRecipe(BitWidths(weight_bits, 8), 0.0 if smoothed else None, low_rank)
+    layer = LayerRecipe(BitWidths(weight, 8), 0.0 if smoothed else None, low_rank)
     half = frozenset() if smoothed else frozenset(in_half) - set(divided)
     return counted(tuple(shapes), layer, convention, on_the_fly, frozenset(divided), half)
 
@@ -60,6 +62,7 @@ def counted(
     in_half: frozenset[int],
 ) -> int:
     rounded = layer.low_rank.keep == "best"  # the fit rounds such a branch to half precision
+    form = layer.bits.weight_format
     multiplied = layer.alpha is not None and convention.smoothing_commutes  # down, by s
 
     def size(index: int, name: str, tensor: Tensor) -> int:
@@ -68,7 +71,10 @@ def counted(
             "zero_point": True,
             "up": rounded and index not in divided,
             "down": rounded and not multiplied,
+            "scale": form is not None and form.scale == "float16",
         }
+        if tensor.dtype == torch.uint8:
+            return 8 * tensor.numel()
         return tensor.numel() * (HALF if half.get(name) else SINGLE)
 
     layers = empty_layers(shapes, layer, convention, on_the_fly, divided)

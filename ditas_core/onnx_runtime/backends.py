@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..artifact import load_quantized
 from ..checkpoints import Checkpoint, own_cache
 from ..layers import run_as_
 from ..models import Transformer
-from ..specs import BACKENDS, Recipe, check_choice, get_convention
+from ..specs import BACKENDS, BitWidths, Recipe, check_choice, get_convention
 from .attached import leave_runtime_, run_on_onnx_
 from .packages import check_installed
 
@@ -18,14 +19,14 @@ def graphs() -> Path:
     return own_cache() / "graphs"
 
 
-def check_backend(convention: str, backend: str) -> None:
+def check_backend(convention: str, backend: str, bits: Iterable[BitWidths] = ()) -> None:
     """Before long work.
 
     Raises:
-        SpecError: no such backend, or one that the convention cannot run on.
+        SpecError: no such backend, or one that the convention cannot run on at some of the bits.
         MissingPackage: the extra ``[onnx]`` is not installed.
     """
-    get_convention(convention).check_backend(backend)
+    get_convention(convention).check_backend(backend, bits)
     if backend == "onnx":
         check_installed()
 

@@ -1,7 +1,6 @@
-"""Affine quantization: pure functions on tensors."""
+"""Affine quantization and number formats: pure functions on tensors."""
 
 from .affine import (
-    QParams,
     activation_codes,
     choose_qparams,
     dequantize,
@@ -11,8 +10,18 @@ from .affine import (
     params_from_range,
     quantize,
 )
+from .formats import (
+    format_params,
+    from_patterns,
+    levels,
+    round_to_element,
+    scale_patterns,
+    scale_values,
+    to_patterns,
+)
 from .grouping import group_view
 from .packing import PACKED_BITS, pack_nibbles, unpack_nibbles
+from .params import QParams
 
 __all__ = [
     "PACKED_BITS",
@@ -22,10 +31,17 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "fake_quantize_in_range",
+    "format_params",
     "from_codes",
+    "from_patterns",
     "group_view",
+    "levels",
     "pack_nibbles",
     "params_from_range",
     "quantize",
+    "round_to_element",
+    "scale_patterns",
+    "scale_values",
+    "to_patterns",
     "unpack_nibbles",
 ]

@@ -1,4 +1,4 @@
-"""Affine quantization of tensors: the only place of the package that rounds.
+"""Quantization of tensors: with ``formats``, the only place of the package that rounds.
 
     scale = (hi - lo) / steps            asymmetric: lo = min(x), hi = max(x)
     scale = 2 max|x| / (qmax - qmin)     symmetric
@@ -6,27 +6,21 @@
     x_hat = (q - zero_point) * scale
 
 The range of an asymmetric quantizer is widened to hold 0 where the spec says so.
-A group without any spread is represented exactly.
+A group without any spread is represented exactly. Number formats have no zero point, and their
+codes are the bit patterns of elements:
+
+    x_hat = element(q) * scale
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..specs import FULL_PRECISION_BITS, QuantizerSpec
+from .formats import format_params, from_patterns, round_to_element, to_patterns
 from .grouping import group_view, ungroup
-
-TINY = 1e-30
-
-
-class QParams(NamedTuple):
-    """Scale and zero point, broadcastable against the grouped tensor."""
-
-    scale: Tensor
-    zero_point: Tensor
+from .params import TINY, QParams
 
 
 def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
@@ -41,6 +35,9 @@ def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
 
 def covering(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
     """``params_from_range`` without a look at the numbers: NaN and infinity give NaN."""
+    if spec.format is not None:
+        absmax = torch.maximum(lo.abs(), hi.abs())
+        return format_params(absmax, spec.format, absmax.amax())
     if spec.symmetric:
         scale = torch.maximum(lo.abs(), hi.abs()) / (spec.steps / 2)
         scale = torch.where(scale <= TINY, torch.ones_like(scale), scale)
@@ -77,7 +74,9 @@ def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
 
 
 def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
-    """Integer codes (as floats) of an already grouped tensor."""
+    """Integer codes (as floats; bit patterns as integers) of an already grouped tensor."""
+    if spec.format is not None:
+        return to_patterns(x / params.step, spec.format.element)
     if spec.offset_form:
         offset = -params.zero_point * params.scale
         codes = nearest_((x - offset).div_(params.scale), spec)
@@ -87,7 +86,9 @@ def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
 
 
 def from_codes(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
-    """``(q - zero_point) * scale`` on an already grouped tensor."""
+    """``(q - zero_point) * scale``, or elements times scale, on an already grouped tensor."""
+    if spec.format is not None:
+        return from_patterns(codes, spec.format.element) * params.step
     if spec.offset_form:
         return (codes * params.scale).sub_(params.zero_point * params.scale)
     return (codes - params.zero_point).mul_(params.scale)
@@ -130,10 +131,16 @@ def fake_quantize(x: Tensor, spec: QuantizerSpec, checked: bool = True) -> Tenso
     """
     if spec.bits >= FULL_PRECISION_BITS:
         return x
-    codes, params = activation_codes(x, spec)
+    if spec.format is not None:
+        grouped, dims = group_view(x, spec)
+        params = covering(grouped.amin(dims, keepdim=True), grouped.amax(dims, True), spec)
+        rounded = round_to_element(grouped / params.step, spec.format.element).mul_(params.step)
+    else:
+        codes, params = activation_codes(x, spec)
+        rounded = from_codes(codes, params, spec)
     if checked:
         check_finite(params.scale)
-    return ungroup(from_codes(codes, params, spec), x.shape, spec)
+    return ungroup(rounded, x.shape, spec)
 
 
 def check_finite(*ends: Tensor) -> None:
@@ -146,9 +153,15 @@ def fake_quantize_in_range(x: Tensor, lo: Tensor, hi: Tensor, spec: QuantizerSpe
     """Quantize and dequantize ``x`` in a range known from elsewhere.
 
     Used where ``x`` is a part of a tensor whose exact range was recorded:
-    ``lo`` and ``hi`` broadcast against ``x``.
+    ``lo`` and ``hi`` broadcast against ``x``. Of a format in blocks it is the tensor scale's.
     """
     if spec.bits >= FULL_PRECISION_BITS:
         return x
+    if spec.format is not None and spec.format.tensor_scale:
+        check_finite(lo, hi)
+        grouped, dims = group_view(x, spec)
+        whole = torch.maximum(lo.abs(), hi.abs())[..., None]
+        params = format_params(grouped.abs().amax(dims, keepdim=True), spec.format, whole)
+        return ungroup(from_codes(to_codes(grouped, params, spec), params, spec), x.shape, spec)
     params = params_from_range(lo, hi, spec)
     return from_codes(to_codes(x, params, spec), params, spec)

@@ -60,7 +60,7 @@ class SearchSpec:
     products: str = "float32"
 
     def __post_init__(self) -> None:
-        get_convention(self.convention)
+        get_convention(self.convention).check_bits(self.bits)
         check_choice("method", self.method, METHODS)
         check_choice("products", self.products, PRODUCTS)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
@@ -68,7 +68,7 @@ class SearchSpec:
 
     def branch(self, width: int) -> LowRankSpec:
         """The low-rank branch that the method really has on a model of this width."""
-        if self.method != "ditas" or self.bits.weight >= 16:
+        if self.method != "ditas" or self.bits.weight_bits >= 16:
             return LowRankSpec(rank=0)
         if self.low_rank is not None:
             return self.low_rank

@@ -45,7 +45,7 @@ def priced(sensitivities: SensitivityMap, bits: Mapping[str, BitWidths]) -> Allo
 
 def uniform_allocations(sensitivities: SensitivityMap) -> dict[BitWidths, Allocation]:
     """One width throughout, for every width that rounds weights; the smallest first."""
-    widths = [bits for bits in sensitivities.bits if bits.weight < FULL_PRECISION_BITS]
+    widths = [bits for bits in sensitivities.bits if bits.weight_bits < FULL_PRECISION_BITS]
     found = {bits: priced(sensitivities, sensitivities.uniform(bits)) for bits in widths}
     return dict(sorted(found.items(), key=lambda item: item[1].bits_per_weight))
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..models import SmoothingGroup
-from ..quantizer import choose_qparams, params_from_range
+from ..quantizer import choose_qparams, levels, params_from_range
 from ..smoothing import smoothing_factor
 from ..specs import FULL_PRECISION_BITS, Granularity, QuantizerSpec, get_convention
 from .alpha import SearchSpec
@@ -46,14 +46,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Grid:
-    """The values ``low, low + step, ..., high`` that rounding leaves.
+    """The values ``low, low + step, ..., high`` that rounding leaves, or ``levels``.
 
     Where tokens, channels, groups or steps have each their own: that of the median scale.
+
+    levels  of a number format, all of them, ascending; ``step`` is then that around zero
     """
 
     step: float
     low: float
     high: float
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,7 @@ class AlphaLab:
             params = params_from_range(*self.loss.activation_range(s), spec)
         else:
             params = choose_qparams(smoothed, spec)
-        return median_grid(params.scale.flatten(), params.zero_point.flatten(), spec)
+        return median_grid(params.step.flatten(), params.zero_point.flatten(), spec)
 
 
 def scales_of(targets: list[Tensor], spec: QuantizerSpec) -> tuple[Tensor, Tensor] | None:
@@ -163,7 +166,7 @@ def scales_of(targets: list[Tensor], spec: QuantizerSpec) -> tuple[Tensor, Tenso
     if spec.bits >= FULL_PRECISION_BITS:
         return None
     params = [choose_qparams(target, spec) for target in targets]
-    scale = torch.cat([p.scale.flatten() for p in params])
+    scale = torch.cat([p.step.flatten() for p in params])
     return scale, torch.cat([p.zero_point.flatten() for p in params])
 
 
@@ -171,6 +174,10 @@ def median_grid(scale: Tensor, zero_point: Tensor, spec: QuantizerSpec) -> Grid:
     """The grid of the (lower) median scale, (G,) both."""
     index = int(scale.median(0).indices)
     step, zero = float(scale[index]), float(zero_point[index])
+    if spec.format is not None:
+        element = spec.format.element
+        found = tuple((levels(element, scale.device) * scale[index]).tolist())
+        return Grid(step * element.step, found[0], found[-1], found)
     return Grid(step, (spec.qmin - zero) * step, (spec.qmax - zero) * step)
 
 

@@ -37,7 +37,6 @@ from ..specs import (
     FULL_PRECISION_BITS,
     BitWidths,
     Convention,
-    Granularity,
     LayerRecipe,
     LowRankSpec,
 )
@@ -173,8 +172,8 @@ class GroupLoss:
             self.quick_fits(self.tokens, identity, self.weights)
 
     def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
-        """Fake-quantize tokens (M, C); a per-tensor range is the exact one of each step."""
-        if self.activation_spec.granularity is not Granularity.PER_TENSOR:
+        """Fake-quantize tokens (M, C); a whole tensor's range is the exact one of each step."""
+        if not self.activation_spec.tensor_scale:
             return fake_quantize(x, self.activation_spec)
         lo, hi = self.activation_range(s)
         by_step = x.reshape(self.steps, self.kept, -1)  # (T, K, C)

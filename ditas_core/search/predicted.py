@@ -62,7 +62,7 @@ def predicted_error(
     if layer.bits == LEFT_ALONE.bits:
         return 0.0
     # conversion has no branch beside a weight that is not rounded
-    branch = layer.low_rank if layer.bits.weight < FULL_PRECISION_BITS else LowRankSpec()
+    branch = layer.low_rank if layer.bits.weight_bits < FULL_PRECISION_BITS else LowRankSpec()
     settings = get_convention(convention)
     loss = group_loss(checkpoint, group, calibration, layer.bits, settings, branch, products)
     return relative(loss.as_converted(layer.alpha), loss.energy)

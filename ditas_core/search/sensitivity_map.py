@@ -127,7 +127,7 @@ class SensitivityMap:
         layers: dict[str, LayerRecipe] = {}
         for row, column in enumerate(self.columns(allocation)):
             bits = self.bits[column]
-            branch = self.low_rank if bits.weight < FULL_PRECISION_BITS else LowRankSpec()
+            branch = self.low_rank if bits.weight_bits < FULL_PRECISION_BITS else LowRankSpec()
             layer = LayerRecipe(bits, self.alphas[row][column], branch)
             layers[self.groups[row]] = LEFT_ALONE if bits == LEFT_ALONE.bits else layer
         return Recipe(name, self.convention, self.checkpoint, layers, self.calibration)

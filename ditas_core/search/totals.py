@@ -78,7 +78,7 @@ def bits_per_weight(checkpoint: Checkpoint, recipe: Recipe) -> float:
         linears = [get_linear(checkpoint.transformer, path) for path in group.layers]
         shapes = [(linear.out_features, linear.in_features) for linear in linears]
         in_half: list[int] = []
-        if layer.bits.weight >= FULL_PRECISION_BITS:
+        if layer.bits.weight_bits >= FULL_PRECISION_BITS:
             halves = [stored_bits(x.weight) == 16 * x.weight.numel() for x in linears]
             in_half = [index for index, fits in enumerate(halves) if fits]
         whole, divided = size_of(

@@ -79,9 +79,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.widths:
             raise SpecError("bits: expected at least one width such as W4A8, got none")
-        reason = get_convention(self.convention).only_simulated
+        reason = get_convention(self.convention).why_simulated(self.widths)
         if reason:
-            raise SpecError(f"convention: expected one that runs in integers, got {reason}")
+            raise SpecError(f"site: expected models that run in integers, got some: {reason}")
         SamplingSpec(self.steps, self.guidance_scale)
 
     @property

@@ -50,7 +50,7 @@ def offers_of(
     """
     yield Offer(FULL, "", "", None)
     for each in bits:
-        modulation = "w8" if each.weight >= EIGHT else "w4"
+        modulation = "w8" if each.weight_bits >= EIGHT else "w4"
         plain = plain_recipe(checkpoint, each, convention)
         yield Offer(f"{each}-plain", str(each), "plain", replace(plain, modulation=modulation))
         spec = SearchSpec(each, convention, "ditas", grid=grid)

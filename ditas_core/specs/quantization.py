@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -16,11 +17,8 @@ from .checks import (
     choice,
     whole,
 )
-
-WEIGHT_BITS = range(2, 9)
-ACTIVATION_BITS = range(2, 17)
-FULL_PRECISION_BITS = 16
-"""From this many bits on a tensor is left alone."""
+from .formats import NumberFormat, get_format
+from .widths import FULL_PRECISION_BITS, BitWidths, Width
 
 
 class Granularity(StrEnum):
@@ -71,6 +69,9 @@ class QuantizerSpec:
     a range on the grid), and ``offset_form`` evaluates
     ``q = round((x - offset) / scale)``, ``x_hat = q * scale + offset`` with
     ``offset = -zero_point * scale`` in that order.
+
+    With a ``format`` codes are its elements' bit patterns, ``x_hat = element * scale`` and no zero
+    point; ``bits`` are an element's, and a block that the format prescribes is the group.
     """
 
     bits: int
@@ -81,6 +82,7 @@ class QuantizerSpec:
     include_zero: bool = True
     ties_to_even: bool = False
     offset_form: bool = False
+    format: NumberFormat | None = None
 
     def __post_init__(self) -> None:
         check_whole("bits", self.bits, 2, FULL_PRECISION_BITS)
@@ -96,46 +98,42 @@ class QuantizerSpec:
             raise SpecError("power_of_two_steps: expected an asymmetric quantizer")
         if self.offset_form and (self.symmetric or self.include_zero):
             raise SpecError("offset_form: expected an asymmetric quantizer of the bare range")
+        if self.format is not None and (not self.symmetric or self.bits != self.format.bits):
+            raise SpecError("format: expected a symmetric quantizer of the format's bits")
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes lie around 0; bit patterns, like codes with a zero point, begin there."""
+        return self.symmetric and self.format is None
 
     @property
     def qmin(self) -> int:
-        return -(2 ** (self.bits - 1)) + 1 if self.symmetric else 0
+        return -(2 ** (self.bits - 1)) + 1 if self.signed else 0
 
     @property
     def qmax(self) -> int:
-        return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     @property
     def steps(self) -> int:
         """Intervals between the lowest and the highest representable value."""
         return 2**self.bits if self.power_of_two_steps else self.qmax - self.qmin
 
-    def with_bits(self, bits: int) -> QuantizerSpec:
-        return replace(self, bits=bits)
+    @property
+    def tensor_scale(self) -> bool:
+        """Whether one number of the whole tensor enters every scale."""
+        shared = self.format is not None and self.format.tensor_scale
+        return shared or self.granularity is Granularity.PER_TENSOR
 
-
-@dataclass(frozen=True)
-class BitWidths:
-    """WxAy: weight bits (2 to 8) and activation bits (2 to 16; 16 = left alone)."""
-
-    weight: int
-    activation: int
-
-    def __post_init__(self) -> None:
-        if self.weight != FULL_PRECISION_BITS or isinstance(self.weight, float):
-            check_whole("weight bits", self.weight, WEIGHT_BITS[0], WEIGHT_BITS[-1])
-        check_whole("activation bits", self.activation, ACTIVATION_BITS[0], ACTIVATION_BITS[-1])
-
-    @staticmethod
-    def parse(text: str) -> BitWidths:
-        """``"W4A8"`` -> ``BitWidths(4, 8)``."""
-        found = re.fullmatch(r"[Ww]([0-9]{1,2})[Aa]([0-9]{1,2})", str(text).strip())
-        if found is None:
-            raise SpecError(f"bits: expected something like W4A8, got {brief(text)}")
-        return BitWidths(int(found[1]), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"W{self.weight}A{self.activation}"
+    def with_bits(self, width: Width) -> QuantizerSpec:
+        """The same quantizer at other bits, or of a format."""
+        if not isinstance(width, str):
+            return replace(self, bits=width)
+        found = get_format(width)
+        granularity, size = self.granularity, self.group_size
+        if found.block:
+            granularity, size = Granularity.PER_GROUP, found.block
+        return QuantizerSpec(found.bits, True, granularity, size, format=found)
 
 
 def why_not_integer(weight: QuantizerSpec, activation: QuantizerSpec) -> str:
@@ -145,6 +143,8 @@ def why_not_integer(weight: QuantizerSpec, activation: QuantizerSpec) -> str:
     within a token, and zero points must be codes.
     """
     for what, spec, fits in (("weights", weight, SUMMED), ("activations", activation, SHARED)):
+        if spec.format is not None:
+            return f"its {what} are {spec.format.title}, of which no runtime here has a product"
         if spec.granularity not in fits:
             return (
                 f"its {what} have a scale {spec.granularity.replace('_', ' ')}, so that a sum's "
@@ -157,8 +157,6 @@ def why_not_integer(weight: QuantizerSpec, activation: QuantizerSpec) -> str:
 
 BACKENDS = ("simulated", "integer", "onnx")
 """How products run: in floating point; in bytes; in bytes, and the whole pass on ONNX Runtime."""
-
-BIT_PRESETS = ("W8A8", "W4A8", "W4A6", "W4A4")
 
 
 @dataclass(frozen=True)
@@ -240,13 +238,34 @@ class Convention:
             return self.own_branch if rank is None else replace(self.own_branch, rank=rank)
         return LowRankSpec(default_rank(width) if rank is None else rank)
 
-    def check_backend(self, backend: str) -> None:
-        """Raise SpecError where this is no backend, or one that the convention cannot run on."""
-        check_choice("backend", backend, BACKENDS)
-        if backend != "simulated" and self.only_simulated:
+    def check_bits(self, bits: BitWidths) -> None:
+        """Raise SpecError for formats, where the convention repeats a description of integers."""
+        if bits.formats and self.smoothing_commutes:
             raise SpecError(
-                f"backend: expected simulated with the convention {self.name}, got {backend}: "
-                f"{self.only_simulated}; search again with integer, integer-gN or integer-tensor"
+                f"bits: expected whole numbers with the convention {self.name}, which repeats what "
+                f"was described of integers, got {bits}; choose integer, integer-gN or "
+                "integer-tensor"
+            )
+
+    def why_simulated(self, bits: Iterable[BitWidths]) -> str:
+        """One line why its products at all of these bits cannot run as integers; "" where they
+        can."""
+        found = (why_not_integer(*self.quantizers(each)) for each in bits if each.formats)
+        return self.only_simulated or next(found, "")
+
+    def check_backend(self, backend: str, bits: Iterable[BitWidths] = ()) -> None:
+        """Raise SpecError where this is no backend, or one that the convention cannot run on at
+        some of these bits."""
+        check_choice("backend", backend, BACKENDS)
+        formats = [each for each in bits if each.formats]
+        reason = self.why_simulated(formats)
+        if backend != "simulated" and reason:
+            asked, remedy = f"the convention {self.name}", "integer, integer-gN or integer-tensor"
+            if not self.only_simulated:
+                asked, remedy = str(formats[0]), "whole numbers of bits"
+            raise SpecError(
+                f"backend: expected simulated with {asked}, got {backend}: {reason}; search again "
+                f"with {remedy}"
             )
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:

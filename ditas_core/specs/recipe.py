@@ -10,9 +10,11 @@ from typing import Any
 
 from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
-from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_convention
+from .quantization import LowRankSpec, get_convention
+from .widths import FULL_PRECISION_BITS, BitWidths
 
-RECIPE_FORMAT = 2
+RECIPE_FORMATS = (2, 3)
+"""The first is written of whole numbers, as it always was; the last also names number formats."""
 METHODS = ("plain", "smoothing", "search", "ditas")
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
@@ -73,6 +75,13 @@ class Recipe:
         check_choice("modulation", self.modulation, MODULATIONS)
         if not isinstance(self.layers, dict) or not self.layers:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
+        for bits in self.bits:
+            get_convention(self.convention).check_bits(bits)
+
+    @property
+    def bits(self) -> tuple[BitWidths, ...]:
+        """What occurs in its layers, each once, in their order."""
+        return tuple(dict.fromkeys(layer.bits for layer in self.layers.values()))
 
     @property
     def needs_calibration(self) -> bool:
@@ -89,7 +98,8 @@ class Recipe:
         return replace(self, layers={**self.layers, group: layer})
 
     def to_json(self) -> str:
-        document = {"format": RECIPE_FORMAT, **asdict(self)}
+        names_formats = any(bits.formats for bits in self.bits)
+        document = {"format": RECIPE_FORMATS[names_formats], **asdict(self)}
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
@@ -98,9 +108,9 @@ class Recipe:
     def from_json(text: str) -> Recipe:
         """Inverse of ``to_json``; raises SpecError on anything unexpected."""
         document: dict[str, Any] = parse_json("recipe", text)
-        if document.get("format") != RECIPE_FORMAT:
+        if document.get("format") not in RECIPE_FORMATS:
             raise SpecError(
-                f"recipe: expected a recipe of format {RECIPE_FORMAT}, "
+                f"recipe: expected a recipe of format {' or '.join(map(str, RECIPE_FORMATS))}, "
                 f"got {brief(document.get('format'))}; search again to make one"
             )
         document.pop("format")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .conftest import expect
+from .conftest import choose, expect
 
 
 def test_a_useful_view(watched):
@@ -27,11 +27,11 @@ def test_the_folded_settings_say_what_they_are(watched):
 def test_free_bits_say_what_to_do_next(watched):
     page = watched.open()
     page.get_by_role("radio", name="custom").check()
-    box = page.locator("#weight-bits input[type=number]")
-    box.fill("3")
-    box.press("Tab")
-    page.locator("#weight-bits input[type=range]").dispatch_event("pointerup")
+    choose(page, "#weight-bits", "3")
     expect(page.locator("#notice")).to_contain_text("Open Search")
+    choose(page, "#weight-bits", "NVFP4")
+    choose(page, "#activation-bits", "MXFP8 E4M3")
+    expect(page.locator("#notice")).to_contain_text("W:nvfp4 A:mxfp8")
 
 
 def test_words_are_explained_on_hover_and_focus(watched):

@@ -237,8 +237,6 @@ def test_what_a_job_may_ask_for_is_capped_on_the_server(page: Served, attacker: 
                 beyond.append(float("nan"))
             for value in beyond:
                 changed = {spot: value}
-                if str(block.elem_id) in ("weight-bits", "activation-bits"):
-                    changed[spot_of(fn, "bits")] = "custom"
                 if str(block.elem_id) == "strength":
                     changed[spot_of(fn, "inject")] = True
                 data = [changed.get(i, old) for i, old in enumerate(good)]

@@ -142,3 +142,12 @@ def test_long_texts_do_not_go_into_the_address(address):
     assert address.to_query(words="z" * (LONGEST + 1)) == ""
     query = address.to_query(words="a&b=c#d e")
     assert parse_qs(query[1:]) == {"words": ["a&b=c#d e"]}
+
+
+@pytest.mark.parametrize("bits", ["W:nvfp4 A:fp8", "W4 A:mxfp8", "W:nf4 A16"])
+def test_number_formats_stand_in_the_address(address, bits):
+    query = address.to_query(bits=bits)
+    asked = address.from_query(dict(parse_qsl(query.removeprefix("?"))))
+    assert str(asked.bits) == bits and asked.ignored == ()
+    for wrong in (bits.lower(), bits.replace(" ", "  "), "W:fp9 A8", "W8 A:nf4", "W16 A:fp8"):
+        assert address.from_query({"bits": wrong}).ignored == ("bits",)

@@ -17,7 +17,7 @@ from ditas_core.bench.pages import until
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
 from ditas_core.ui.app import only_changes
-from ditas_core.ui.page.bar import BarInputs, View, recipe_names, setup_notice
+from ditas_core.ui.page.bar import BarInputs, View, recipe_names, setup_notice, why_simulated
 from ditas_core.ui.page.glossary import TERMS, explained, term
 from ditas_core.ui.page.picking import read_pick
 from ditas_core.ui.serving.inputs import Inputs, components, filled
@@ -388,3 +388,20 @@ def test_a_drawing_leaves_alone_what_it_does_not_change():
 def test_what_model_cards_say_is_text():
     found = listed("Checkpoints", [("<b>own</b>", "licence <img src=x onerror=alert(1)> [a](b)")])
     assert "<img" not in found and "<b>" not in found and "&lt;img src=x" in found
+
+
+def test_the_bar_takes_number_formats(backend):
+    read = BarInputs(*bar(preset="custom", weight="nvfp4", activation="fp8")).read(backend)
+    assert read.bits == BitWidths("nvfp4", "fp8") and "W:nvfp4 A:fp8" in read.title
+    integers = replace(read, backend="integer")
+    assert (read.runs_as, integers.runs_as) == ("simulated", "simulated")
+    assert "no integers: its weights are NVFP4" in why_simulated(integers)
+    assert backend.cell(read) is None and backend.preset(read) is None
+    for values, said in (
+        ({"weight": "fp9"}, "weight bits: expected 2 to 8 or a number format"),
+        ({"activation": "nf4"}, "activation bits: expected 2 to 16 or a number format"),
+        ({"convention": "paper"}, "convention paper"),
+    ):
+        asked = bar(**{"preset": "custom", "weight": "nvfp4", "activation": 8} | values)
+        with pytest.raises(gr.Error, match=said):
+            BarInputs(*asked).read(backend)

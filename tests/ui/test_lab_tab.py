@@ -6,14 +6,16 @@ import json
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from ditas_core.calibration import Calibration
+from ditas_core.quantizer import levels
 from ditas_core.search import plain_recipe
-from ditas_core.specs import BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
+from ditas_core.specs import FORMATS, BitWidths, CalibrationSpec, LowRankSpec, SamplingSpec
 from ditas_core.ui import build_app
 from ditas_core.ui.stored.catalogue import PRECOMPUTED_VARIABLE
 from ditas_core.ui.stored.results import PLAIN
@@ -192,3 +194,32 @@ def test_the_tab_follows_the_bar_until_the_visitor_switches_here(client):
     assert bits_of(*hand(weight=6, preset="W8A8")) == [8, 8, "integer"]
     client.reset_session()  # what an address brings is kept when the page opens
     assert bits_of(*hand(weight=3, convention="paper")) == [3, 8, "paper"]
+
+
+@pytest.mark.parametrize("weight", ["nvfp4", "nf4", "fp6"])
+def test_uneven_levels_are_drawn_where_they_lie(backend, calibration, weight):
+    mine = setting(backend, bits=BitWidths(weight, "fp4"), branch=False)
+    held = lab.hold(backend, mine, calibration)
+    shapes = lab.draw(held, None, 0.5, dark=False)[lab.SHAPES]
+    for side, name in zip(("activations", "weights"), ("fp4", weight), strict=True):
+        known = levels(FORMATS[name].element)
+        now = lab.sides(held, 0.5)[side == "weights"]
+        assert now.levels.size == len(known)
+        ratio = now.levels / now.levels.max() - (known / known.max()).numpy()
+        assert abs(ratio).max() < 1e-6
+        axis = "x2" if side == "weights" else "x"
+        marks = [t for t in shapes.data if "levels" in t.name and t.xaxis == axis]
+        places = sorted({x for trace in marks for x in trace.x if x is not None})
+        expected = [v for v in now.levels / now.limit if abs(v) <= 1]
+        assert places == pytest.approx(expected, abs=1e-3)
+        gaps = [b - a for a, b in pairwise(places)]
+        assert max(gaps) > 1.5 * min(gaps), "uneven"
+    done = lab.find_curve(backend, mine, calibration)
+    assert "optimum" in lab.verdict(held, done, 0.5)
+
+
+def test_formats_come_from_the_labs_own_controls(client):
+    _, said, packed, _ = client.predict(*hand(0.4, weight="mxfp4"), api_name="/alpha")
+    assert "α = 0.40" in said and "15 levels" in packed
+    with pytest.raises(Exception, match="convention paper"):
+        client.predict(*hand(0.4, weight="mxfp4", convention="paper"), api_name="/alpha")

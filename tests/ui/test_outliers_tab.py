@@ -295,6 +295,25 @@ def test_a_channel_has_its_values_levels_and_range(scene):
     assert f"n = {SHORT.tokens} stored values" in text and f"t = {one.atlas.timesteps[0]}" in text
 
 
+@pytest.mark.parametrize(("name", "count"), [("fp8", 253), ("mxfp4", 15), ("nvfp4", 15)])
+def test_a_channel_has_a_formats_uneven_levels(scene, name, count):
+    found = scene(preset="custom", activation=name, channel="11")
+    histogram, over_time, text, kind = show.channel_figures(
+        found.atlas, found.look, found.calibration, found.channel
+    )
+    assert kind == "done" and f"W4 A:{name}" in text
+    assert f"of {count} levels" in " ".join(a.text for a in histogram.layout.annotations)
+    whose = "each token has its own" if name == "fp8" else "each token's block of"
+    assert whose in text
+    drawn = next(trace for trace in histogram.data if trace.name == "levels")
+    places = [x for x in drawn.x if x is not None]
+    known = show.records(found.atlas, found.look, found.calibration, 11)[0].levels.numpy()
+    assert places and np.diff(known).max() >= 4 * np.diff(known).min()
+    assert max(abs(known - x).min() for x in places) < 1e-4 * known.max()
+    within = np.array(over_time.data[2].y, dtype=float)
+    assert np.isfinite(within).all() and within.max() <= count
+
+
 def test_without_rounding_there_is_no_grid(scene):
     found = scene(preset="custom", activation=16)
     histogram, _, text, _ = show.channel_figures(found.atlas, found.look, found.calibration, 7)

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths
+from ...specs import BIT_PRESETS, CONVENTIONS, WEIGHT_BITS, BitWidths
 from ..stored.results import DITAS
 from ..visitors.backend import Backend, Choice, Model
 from ..visitors.session import Session
@@ -42,7 +42,10 @@ WORD = re.compile(r"[\w.-]{1,40}")
 BITS = re.compile(r"W([2-8])A([0-9]{1,2})")
 FOLLOW = """(preset, weight, activation, inject, strength, ...rest) => {
   const names = NAMES, usual = USUAL;
-  const bits = preset === "custom" ? `W${weight}A${activation}` : preset;
+  const named = [weight, activation].some(isNaN);
+  const part = width => isNaN(width) ? `:${width}` : width;
+  const custom = named ? `W${part(weight)} A${part(activation)}` : `W${weight}A${activation}`;
+  const bits = preset === "custom" ? custom : preset;
   const found = {bits, inject: inject ? strength : null};
   names.forEach((name, i) => { found[name] = rest[i]; });
   const kept = [...new URLSearchParams(location.search)].filter(([n]) => n.startsWith("__"));
@@ -201,6 +204,11 @@ class Address:
         """
         if name == "bits":
             match = BITS.fullmatch(text)
+            if ":" in text:
+                bits = BitWidths.parse(text)
+                if str(bits) != text or bits.weight_bits > WEIGHT_BITS[-1]:
+                    raise ValueError(text)
+                return bits
             if match is None or not 2 <= int(match[2]) <= 16:
                 raise ValueError(text)
             return BitWidths(int(match[1]), int(match[2]))

@@ -9,15 +9,16 @@ from typing import Any
 import gradio as gr
 
 from ...specs import BIT_PRESETS, CONVENTIONS, BitWidths, get_convention
-from ..serving.errors import refuse, status
+from ..serving.errors import refuse, reported, status
 from ..serving.inputs import Inputs
-from ..serving.validate import flag, is_plain, one_of, real, whole
+from ..serving.validate import flag, is_plain, one_of, real
 from ..stored.results import BUILT_IN, DITAS
 from ..visitors.backend import Backend, Choice, Model
 from ..visitors.engine import speed_line
 from ..visitors.running import QUIET, answer
 from ..visitors.session import Session
 from .fetching import LoadRow, build_load_row, wire_load_row
+from .widths import ACTIVATIONS, WEIGHTS, read_widths
 
 PRODUCTS = {"simulated": "simulated", "integer": "in integers"}
 CUSTOM = "custom"
@@ -50,10 +51,8 @@ class BarInputs(Inputs):
         if not is_plain(self.recipe) or not 0 < len(self.recipe) <= 80:
             raise refuse("recipe: expected the name of a recipe")
         if self.preset == CUSTOM:
-            bits = BitWidths(
-                whole(self.weight_bits, "weight bits", 2, 8),
-                whole(self.activation_bits, "activation bits", 2, 16),
-            )
+            with reported():
+                bits = read_widths(self.weight_bits, self.activation_bits, self.convention)
         else:
             bits = BitWidths.parse(self.preset)
         model = backend.model_of(key)
@@ -85,15 +84,16 @@ class SetupBar:
         chosen = (
             bar.checkpoint,
             bar.preset,
+            bar.weight_bits,
+            bar.activation_bits,
             bar.convention,
             bar.recipe,
             bar.inject,
             bar.backend,
         )
-        slid = (bar.weight_bits, bar.activation_bits, bar.strength)
         return [
             *(each.input for each in chosen),
-            *(each.release for each in slid),
+            bar.strength.release,
             bar.dark.change,
             self.load_row.loaded.change,
         ]
@@ -175,8 +175,8 @@ def setup_notice(backend: Backend, session: Session, choice: Choice) -> str:
 
 
 def why_simulated(choice: Choice) -> str:
-    """Where integers were asked for and the convention cannot."""
-    cannot = get_convention(choice.convention).only_simulated
+    """Where integers were asked for and convention or bits cannot."""
+    cannot = get_convention(choice.convention).why_simulated([choice.bits])
     return f"; no integers: {cannot}" if cannot and choice.backend != choice.runs_as else ""
 
 
@@ -240,12 +240,13 @@ def build_bar(backend: Backend, fold: gr.Accordion) -> SetupBar:
             min_width=120,
         )
     with gr.Row(visible=False) as custom_row:
-        weight_bits = gr.Slider(
-            2, 8, first.bits.weight, step=1, label="Weight bits", elem_id="weight-bits"
-        )
-        activation_bits = gr.Slider(
-            2, 16, first.bits.activation, step=1, label="Activation bits",
-            info="16 leaves activations alone", elem_id="activation-bits",
+        weight_bits = gr.Dropdown(
+            WEIGHTS, value=first.bits.weight, label="Weights", elem_id="weight-bits",
+            info="bits, or a number format",
+        )  # fmt: skip
+        activation_bits = gr.Dropdown(
+            ACTIVATIONS, value=first.bits.activation, label="Activations",
+            info="bits, 16 leaves them alone, or a number format", elem_id="activation-bits",
         )  # fmt: skip
     inject = gr.Checkbox(
         False,

@@ -37,9 +37,10 @@ def bits_of(stop: Stop) -> BitWidths:
 
 
 def stop_of(bits: BitWidths) -> Stop:
-    """Inverse of ``bits_of``."""
+    """Inverse of ``bits_of``, of integers."""
     weight, activation = (
-        FULL if each == FULL_PRECISION_BITS else each for each in (bits.weight, bits.activation)
+        FULL if each == FULL_PRECISION_BITS else each
+        for each in (bits.weight_bits, bits.activation_bits)
     )
     return weight, activation
 
@@ -117,6 +118,10 @@ class Dial:
     @property
     def cells(self) -> dict[Stop, Cell]:
         return {cell.stop: cell for cell in (*self.together, *self.apart)}
+
+    def cell(self, bits: BitWidths) -> Cell | None:
+        """The stop at these bits if there is one; formats have none."""
+        return None if bits.formats else self.cells.get(stop_of(bits))
 
     @property
     def stops(self) -> list[Stop]:

@@ -31,7 +31,7 @@ from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
 from ..serving.zerogpu import iterate_calibration
 from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder, twin_folder
-from ..stored.dial import Cell, Dial, load_dial, stop_of
+from ..stored.dial import Cell, Dial, load_dial
 from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
 from .cache import Cache, size_of, usual_limit
@@ -78,8 +78,8 @@ class Choice:
 
     @property
     def runs_as(self) -> str:
-        """The backend that was asked for, where the convention can run on it."""
-        cannot = get_convention(self.convention).only_simulated
+        """The backend that was asked for, where convention and bits can run on it."""
+        cannot = get_convention(self.convention).why_simulated([self.bits])
         return "simulated" if cannot else self.backend
 
 
@@ -327,7 +327,7 @@ class Backend:
         dial = self.dials.get(choice.model)
         if dial is None or choice.convention != dial.convention:
             return None
-        return dial.cells.get(stop_of(choice.bits))
+        return dial.cell(choice.bits)
 
     def own_recipes(self, session: Session, model: Model) -> dict[str, Recipe]:
         """The visitor's for this checkpoint."""

@@ -17,6 +17,7 @@ from ....search import (
     priced,
     uniform_allocations,
 )
+from ....specs import width_title
 from ...page.bar import BarInputs, Page, View, recipe_names, setup_notice
 from ...page.picking import picker, read_pick
 from ...serving.errors import refuse, status
@@ -121,7 +122,7 @@ def shown_at(found: SensitivityMap, budget: float) -> Allocation:
 
 def budget_range(found: SensitivityMap, weight: int) -> tuple[float, float, float]:
     """The slider's ends, and its place for the single width nearest below ``weight``."""
-    sizes = {b.weight: a.bits_per_weight for b, a in uniform_allocations(found).items()}
+    sizes = {b.weight_bits: a.bits_per_weight for b, a in uniform_allocations(found).items()}
     same = sizes[max(w for w in sizes if w <= max(weight, min(sizes)))]
     low, high, at = (
         round(math.ceil(size / STEP - 1e-9) * STEP, 2)
@@ -198,10 +199,10 @@ def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
             hidden, there = gr.update(visible=False), gr.update(visible=True)
             line = empty(MAP_FIRST)
             return shown, table, off, off, hidden, there, figure, line, gr.skip(), ""
-        low, high, same = budget_range(found, ask.choice.bits.weight)
+        low, high, same = budget_range(found, ask.choice.bits.weight_bits)
         notes, of = (
             notes_of(session),
-            (map_key(backend, session, ask, kind), ask.choice.bits.weight),
+            (map_key(backend, session, ask, kind), ask.choice.bits.weight_bits),
         )
         from_address = notes.budget_of is None and budget != FIRST_BUDGET
         at = same if notes.budget_of != of and not from_address else budget
@@ -251,7 +252,7 @@ def build_budget(backend: Backend, page: Page, ask: AskInputs) -> View:
             yield Progress(event.text, event.fraction, event.part, shown)
         found = the_map(session, ask, kind)
         size = f"{len(found.groups)} layers × {len(WIDTHS)} widths"
-        text = f"{size} mapped, activations in {ask.choice.bits.activation} bits."
+        text = f"{size} mapped, activations in {width_title(ask.choice.bits.activation)}."
         yield Finished(text, drawn(session, ask, kind, layer, budget))
 
     def map_stopped(

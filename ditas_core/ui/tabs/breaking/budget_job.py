@@ -69,7 +69,7 @@ def widths_of(choice: Choice) -> list[BitWidths]:
 
 def width_of(choice: Choice) -> BitWidths:
     """The map's width that the bar's is, or the nearest below."""
-    weight = max(w for w in WIDTHS if w <= choice.bits.weight)
+    weight = max(w for w in WIDTHS if w <= choice.bits.weight_bits)
     return BitWidths(weight, choice.bits.activation)
 
 
@@ -105,7 +105,7 @@ def known_cells(
     found = found_map(backend, session, ask, kind)
     if found is not None:
         return {
-            (name, bits.weight): float(found.error[row, column])
+            (name, bits.weight_bits): float(found.error[row, column])
             for row, name in enumerate(found.groups)
             for column, bits in enumerate(found.bits)
             if bits != LEFT_ALONE.bits
@@ -113,7 +113,7 @@ def known_cells(
     cells: Cells = notes_of(session).begun.get(map_key(backend, session, ask, kind), {})
     if cells:
         return {
-            (name, bits.weight): error
+            (name, bits.weight_bits): error
             for (name, bits), (error, _) in cells.items()
             if bits != LEFT_ALONE.bits
         }
@@ -128,7 +128,7 @@ def known_cells(
     if shipped is None or not known:
         return {}
     return {
-        (layer.group, preset_bits.weight): relative(layer.best, layer.energy)
+        (layer.group, preset_bits.weight_bits): relative(layer.best, layer.energy)
         for preset_bits, preset in ((BitWidths.parse(n), p) for n, p in shipped.presets.items())
         if preset_bits.activation == choice.bits.activation
         for layer in preset.layers
@@ -187,7 +187,7 @@ def streamed(
                 found = event
                 continue
             cells[event.group, event.bits] = (event.error, event.alpha)
-            text = f"layer {event.group} in {event.bits.weight} bits"
+            text = f"layer {event.group} in {event.bits.weight_bits} bits"
             shown = draw and event.done % every == 0
             yield Step(text, event.done / event.total, part, shown)
     assert found is not None

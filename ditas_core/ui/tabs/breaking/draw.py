@@ -19,7 +19,7 @@ from ....figures import (
     step_curve,
 )
 from ....search import Allocation, SensitivityMap, largest_uniform, uniform_allocations
-from ....specs import FULL_PRECISION_BITS, BitWidths
+from ....specs import FULL_PRECISION_BITS, BitWidths, width_title
 from ...page.pictures import picture, picture_rows
 from .budget_job import WIDTHS
 from .trials import LayerSweep, Mixed, Notes, StepSweep, Trial
@@ -156,10 +156,10 @@ def map_figure(
     if not cells or not layers:
         return empty_figure("Press “Map the layers”", 300, dark=dark)
     widths = [*WIDTHS]
-    if chosen and any(bits.weight == FULL_PRECISION_BITS for bits in chosen.values()):
+    if chosen and any(bits.weight_bits == FULL_PRECISION_BITS for bits in chosen.values()):
         widths.append(FULL_PRECISION_BITS)
     errors = np.array([[cells.get((layer, w), np.nan) for w in widths] for layer in layers])
-    dots = None if not chosen else [chosen[layer].weight for layer in layers]
+    dots = None if not chosen else [chosen[layer].weight_bits for layer in layers]
     return sensitivity_map(relative_db(errors, 1.0), layers, widths, dots, dark=dark)
 
 
@@ -193,8 +193,8 @@ def budget_line(found: SensitivityMap, chosen: Allocation, budget: float) -> str
     bits = largest_uniform(found, budget)
     same = uniform_allocations(found)[bits]
     about = "error in the final latents" if found.measured else "predicted error of its output"
-    low = min(b.weight for b in chosen.bits.values())
-    high = max(b.weight for b in chosen.bits.values())
+    low = min(b.weight_bits for b in chosen.bits.values())
+    high = max(b.weight_bits for b in chosen.bits.values())
     line = (
         f"{chosen.bits_per_weight:.2f} bits per weight: a layer’s {about} {percent(chosen.error)} "
         f"against {percent(same.error)} for {bits} everywhere ({same.bits_per_weight:.2f} bits "
@@ -207,7 +207,7 @@ def budget_line(found: SensitivityMap, chosen: Allocation, budget: float) -> str
          f"{chosen.bits_per_weight:.2f} bits per weight with scales and branches; "
          f"{bits} everywhere takes {same.megabytes:.2f} MB ({same.bits_per_weight:.2f})"),
         (f"{low} to {high} bits", "in the layers' weights; activations "
-         f"{bits.activation} bits everywhere"),
+         f"{width_title(bits.activation)} everywhere"),
     )  # fmt: skip
     body = "".join(f'<div class="stat"><b>{n}</b><span>{t}</span></div>' for n, t in cards)
     said = f'<p class="break-caption" role="status"><b>{line}</b></p>'
@@ -245,14 +245,15 @@ def bits_table(
     blocks: dict[str, dict[str, str]] = {}
     for name, bits in chosen.bits.items():
         block, _, kind = name.partition(".")
-        more = bits.weight - uniform.weight
+        more = bits.weight_bits - uniform.weight_bits
         look = "more" if more > 0 else "fewer" if more < 0 else "same"
         mark = {"more": "▲", "fewer": "▼", "same": ""}[look]
         word = {"more": "more than", "fewer": "fewer than", "same": "as"}[look]
-        error = percent(cells.get((name, bits.weight), 0.0))
+        error = percent(cells.get((name, bits.weight_bits), 0.0))
         blocks.setdefault(block, {})[kind] = (
-            f'<td class="{look}"><b>{bits.weight}</b> <span aria-hidden="true">{mark}</span>'
-            f'<span class="unseen">bits, {word} {uniform.weight}</span> <small>{error}</small></td>'
+            f'<td class="{look}"><b>{bits.weight_bits}</b> <span aria-hidden="true">{mark}</span>'
+            f'<span class="unseen">bits, {word} {uniform.weight_bits}</span> '
+            f"<small>{error}</small></td>"
         )
     kinds = dict.fromkeys(kind for row in blocks.values() for kind in row)
     rows = "".join(

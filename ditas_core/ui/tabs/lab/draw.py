@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from ....calibration import Calibration
 from ....figures import (
+    Array,
     Counted,
     alpha_curve,
     counted_histograms,
@@ -130,7 +131,11 @@ def errors(view: LabView) -> dict[str, float]:
 
 
 def counted(histogram: Histogram, grid: Grid | None) -> Counted:
-    levels = np.empty(0) if grid is None else level_grid(grid.low, grid.high, grid.step)
+    levels: Array = np.empty(0)
+    if grid is not None:
+        levels = np.array(grid.levels)
+        if not grid.levels:
+            levels = level_grid(grid.low, grid.high, grid.step)
     return Counted(histogram.counts.numpy(), histogram.limit, levels)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from ....calibration import Calibration
-from ....specs import ACTIVATION_BITS, WEIGHT_BITS, BitWidths
 from ...page.bar import (
     BarInputs,
     Page,
@@ -23,9 +22,10 @@ from ...page.glossary import lead
 from ...page.moving import MOVE, packed
 from ...page.picking import picker, read_pick
 from ...page.tab import Tab
-from ...serving.errors import refuse, status
+from ...page.widths import ACTIVATIONS, WEIGHTS, read_widths
+from ...serving.errors import refuse, reported, status
 from ...serving.inputs import Inputs
-from ...serving.validate import flag, one_of, real, whole
+from ...serving.validate import flag, one_of, real
 from ...visitors.backend import FIXED_ALPHA, Backend, Choice, Model
 from ...visitors.measuring import measure
 from ...visitors.running import PRIVATE, QUIET, Finished, Progress, answer, build_controls, wire_job
@@ -95,14 +95,14 @@ class LabInputs(Inputs):
         known = backend.group_names(choice.model)
         if not known:
             raise refuse("layer: expected a measured checkpoint, got none; press “Measure”")
+        convention = one_of(self.convention, "granularity", list(GRANULARITY))
+        with reported():
+            bits = read_widths(self.weight_bits, self.activation_bits, convention)
         setting = Setting(
             choice.model,
             one_of(self.layer, "layer", known),
-            BitWidths(
-                whole(self.weight_bits, "weight bits", 2, 8),
-                whole(self.activation_bits, "activation bits", 2, 16),
-            ),
-            one_of(self.convention, "granularity", list(GRANULARITY)),
+            bits,
+            convention,
             flag(self.branch, "low-rank branch"),
         )
         alpha = round(real(self.alpha, "alpha", 0, 1), 2)
@@ -152,11 +152,11 @@ def build_lab(backend: Backend, page: Page) -> View | None:
             info="weights × activations that share a rounding scale", scale=2, min_width=250,
         )  # fmt: skip
         weight_bits = gr.Dropdown(
-            list(WEIGHT_BITS), value=first.weight, label="Weight bits", info="2 to 8",
+            WEIGHTS, value=first.weight, label="Weights", info="bits or format",
             elem_id="lab-weight-bits", min_width=110,
         )  # fmt: skip
         activation_bits = gr.Dropdown(
-            list(ACTIVATION_BITS), value=first.activation, label="Activation bits",
+            ACTIVATIONS, value=first.activation, label="Activations",
             info="16: left alone", elem_id="lab-activation-bits", min_width=110,
         )  # fmt: skip
         branch = gr.Checkbox(

@@ -61,10 +61,12 @@ UNMEASURED = "Not measured yet: press “Measure” above"
 NO_VALUES = "Single values need a measured run: press “Measure” above"
 LISTED, DRAWN_FACTORS = 32, 48
 GRIDS = {
-    False: "each token has its own, drawn is the widest",
-    True: "each step has its own, drawn is the widest",
+    Granularity.PER_TOKEN: "each token has its own, drawn is the widest",
+    Granularity.PER_TENSOR: "each step has its own, drawn is the widest",
+    Granularity.PER_GROUP: "each token's block of {} inputs has its own, drawn is this channel's "
+    "widest",
 }
-"""By whether all tokens of a step share one scale."""
+"""By what shares one scale."""
 EXPLAINED = {
     MAPS: "One row per denoising step, one column per input channel, one colour scale.",
     CHANGE: "The third panel is after ÷ before: blue was turned down, orange turned up.",
@@ -338,7 +340,8 @@ def channel_text(
         f"n = {len(record.tokens)} stored values of both halves · range: exact, "
         f"{calibration.spec.samples} samples{look.of_half} · "
     )
-    per_tensor = convention.activation.granularity is Granularity.PER_TENSOR
+    _, spec = convention.quantizers(look.choice.bits)
+    grid = GRIDS[spec.granularity].format(spec.group_size)
     if not len(record.levels):
         return text + f"{look.choice.bits} leaves activations alone: no grid."
-    return text + f"grid: {look.choice.bits}, {convention.name}, {GRIDS[per_tensor]}."
+    return text + f"grid: {look.choice.bits}, {convention.name}, {grid}."

@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from ....figures import empty_figure, recipe_errors
-from ....specs import ACTIVATION_BITS, FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe, brief
+from ....specs import Recipe
 from ...page.glossary import lead
-from ...serving.errors import refuse, status
+from ...page.widths import ACTIVATIONS, LAYER_WEIGHTS, read_widths
+from ...serving.errors import refuse, reported, status
 from ...serving.inputs import Inputs
 from ...serving.validate import flag, one_of, real
 from ...visitors.backend import Backend, Choice
@@ -23,7 +24,6 @@ from .predicting import Predictions, predict_recipes, predictions
 
 HEIGHT = 460
 UNMEASURED = "Not measured yet: press “Predict all”, or “Start” above."
-WIDTHS = [*WEIGHT_BITS, FULL_PRECISION_BITS]
 
 
 def available(backend: Backend, session: Session, choice: Choice) -> dict[str, Recipe]:
@@ -64,17 +64,12 @@ class EditInputs(Inputs):
                 "press “Start”, or choose another in the bar"
             )
         group = one_of(self.layer, "layer", list(base.layers))
-        for value, what, widths in (
-            (self.weight, "weight bits", WIDTHS),
-            (self.activation, "activation bits", list(ACTIVATION_BITS)),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value not in widths:
-                few = f"{widths[0]} to {widths[-1]}"
-                raise refuse(f"{what}: expected one of {few} in the list, got {brief(value)}")
+        with reported():
+            bits = read_widths(self.weight, self.activation, base.convention, LAYER_WEIGHTS)
         strength = round(real(self.alpha, "α", 0, 1), 4)
         changed = replace(
             base.layers[group],
-            bits=BitWidths(self.weight, self.activation),
+            bits=bits,
             alpha=None if flag(self.identity, "no smoothing") else strength,
         )
         return base, base.with_layer(group, changed), group
@@ -128,11 +123,12 @@ def build_editor(backend: Backend) -> Editor:
             identity = gr.Checkbox(False, label="no smoothing (identity)", elem_id="edit-identity")
             with gr.Row():
                 weight = gr.Dropdown(
-                    WIDTHS, value=4, label="Weight bits", elem_id="edit-weight", min_width=120
-                )
+                    LAYER_WEIGHTS, value=4, label="Weights", elem_id="edit-weight",
+                    info="bits or format", min_width=120,
+                )  # fmt: skip
                 activation = gr.Dropdown(
-                    list(ACTIVATION_BITS), value=8, label="Activation bits",
-                    elem_id="edit-activation", min_width=120,
+                    ACTIVATIONS, value=8, label="Activations", elem_id="edit-activation",
+                    info="bits or format", min_width=120,
                 )  # fmt: skip
             name = gr.Textbox(
                 label="Keep it as", max_length=40, elem_id="edit-name",
