@@ -25,15 +25,14 @@ from ditas_core.calibration.memory import (
 from ditas_core.calibration.recorder import reduce_call
 from ditas_core.calibration.trajectory import Begun, Shard, shard_of, working_copy
 from ditas_core.checkpoints import Checkpoint, CheckpointError
-from ditas_core.lowrank import (
-    fit_branch,
+from ditas_core.lowrank import fit_branch, input_moment
+from ditas_core.methods import (
     fit_weight,
-    input_moment,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
     released_fits,
 )
-from ditas_core.lowrank.fit import passing_variance
 from ditas_core.search import (
     CandidateDone,
     LayerDone,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from ..quantizer import PACKED_BITS, QParams, group_view, pack_nibbles, quantize
+from ..quantizer import PACKED_BITS, Coded, QParams, group_view, pack_nibbles, quantize
 from ..specs import (
     FULL_PRECISION_BITS,
     BitWidths,
@@ -29,6 +29,7 @@ def build_layers(
     s: Tensor | None = None,
     on_the_fly: bool = False,
     divisors: Sequence[Tensor | None] | None = None,
+    rounded: Sequence[Coded | None] | None = None,
 ) -> list[QuantizedLinear]:
     """The layers that share one input, one per bias.
 
@@ -39,14 +40,16 @@ def build_layers(
     on_the_fly  whether the layers divide by s themselves
     divisors    per layer (C_out,) or None: rows divided after rounding (V folded
                 with the smoothing factor of the output projection)
+    rounded     per fit the codes of its target where they are chosen already; None: the nearest
     """
     weight_spec, activation_spec = convention.quantizers(bits)
     columns = s if convention.smoothing_commutes else None
     divisors = divisors or [None] * len(biases)
+    rounded = rounded or [None] * len(fits)
     together = len(biases) // len(fits)
     layers = []
     for number, (target, up, down) in enumerate(fits):
-        codes, params = encode(target, weight_spec, columns)
+        codes, params = encode(target, weight_spec, columns, rounded[number])
         if columns is not None:
             down = down * columns
         start = 0
@@ -114,9 +117,12 @@ def empty_layers(
 
 
 def encode(
-    target: Tensor, spec: QuantizerSpec, columns: Tensor | None = None
+    target: Tensor,
+    spec: QuantizerSpec,
+    columns: Tensor | None = None,
+    rounded: Coded | None = None,
 ) -> tuple[Tensor, QParams]:
-    """Codes (uint8, from 0) and parameters of a weight (C_out, C).
+    """Codes (uint8, from 0) and parameters of a weight (C_out, C), ``rounded`` or the nearest.
 
     ``columns`` (C,) multiplies the scales afterwards: Q(W) s. Strided groups give
     tables of shape (P, C), see ``QuantizedLinear``.
@@ -138,7 +144,7 @@ def encode(
         codes, scale = target.to(torch.int32), grouped.amin(dims, keepdim=True)
         zero_point = scale.clone()
     else:
-        codes, (scale, zero_point) = quantize(target, spec)
+        codes, (scale, zero_point) = rounded or quantize(target, spec)
     if strided:
         scale = scale.reshape(-1, target.shape[1])  # (P, C)
         zero_point = zero_point.reshape(-1, target.shape[1])

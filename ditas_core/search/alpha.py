@@ -20,7 +20,7 @@ import torch
 from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
-from ..lowrank import WeightFit, joined, released_fits
+from ..methods import WeightFit, joined, released_fits
 from ..models import SmoothingGroup, get_linear
 from ..smoothing import ALPHA_GRID
 from ..specs import (

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..calibration import Calibration, GroupStatistics
 from ..checkpoints import Checkpoint
-from ..lowrank import (
+from ..lowrank import input_moment
+from ..methods import (
     WeightFit,
     fit_weight,
     fit_weights,
-    input_moment,
     joined,
     passing_variance,
     prefers_weight_start,

@@ -16,7 +16,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..quantizer import fake_quantize
+from ..lowrank import (
+    InputMoment,
+    fit_branch,
+    input_moment,
+    leading_subspace,
+    released_iterates,
+)
+from ..quantizer import Coded, dequantize, fake_quantize
 from ..specs import (
     FULL_PRECISION_BITS,
     Convention,
@@ -25,9 +32,6 @@ from ..specs import (
     LowRankSpec,
     QuantizerSpec,
 )
-from .alternation import fit_branch, released_iterates
-from .moment import InputMoment, input_moment
-from .subspace import leading_subspace
 
 POWER_ITERATIONS = 2
 """Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
@@ -38,6 +42,7 @@ class WeightFit:
     """target (C_out, C), up (C_out, r), down (r, C); r is 0 without a branch.
 
     settled   the target is W - up down, so that the weight's error is Q(target) - target
+    coded     the codes of the target where others than the nearest are chosen, or None
     """
 
     target: Tensor
@@ -45,10 +50,13 @@ class WeightFit:
     down: Tensor
     spec: QuantizerSpec
     settled: bool = True
+    coded: Coded | None = None
 
     @cached_property
     def rounded(self) -> Tensor:
         """Q(target), (C_out, C)."""
+        if self.coded is not None:
+            return dequantize(*self.coded, self.spec)
         return fake_quantize(self.target, self.spec)
 
     def error(self, weight: Tensor) -> Tensor:
