@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from slow_reference import slow_scales
 from torch import Tensor
 
 from ditas_core.layers import build_layers
+from ditas_core.lowrank import InputMoment, input_moment
+from ditas_core.methods import round_weight
+from ditas_core.methods.compensation import gptq
 from ditas_core.quantizer import Coded, choose_qparams, dequantize, of_elements, quantize
-from ditas_core.specs import CONVENTIONS, BitWidths, Granularity, QuantizerSpec, get_convention
+from ditas_core.specs import (
+    CONVENTIONS,
+    METHODS,
+    NEAREST,
+    BitWidths,
+    Granularity,
+    Part,
+    QuantizerSpec,
+    Rounding,
+    SpecError,
+    get_convention,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -54,3 +70,121 @@ def test_chosen_codes_pass_through_to_the_layer(convention: str, bits: int) -> N
         expected = expected * s
     torch.testing.assert_close(first.dequantized(), expected[:32])
     torch.testing.assert_close(second.dequantized(), expected[32:] / divisor[:, None])
+
+
+CHANNELS = 24
+GPTQ = gptq.Settings(damping=0.01, act_order=True, block=7)
+
+
+def inputs(seed: int, tokens: int = 40) -> InputMoment:
+    """Correlated channels of unlike sizes."""
+    mixed = random(seed, tokens, 6) @ random(seed + 1, 6, CHANNELS) + random(seed + 2, 1, CHANNELS)
+    x = (mixed + 0.2 * random(seed + 3, tokens, CHANNELS)) * random(seed + 4, CHANNELS).exp()
+    return input_moment("covariance", x, x.square().mean(0))
+
+
+def slow_elimination(
+    weight: Tensor, scale: Tensor, zero_point: Tensor, h: Tensor, order: list[int], top: int
+) -> Tensor:
+    """OBQ, one row and one weight at a time, with the whole inverse; float64 codes."""
+    found = torch.zeros_like(weight)
+    for row in range(len(weight)):
+        left, inverse = weight[row].clone(), torch.linalg.inv(h)
+        for j in order:
+            code = torch.floor(left[j] / scale[row, j] + 0.5) + zero_point[row, j]
+            found[row, j] = code.clamp(0, top)
+            error = left[j] - (found[row, j] - zero_point[row, j]) * scale[row, j]
+            left -= error / inverse[j, j] * inverse[:, j]
+            inverse = inverse - inverse[:, j, None] * inverse[None, j] / inverse[j, j]
+    return found
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4]),
+    granularity=st.sampled_from(list(Granularity)),
+    act_order=st.booleans(),
+    block=st.integers(1, 30),
+)
+def test_gptq_is_the_elimination_step_by_step(
+    seed: int, bits: int, granularity: Granularity, act_order: bool, block: int
+) -> None:
+    spec = QuantizerSpec(bits, False, granularity, 8)
+    target, h = random(seed, 8, CHANNELS).double(), gptq.damp(inputs(seed).matrix(), 0.01)
+    params = choose_qparams(target, spec)
+    found = gptq.eliminate(target, params, h, spec, gptq.Settings(0.01, act_order, block))
+    order = list(range(CHANNELS))
+    if act_order:
+        order.sort(key=lambda j: -float(h[j, j]))
+    own = of_elements(params, target.shape, spec)
+    expected = slow_elimination(target, *own, h, order, spec.qmax)
+    assert torch.equal(found.double(), expected)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    convention=st.sampled_from(EVERY),
+)
+def test_no_row_is_worse_than_with_the_nearest_codes(seed: int, bits: int, convention: str) -> None:
+    spec, _ = get_convention(convention).quantizers(BitWidths(bits, 8))
+    target, moment = random(seed, 64, CHANNELS), inputs(seed)
+    params = choose_qparams(target, spec)
+    h = gptq.damp(moment.matrix(), GPTQ.damping)
+
+    def costs(codes: Tensor) -> Tensor:
+        error = (dequantize(codes, params, spec) - target).double()
+        return (error @ h * error).sum(1)
+
+    nearest = costs(quantize(target, spec, params).codes)
+    found = costs(gptq.codes(target, params, moment, spec, GPTQ))
+    assert bool((found <= nearest * (1 + 1e-5)).all())
+    assert float(found.sum()) < 0.9 * float(nearest.sum())
+
+
+def test_nothing_is_made_up_for_where_inputs_are_uncorrelated_or_absent() -> None:
+    """Then the nearest codes are the best; a weight on the grid stays there whatever the inputs."""
+    spec = QuantizerSpec(4, False, Granularity.PER_CHANNEL)
+    target = random(0, 8, CHANNELS)
+    params = choose_qparams(target, spec)
+    nearest = quantize(target, spec, params).codes
+    for energy in (random(1, CHANNELS).square(), torch.zeros(CHANNELS)):
+        moment = InputMoment(diagonal=energy)
+        assert torch.equal(gptq.codes(target, params, moment, spec, GPTQ), nearest)
+    on_grid = dequantize(nearest, params, spec)
+    assert torch.equal(gptq.codes(on_grid, params, inputs(2), spec, GPTQ), nearest)
+
+
+def test_a_channel_that_is_always_zero_is_rounded_alone() -> None:
+    spec = QuantizerSpec(3, False, Granularity.PER_CHANNEL)
+    x = random(0, 50, CHANNELS)
+    x[:, 5] = 0
+    target = random(1, 8, CHANNELS)
+    params = choose_qparams(target, spec)
+    moment = input_moment("covariance", x, x.square().mean(0))
+    found = gptq.codes(target, params, moment, spec, GPTQ)
+    assert torch.equal(found[:, 5], quantize(target, spec, params).codes[:, 5])
+
+
+def test_the_target_is_not_written_to() -> None:
+    spec, target, moment = (
+        QuantizerSpec(4, False, Granularity.PER_GROUP, 8),
+        random(0, 8, 24),
+        inputs(0),
+    )
+    kept, dense = target.clone(), moment.matrix()
+    for name, method in METHODS.items():
+        coded = round_weight(target, spec, method.rounding, moment)
+        assert (coded is None) == (not method.rounding.acts), name
+    assert torch.equal(target, kept) and torch.equal(moment.matrix(), dense)
+
+
+@pytest.mark.parametrize("part", [
+    Part.of("gptq"), Part.of("gptq", damping=0.01, act_order=True, block=128, more=1),
+    Part.of("gptq", damping=0.0, act_order=True, block=128), Part.of("fit"), Part.of("..parts"),
+])  # fmt: skip
+def test_parts_that_are_not_known_are_refused(part: Part) -> None:
+    spec = QuantizerSpec(4, False, Granularity.PER_CHANNEL)
+    assert round_weight(random(0, 4, 24), spec, NEAREST, inputs(0)) is None
+    with pytest.raises(SpecError, match=r"expected|missing"):
+        round_weight(random(0, 4, 24), spec, Rounding(compensation=part), inputs(0))

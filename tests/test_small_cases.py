@@ -89,9 +89,8 @@ def test_a_close_look_at_one_candidate_changes_no_other(
         random_checkpoint,
         group_named(random_checkpoint, "0.fc1"),
         random_calibration,
-        BitWidths(3, 8),
+        LayerRecipe(BitWidths(3, 8), None, branch),
         get_convention("integer"),
-        branch,
     )
     assert loss.approximates
     quick = loss(0.5)

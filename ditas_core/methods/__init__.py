@@ -10,9 +10,11 @@ from .fit import (
     quick_fit,
     released_fits,
 )
+from .parts import check_rounding, round_weight
 
 __all__ = [
     "WeightFit",
+    "check_rounding",
     "fit_weight",
     "fit_weights",
     "joined",
@@ -20,4 +22,5 @@ __all__ = [
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
+    "round_weight",
 ]

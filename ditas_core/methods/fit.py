@@ -9,7 +9,7 @@ alternation, which ends with an SVD, it is W minus the branch of the iteration b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from ..specs import (
     LowRankSpec,
     QuantizerSpec,
 )
+from .parts import round_weight
 
 POWER_ITERATIONS = 2
 """Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
@@ -92,17 +93,30 @@ def fit_weights(
     """The fit of each weight (C_out, C) as conversion stores it and search scores it.
 
     weights  already multiplied by ``s`` (C,), by which their inputs are then divided
-    inputs   read only by a weighted branch
+    inputs   read only by a weighted branch and by a compensation of the rounding error
     """
-    moment, variance = InputMoment(), 0.0
+    moment, seen, variance = InputMoment(), InputMoment(), 0.0
     if inputs is not None and layer.low_rank.rank:
-        moment = input_moment(layer.low_rank.weighting, inputs.tokens, inputs.energy.mean(0))
+        moment = moment_of(layer.low_rank.weighting, inputs, s)
         tokens = inputs.tokens.float()
         if s is not None:
-            moment, tokens = moment.divided(s), tokens / s
+            tokens = tokens / s
         variance = passing_variance(tokens, layer, convention)
+    if inputs is not None and layer.rounding.reads_inputs:
+        seen = moment_of("covariance", inputs, s)
     spec, _ = convention.quantizers(layer.bits)
-    return [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
+    fits = [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
+    if not layer.rounding.acts:
+        return fits
+    return [
+        replace(fit, coded=round_weight(fit.target, spec, layer.rounding, seen)) for fit in fits
+    ]
+
+
+def moment_of(weighting: str, inputs: RecordedInputs, s: Tensor | None) -> InputMoment:
+    """Of the inputs divided by s, all steps alike."""
+    moment = input_moment(weighting, inputs.tokens, inputs.energy.mean(0))
+    return moment if s is None else moment.divided(s)
 
 
 def passing_variance(tokens: Tensor, layer: LayerRecipe, convention: Convention) -> float:

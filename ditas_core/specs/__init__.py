@@ -5,11 +5,13 @@ from .checks import (
     SpecError,
     brief,
     check_choice,
+    check_flag,
     check_number,
     check_text,
     check_whole,
 )
 from .document import parse_json, read_text
+from .methods import METHODS, NEAREST, Method, Part, Rounding, parts
 from .quantization import (
     ACTIVATION_BITS,
     BACKENDS,
@@ -30,7 +32,6 @@ from .quantization import (
 )
 from .recipe import (
     LEFT_ALONE,
-    METHODS,
     MODULATIONS,
     LayerRecipe,
     Recipe,
@@ -57,6 +58,7 @@ __all__ = [
     "LEFT_ALONE",
     "METHODS",
     "MODULATIONS",
+    "NEAREST",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",
@@ -68,14 +70,18 @@ __all__ = [
     "Granularity",
     "LayerRecipe",
     "LowRankSpec",
+    "Method",
+    "Part",
     "QuantizerSpec",
     "Recipe",
     "RecipeError",
+    "Rounding",
     "SamplingSpec",
     "SpecError",
     "all_but",
     "brief",
     "check_choice",
+    "check_flag",
     "check_number",
     "check_text",
     "check_whole",
@@ -83,6 +89,7 @@ __all__ = [
     "get_convention",
     "only",
     "parse_json",
+    "parts",
     "read_text",
     "read_timesteps",
     "summarize",

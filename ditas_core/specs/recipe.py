@@ -10,10 +10,12 @@ from typing import Any
 
 from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
+from .methods import NEAREST, Rounding
 from .quantization import FULL_PRECISION_BITS, BitWidths, LowRankSpec, get_convention
 
-RECIPE_FORMAT = 2
-METHODS = ("plain", "smoothing", "search", "ditas")
+RECIPE_FORMAT = 3
+READ_FORMATS = (2, 3)
+"""Format 3 names the parts that round; where none does, it is as format 2."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -26,11 +28,13 @@ as well, or 4-bit weights in groups of 64."""
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """One smoothing group: its bits, alpha (None = identity, s = 1) and low-rank branch."""
+    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, and how
+    what is left of its weights is rounded."""
 
     bits: BitWidths
     alpha: float | None = None
     low_rank: LowRankSpec = LowRankSpec()
+    rounding: Rounding = NEAREST
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -78,6 +82,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         return any(
             layer.alpha is not None
+            or layer.rounding.reads_inputs
             or (layer.low_rank.rank > 0 and layer.low_rank.weighting != "none")
             for layer in self.layers.values()
         )
@@ -90,6 +95,10 @@ class Recipe:
 
     def to_json(self) -> str:
         document = {"format": RECIPE_FORMAT, **asdict(self)}
+        for name, layer in self.layers.items():
+            del document["layers"][name]["rounding"]
+            if layer.rounding.acts:
+                document["layers"][name]["rounding"] = layer.rounding.document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
@@ -98,7 +107,7 @@ class Recipe:
     def from_json(text: str) -> Recipe:
         """Inverse of ``to_json``; raises SpecError on anything unexpected."""
         document: dict[str, Any] = parse_json("recipe", text)
-        if document.get("format") != RECIPE_FORMAT:
+        if document.get("format") not in READ_FORMATS:
             raise SpecError(
                 f"recipe: expected a recipe of format {RECIPE_FORMAT}, "
                 f"got {brief(document.get('format'))}; search again to make one"
@@ -118,10 +127,13 @@ class Recipe:
 
 def layer_of(where: str, document: Any) -> LayerRecipe:
     """One layer of a recipe's JSON; raises SpecError."""
+    if isinstance(document, dict):
+        document = {"rounding": {}, **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
     bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
-    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank))
+    rounding = Rounding.of_document(f"{where}: rounding", layer["rounding"])
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank), rounding)
 
 
 def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
