@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from slow_reference import slow_scales
+from slow_reference import groups_of, round_one, scale_and_zero, slow_scales
 from torch import Tensor
 
 from ditas_core.layers import build_layers
 from ditas_core.lowrank import InputMoment, input_moment
 from ditas_core.methods import round_weight
+from ditas_core.methods.clipping import mse
 from ditas_core.methods.compensation import gptq
 from ditas_core.quantizer import Coded, choose_qparams, dequantize, of_elements, quantize
 from ditas_core.specs import (
@@ -188,3 +190,69 @@ def test_parts_that_are_not_known_are_refused(part: Part) -> None:
     assert round_weight(random(0, 4, 24), spec, NEAREST, inputs(0)) is None
     with pytest.raises(SpecError, match=r"expected|missing"):
         round_weight(random(0, 4, 24), spec, Rounding(compensation=part), inputs(0))
+
+
+CLIP = mse.Settings(candidates=8, least=0.3)
+
+
+def slow_clipped_error(values: list[np.float32], spec: QuantizerSpec) -> float:
+    """The least square error of one scale's elements, each end narrowed as the module says."""
+    lo, hi = min(values), max(values)
+    fixed = max(lo, np.float32(0)) + min(hi, np.float32(0))
+    grid = [1 - 0.7 * i / 7 for i in range(8)]
+
+    def error(p: float, q: float) -> float:
+        low, high = fixed + np.float32(p) * (lo - fixed), fixed + np.float32(q) * (hi - fixed)
+        scale, zero = scale_and_zero(low, high, spec)
+        return sum(float(round_one(x, scale, zero, spec) - x) ** 2 for x in values)
+
+    best, low, high = error(1, 1), 1.0, 1.0
+    for lower, upper in ((True, True), (True, False), (False, True)):
+        start = low, high
+        for share in grid:
+            p = start[0] * share if lower else start[0]
+            q = start[1] * share if upper else start[1]
+            if (found := error(p, q)) < best:
+                best, low, high = found, p, q
+    return best
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from([2, 3, 4]),
+    granularity=st.sampled_from(list(Granularity)),
+    symmetric=st.booleans(),
+    shift=st.sampled_from([-3.0, 0.0, 3.0]),
+)
+def test_clipped_ranges_leave_as_little_as_the_slow_search(
+    seed: int, bits: int, granularity: Granularity, symmetric: bool, shift: float
+) -> None:
+    """Of every group of elements, and never more than its whole range."""
+    spec = QuantizerSpec(bits, symmetric, granularity, 8)
+    target = random(seed, 8, 13) ** 3 + shift  # long tails; groups of eight leave a rest
+    whole = choose_qparams(target, spec)
+    found = mse.ranges(target, spec, CLIP)
+    assert found.scale.shape == whole.scale.shape
+    errors = {
+        name: (dequantize(*quantize(target, spec, params), spec) - target).square().flatten()
+        for name, params in (("clipped", found), ("whole", whole))
+    }
+    flat = target.flatten().tolist()
+    for group in groups_of(target.shape, spec):
+        clipped, covered = (float(errors[name][group].sum()) for name in ("clipped", "whole"))
+        expected = slow_clipped_error([np.float32(flat[i]) for i in group], spec)
+        assert clipped == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert clipped <= covered * (1 + 1e-5) + 1e-9
+
+
+def test_clipping_gains_on_long_tails_and_keeps_what_is_exact() -> None:
+    spec = QuantizerSpec(4, False, Granularity.PER_CHANNEL)
+    target = random(0, 16, 256)
+    coded = round_weight(target, spec, METHODS["clip"].rounding, InputMoment())
+    assert coded is not None
+    nearest = dequantize(*quantize(target, spec), spec)
+    clipped = dequantize(*coded, spec)
+    assert float((clipped - target).norm()) < 0.95 * float((nearest - target).norm())
+    again = round_weight(nearest, spec, METHODS["clip"].rounding, InputMoment())
+    assert again is not None
+    torch.testing.assert_close(dequantize(*again, spec), nearest, rtol=1e-5, atol=1e-6)

@@ -301,10 +301,10 @@ def test_the_start_that_leaves_less_is_preferred() -> None:
     weight = 30 * loud + 0.1 * torch.randn(24, 24, generator=generator)
     spec = get_convention("integer").quantizers(BitWidths(3, 8))[0]
     moment = input_moment("none")
-    assert prefers_weight_start(weight, spec, 1, moment, 1e-3, 2)
-    assert not prefers_weight_start(weight, spec, 1, moment, 0.0, 2)
-    plain = quick_fit(weight, spec, 1, moment, False, 2).error(weight)
-    better = quick_fit(weight, spec, 1, moment, True, 2).error(weight)
+    assert prefers_weight_start(weight, spec, LowRankSpec(1), moment, 1e-3, 2)
+    assert not prefers_weight_start(weight, spec, LowRankSpec(1), moment, 0.0, 2)
+    plain = quick_fit(weight, spec, LowRankSpec(1), moment, False, 2).error(weight)
+    better = quick_fit(weight, spec, LowRankSpec(1), moment, True, 2).error(weight)
     assert float(better.square().sum()) < 0.1 * float(plain.square().sum())
 
 

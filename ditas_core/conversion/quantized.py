@@ -100,8 +100,8 @@ def iterate_conversion(
         SpecError: recipe, checkpoint and calibration do not belong together.
     """
     check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
-    for layer in recipe.layers.values():
-        check_rounding(layer.rounding)
+    for settings in recipe.layers.values():
+        check_rounding(settings.rounding)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
     total = len(checkpoint.groups)

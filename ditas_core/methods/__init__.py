@@ -2,6 +2,7 @@
 
 from .fit import (
     WeightFit,
+    coded_fits,
     fit_weight,
     fit_weights,
     joined,
@@ -15,6 +16,7 @@ from .parts import check_rounding, round_weight
 __all__ = [
     "WeightFit",
     "check_rounding",
+    "coded_fits",
     "fit_weight",
     "fit_weights",
     "joined",

@@ -20,7 +20,7 @@ import torch
 from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
-from ..methods import WeightFit, joined, released_fits
+from ..methods import WeightFit, coded_fits, joined, released_fits
 from ..models import SmoothingGroup, get_linear
 from ..smoothing import ALPHA_GRID
 from ..specs import (
@@ -87,9 +87,8 @@ class SearchSpec:
         """The low-rank branch that the method really has on a model of this width."""
         if self.parts.branch == "none" or self.bits.weight >= FULL_PRECISION_BITS:
             return LowRankSpec(rank=0)
-        if self.low_rank is not None:
-            return self.low_rank
-        return get_convention(self.convention).branch(width)
+        branch = self.low_rank or get_convention(self.convention).branch(width)
+        return branch if self.parts.branch == "own" else replace(branch, keep="first")
 
     def layer(self, width: int, alpha: float | None = None) -> LayerRecipe:
         """A layer of the method with this alpha on a model of this width."""
@@ -197,6 +196,7 @@ def iterate_group_search(
                 latest[:] = [fit]
                 yield Fitting(group.name, done, rounds)
             fits += latest
+        fits = coded_fits(fits, calibration.groups[group.name].to(whole[0].device), layer)
     loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products, fits)
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)

@@ -153,21 +153,21 @@ class GroupLoss:
             self.thorough = False
 
     def quick_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
-        """Each smoothed weight with a branch of one alternation, or without.
+        """Each smoothed weight with a branch of at most one alternation, or without.
 
         Which of the two starts is better is found out for the first candidate only.
         """
-        spec, rank = self.weight_spec, self.layer.low_rank.rank
-        if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
+        spec, branch = self.weight_spec, self.layer.low_rank
+        if branch.rank == 0 or spec.bits >= FULL_PRECISION_BITS:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
         if self.weight_starts is None:
             variance = passing_variance(smoothed, self.layer, self.convention)
             self.weight_starts = [
-                prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
+                prefers_weight_start(w, spec, branch, moment, variance, iterations) for w in scaled
             ]
         return [
-            quick_fit(w, spec, rank, moment, start, iterations)
+            quick_fit(w, spec, branch, moment, start, iterations)
             for w, start in zip(scaled, self.weight_starts, strict=True)
         ]
 

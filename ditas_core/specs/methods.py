@@ -35,6 +35,8 @@ class Part:
             raise SpecError(f"settings: expected at most {MOST_SETTINGS} in order of their names")
         for name, value in self.settings:
             check_text("settings", name, LONGEST)
+            if not name.isidentifier():
+                raise SpecError(f"settings: expected names of letters, got {brief(name)}")
             if isinstance(value, str):
                 check_text(name, value, LONGEST)
             elif not isinstance(value, bool):
@@ -73,6 +75,11 @@ class Rounding:
     def acts(self) -> bool:
         """Whether other codes than the nearest of the whole range are chosen."""
         return self.clipping.acts or self.compensation.acts
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parts that act."""
+        return tuple(part.name for part in (self.clipping, self.compensation) if part.acts)
 
     @property
     def reads_inputs(self) -> bool:
@@ -130,14 +137,27 @@ class Method:
         check_choice("branch", self.branch, BRANCHES)
 
 
+MSE = Part.of("mse", candidates=15, least=0.3)
 GPTQ = Part.of("gptq", act_order=True, block=128, damping=0.01)
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain rounding, nothing else"),
+    "clip": Method("rounding in clipped ranges", rounding=Rounding(MSE)),
+    "gptq": Method("GPTQ: error-compensated rounding", rounding=Rounding(compensation=GPTQ)),
+    "clip+gptq": Method("GPTQ in clipped ranges", rounding=Rounding(MSE, GPTQ)),
     "smoothing": Method("one fixed α = 0.5", smoothing="fixed"),
     "search": Method("grid search of α", smoothing="grid"),
-    "ditas": Method("DiTAS: search + low-rank branch", smoothing="grid", branch="own"),
-    "gptq": Method("GPTQ: error-compensated rounding", rounding=Rounding(compensation=GPTQ)),
+    "search+gptq": Method(
+        "grid search of α + GPTQ in clipped ranges", "grid", rounding=Rounding(MSE, GPTQ)
+    ),
+    "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
+    "svdquant+gptq": Method(
+        "SVDQuant + GPTQ of what is left, in clipped ranges", "grid", "first", Rounding(MSE, GPTQ)
+    ),
+    "ditas+gptq": Method(
+        "DiTAS + GPTQ of what is left, in clipped ranges", "grid", "own", Rounding(MSE, GPTQ)
+    ),
+    "ditas": Method("DiTAS: search + low-rank branch", "grid", "own"),
 }
 """By the names of the command line and of recipes."""
 

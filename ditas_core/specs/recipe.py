@@ -178,12 +178,16 @@ def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
 
 
 def summarize(recipe: Recipe) -> str:
-    """One line for people: bits, method, convention, modulation where it is quantized."""
+    """One line for people: bits, method, convention, parts that round, modulation where it is
+    quantized."""
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
+    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.rounding.names)
+    rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
     return (
         f"{'/'.join(bits)} · {recipe.name} · {recipe.convention} · "
-        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}{modulation}"
+        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}"
+        f"{rounding}{modulation}"
     )
