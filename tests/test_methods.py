@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from slow_reference import groups_of, round_one, scale_and_zero, slow_scales
-from torch import Tensor
+from torch import Tensor, nn
 
-from ditas_core.layers import build_layers
+from ditas_core.calibration import Calibration
+from ditas_core.checkpoints import Checkpoint
+from ditas_core.cli import main
+from ditas_core.conversion import iterate_conversion, quantize_transformer
+from ditas_core.layers import QuantizedLinear, build_layers
 from ditas_core.lowrank import InputMoment, input_moment
 from ditas_core.methods import round_weight
 from ditas_core.methods.clipping import mse
 from ditas_core.methods.compensation import gptq
-from ditas_core.quantizer import Coded, choose_qparams, dequantize, of_elements, quantize
+from ditas_core.quantizer import (
+    Coded,
+    QParams,
+    choose_qparams,
+    dequantize,
+    of_elements,
+    quantize,
+)
+from ditas_core.search import (
+    LayerDone,
+    SearchJournal,
+    SearchSpec,
+    partial_recipe,
+    plain_recipe,
+    predicted_errors,
+    search,
+    unsearched_recipe,
+)
 from ditas_core.specs import (
     CONVENTIONS,
     METHODS,
     NEAREST,
     BitWidths,
     Granularity,
+    Method,
     Part,
     QuantizerSpec,
+    Recipe,
     Rounding,
     SpecError,
     get_convention,
+    summarize,
 )
 
 pytestmark = pytest.mark.numeric
@@ -256,3 +287,112 @@ def test_clipping_gains_on_long_tails_and_keeps_what_is_exact() -> None:
     again = round_weight(nearest, spec, METHODS["clip"].rounding, InputMoment())
     assert again is not None
     torch.testing.assert_close(dequantize(*again, spec), nearest, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Settings of a part that is no good: the nearest codes, and then so many further."""
+
+    by: int
+
+
+def get_quantized(transformer: nn.Module, path: str) -> QuantizedLinear:
+    layer = transformer.get_submodule(path)
+    assert isinstance(layer, QuantizedLinear)
+    return layer
+
+
+def shifted(
+    target: Tensor, params: QParams, moment: InputMoment, spec: QuantizerSpec, settings: Shift
+) -> Tensor:
+    return (quantize(target, spec, params).codes + settings.by).clamp(spec.qmin, spec.qmax)
+
+
+@pytest.fixture()
+def added(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method as anybody adds one: a module, and a line of the registry."""
+    module = ModuleType("shift")
+    module.__dict__.update(Settings=Shift, codes=shifted)
+    monkeypatch.setitem(sys.modules, "ditas_core.methods.compensation.shift", module)
+    line = Method("shifted codes", "grid", rounding=Rounding(compensation=Part.of("shift", by=1)))
+    monkeypatch.setitem(METHODS, "shifted", line)
+    return "shifted"
+
+
+def test_an_added_method_is_searched_converted_and_written_down(
+    added: str, random_checkpoint: Checkpoint, random_calibration: Calibration, tmp_path: Path
+) -> None:
+    spec = SearchSpec(BitWidths(4, 8), method=added, grid=(0.3, 0.6))
+    layers: list[Any] = []
+    journal = SearchJournal(tmp_path / "partial", random_calibration, random_checkpoint, spec)
+
+    def stop_after_two(event: Any) -> None:
+        if isinstance(event, LayerDone):
+            layers.append(event)
+            journal.add(event)
+            if len(layers) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(random_checkpoint, random_calibration, spec, progress=stop_after_two)
+    half = partial_recipe(random_checkpoint, random_calibration, spec, layers)
+    again = SearchJournal(tmp_path / "partial", random_calibration, random_checkpoint, spec)
+    assert list(again.finished) == [layer.group for layer in layers]
+    recipe = search(random_checkpoint, random_calibration, spec, finished=again.finished)
+    assert recipe == search(random_checkpoint, random_calibration, spec)
+    assert recipe.name == added and "shift" in summarize(recipe)
+    for made in (recipe, half):
+        assert Recipe.from_json(made.to_json()) == made
+        assert made.needs_calibration
+    made = quantize_transformer(random_checkpoint, recipe, random_calibration)
+    nearest = {n: replace(layer, rounding=NEAREST) for n, layer in recipe.layers.items()}
+    other = quantize_transformer(
+        random_checkpoint, replace(recipe, layers=nearest), random_calibration
+    )
+    path = random_checkpoint.groups[0].layers[0]
+    codes, plain = (get_quantized(x, path).unpacked() for x in (made, other))
+    assert torch.equal(codes, (plain + 1).clamp(max=15))
+    found = dict.fromkeys(x.error for x in predicted_errors(
+        random_checkpoint, random_calibration, recipe
+    ))  # fmt: skip
+    assert len(found) == len(recipe.layers), "reports"
+
+
+def test_an_added_method_is_on_the_command_line_and_the_page(
+    added: str, stock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("search", "compare"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert added in capsys.readouterr().out
+    words = f"compare {stock} --ablation W4A8 --methods plain,{added} --samples 1 --steps 2 --json"
+    assert main(words.split()) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert [row["label"] for row in rows] == ["W4A8 plain", f"W4A8 {added}"]
+    assert rows[1]["latent_sqnr_db"]["mean"] < rows[0]["latent_sqnr_db"]["mean"]
+
+
+def test_recipes_of_the_format_before_parts_are_read(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    spec = SearchSpec(BitWidths(4, 8), method="clip+gptq")
+    recipe = unsearched_recipe(random_checkpoint, spec, random_calibration)
+    document = json.loads(recipe.to_json())
+    assert document["format"] == 3
+    part = document["layers"]["0.qkv"]["rounding"]["compensation"]
+    assert part == {"name": "gptq", "act_order": True, "block": 128, "damping": 0.01}
+    plain = plain_recipe(random_checkpoint, BitWidths(4, 8), "integer")
+    old = {**json.loads(plain.to_json()), "format": 2}
+    assert Recipe.from_json(json.dumps(old)) == plain
+    for wrong in ({"name": "fit"}, {"name": "gptq", "a b": 1}, {"name": "gptq", "x": []}, [], 3):
+        document["layers"]["0.qkv"]["rounding"]["compensation"] = wrong
+        with pytest.raises(SpecError, match="expected"):
+            Recipe.from_json(json.dumps(document))
+    known = Part.of("gptq", damping=0.01)  # which has more settings
+    layers = {
+        n: replace(x, rounding=Rounding(compensation=known)) for n, x in recipe.layers.items()
+    }
+    with pytest.raises(SpecError, match="missing"):
+        next(iterate_conversion(
+            random_checkpoint, replace(recipe, layers=layers), random_calibration
+        ))  # fmt: skip
