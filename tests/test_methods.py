@@ -143,7 +143,7 @@ def test_gptq_is_the_elimination_step_by_step(
     seed: int, bits: int, granularity: Granularity, act_order: bool, block: int
 ) -> None:
     spec = QuantizerSpec(bits, False, granularity, 8)
-    target, h = random(seed, 8, CHANNELS).double(), gptq.damp(inputs(seed).matrix(), 0.01)
+    target, h = random(seed, 8, CHANNELS).double(), gptq.damp_(inputs(seed).matrix(), 0.01)
     params = choose_qparams(target, spec)
     found = gptq.eliminate(target, params, h, spec, gptq.Settings(0.01, act_order, block))
     order = list(range(CHANNELS))
@@ -163,7 +163,7 @@ def test_no_row_is_worse_than_with_the_nearest_codes(seed: int, bits: int, conve
     spec, _ = get_convention(convention).quantizers(BitWidths(bits, 8))
     target, moment = random(seed, 64, CHANNELS), inputs(seed)
     params = choose_qparams(target, spec)
-    h = gptq.damp(moment.matrix(), GPTQ.damping)
+    h = gptq.damp_(moment.matrix(), GPTQ.damping)
 
     def costs(codes: Tensor) -> Tensor:
         error = (dequantize(codes, params, spec) - target).double()

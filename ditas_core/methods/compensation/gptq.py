@@ -15,7 +15,7 @@ a time. Departures: M is of tokens from all denoising steps alike, with the exac
 the channels blended in (see ``input_moment``); the parameters of all groups are those of the weight
 before any correction; and a row where the nearest codes leave less keeps them.
 
-Costs one factorization of (C, C), in double precision, and C_out C^2 operations.
+Costs one factorization of (C, C), C_out C^2 operations, and six (C, C) in double precision.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def codes(
     target: Tensor, params: QParams, moment: InputMoment, spec: QuantizerSpec, settings: Settings
 ) -> Tensor:
     """int32 (C_out, C); no row is worse than with the nearest codes, in the damped norm."""
-    damped = damp(moment.matrix(), settings.damping)  # (C, C)
+    damped = damp_(moment.matrix(), settings.damping)  # (C, C)
     found = eliminate(target, params, damped, spec, settings)
     nearest = quantize(target, spec, params).codes
     own = of_elements(params, target.shape, spec)
@@ -64,24 +64,22 @@ def codes(
     return torch.where((cost(found) <= cost(nearest))[:, None], found, nearest)
 
 
-def damp(matrix: Tensor, damping: float) -> Tensor:
+def damp_(matrix: Tensor, damping: float) -> Tensor:
     """M with a share of its mean diagonal added; the unit matrix for inputs that are all zero."""
     mean = float(matrix.diagonal().mean())
-    if mean <= 0:
-        return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    damped = matrix.clone()
-    damped.diagonal().add_(damping * mean)
-    return damped
+    matrix.diagonal().add_(damping * mean if mean > 0 else 1.0)
+    return matrix
 
 
-def inverse_factor(damped: Tensor) -> Tensor:
-    """R (C, C), upper, with ``R^T R = H^-1``, without H^-1 itself.
+def inverse_factor(damped: Tensor, order: Tensor) -> Tensor:
+    """R (C, C), upper, with ``R^T R = H^-1`` of H with its columns in this order, without H^-1.
 
     H backwards is A A^T with A lower, so H is U U^T with U upper, and R = U^-1.
     """
-    upper = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    backwards = order.flip(0)
+    lower = torch.linalg.cholesky(damped[backwards[:, None], backwards])
     unit = torch.eye(len(damped), dtype=damped.dtype, device=damped.device)
-    return torch.linalg.solve_triangular(upper, unit, upper=True)
+    return torch.linalg.solve_triangular(lower, unit, upper=False).flip(0, 1)
 
 
 def eliminate(
@@ -92,7 +90,7 @@ def eliminate(
     order = torch.arange(channels, device=target.device)
     if settings.act_order:
         order = damped.diagonal().argsort(descending=True, stable=True)
-    factor = inverse_factor(damped[order][:, order]).to(target.dtype)  # (C, C)
+    factor = inverse_factor(damped, order).to(target.dtype)  # (C, C)
     scale, zero_point = (
         x[:, order].T.contiguous() for x in of_elements(params, target.shape, spec)
     )  # (C, C_out), so that a column lies in one piece
