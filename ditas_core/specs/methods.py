@@ -139,24 +139,19 @@ class Method:
 
 MSE = Part.of("mse", candidates=15, least=0.3)
 GPTQ = Part.of("gptq", act_order=True, block=128, damping=0.01)
+COMPENSATED = Rounding(compensation=GPTQ)
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain rounding, nothing else"),
-    "clip": Method("rounding in clipped ranges", rounding=Rounding(MSE)),
-    "gptq": Method("GPTQ: error-compensated rounding", rounding=Rounding(compensation=GPTQ)),
+    "clip": Method("rounding in clipped ranges", rounding=Rounding(clipping=MSE)),
+    "gptq": Method("GPTQ: error-compensated rounding", rounding=COMPENSATED),
     "clip+gptq": Method("GPTQ in clipped ranges", rounding=Rounding(MSE, GPTQ)),
     "smoothing": Method("one fixed α = 0.5", smoothing="fixed"),
     "search": Method("grid search of α", smoothing="grid"),
-    "search+gptq": Method(
-        "grid search of α + GPTQ in clipped ranges", "grid", rounding=Rounding(MSE, GPTQ)
-    ),
+    "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
-    "svdquant+gptq": Method(
-        "SVDQuant + GPTQ of what is left, in clipped ranges", "grid", "first", Rounding(MSE, GPTQ)
-    ),
-    "ditas+gptq": Method(
-        "DiTAS + GPTQ of what is left, in clipped ranges", "grid", "own", Rounding(MSE, GPTQ)
-    ),
+    "svdquant+gptq": Method("SVDQuant + GPTQ of what is left", "grid", "first", COMPENSATED),
+    "ditas+gptq": Method("DiTAS + GPTQ of what is left", "grid", "own", COMPENSATED),
     "ditas": Method("DiTAS: search + low-rank branch", "grid", "own"),
 }
 """By the names of the command line and of recipes."""
