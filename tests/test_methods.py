@@ -23,7 +23,7 @@ from ditas_core.cli import main
 from ditas_core.conversion import iterate_conversion, quantize_transformer
 from ditas_core.layers import QuantizedLinear, build_layers
 from ditas_core.lowrank import InputMoment, input_moment
-from ditas_core.methods import round_weight
+from ditas_core.methods import fit_weight, round_weight
 from ditas_core.methods.clipping import mse
 from ditas_core.methods.compensation import gptq
 from ditas_core.quantizer import (
@@ -50,6 +50,7 @@ from ditas_core.specs import (
     NEAREST,
     BitWidths,
     Granularity,
+    LowRankSpec,
     Method,
     Part,
     QuantizerSpec,
@@ -287,6 +288,42 @@ def test_clipping_gains_on_long_tails_and_keeps_what_is_exact() -> None:
     again = round_weight(nearest, spec, METHODS["clip"].rounding, InputMoment())
     assert again is not None
     torch.testing.assert_close(dequantize(*again, spec), nearest, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["none", "covariance"])
+def test_the_first_branch_is_the_best_rank_of_the_weight_itself(weighting: str) -> None:
+    """By the exact svd, in the norm of the inputs; nothing alternates."""
+    spec, moment = QuantizerSpec(4, False, Granularity.PER_CHANNEL), inputs(3)
+    weight, low_rank = random(0, 32, CHANNELS), LowRankSpec(4, 1, weighting, "first")
+    seen = moment if weighting == "covariance" else InputMoment()
+    fit = fit_weight(weight, spec, low_rank, seen)
+    assert torch.equal(fit.target, weight - fit.up @ fit.down)
+    root = torch.eye(CHANNELS).double()
+    if weighting == "covariance":
+        root = torch.linalg.cholesky(moment.matrix())
+    best = torch.linalg.svdvals(weight.double() @ root)[4:].norm()
+    assert float((fit.target.double() @ root).norm()) == pytest.approx(float(best), rel=0.01)
+    many = fit_weight(weight, spec, replace(low_rank, iterations=9), seen)
+    assert torch.equal(many.target, fit.target)
+
+
+def test_compensation_leaves_less_than_the_nearest_codes_in_every_composition(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    """With the same alphas and branches, over all layers, on the tokens that it has seen."""
+    for name, method in METHODS.items():
+        if not method.rounding.compensation.acts:
+            continue
+        spec = SearchSpec(BitWidths(3, 16), method=name, low_rank=LowRankSpec(4), grid=(0.3, 0.6))
+        recipe = search(random_checkpoint, random_calibration, spec)
+        if method.smoothing == "fixed":
+            assert {layer.alpha for layer in recipe.layers.values()} == {0.5}
+        plain = {n: replace(layer, rounding=NEAREST) for n, layer in recipe.layers.items()}
+        totals = [
+            sum(x.error for x in predicted_errors(random_checkpoint, random_calibration, each))
+            for each in (recipe, replace(recipe, layers=plain))
+        ]
+        assert totals[0] < 0.9 * totals[1], name
 
 
 @dataclass(frozen=True)

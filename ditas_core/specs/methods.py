@@ -147,6 +147,7 @@ METHODS: dict[str, Method] = {
     "gptq": Method("GPTQ: error-compensated rounding", rounding=COMPENSATED),
     "clip+gptq": Method("GPTQ in clipped ranges", rounding=Rounding(MSE, GPTQ)),
     "smoothing": Method("one fixed α = 0.5", smoothing="fixed"),
+    "smoothing+gptq": Method("one fixed α = 0.5 + GPTQ", "fixed", rounding=COMPENSATED),
     "search": Method("grid search of α", smoothing="grid"),
     "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),

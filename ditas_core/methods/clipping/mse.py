@@ -6,8 +6,7 @@ lo and hi are the least and largest weight of a scale's elements; what lies outs
 its end's code. A few large weights then cost less than the coarser steps that covering them gives
 all others: on the demo's layers half a dB of the output at 4 bits, 1 dB at 3. GPTQ's own code
 searches so (Frantar et al., ICLR 2023) and narrows both ends alike; here each is then narrowed
-alone. The pictures of the demo move away all the same (W4A8 11 dB, plain 16): what is cut off errs
-to the same side at every step.
+alone. The demo's pictures move away all the same: see docs/measurements.md.
 
 GRID is 1, 1 - step, ... down to ``least``. No scale leaves more than its whole range, the first
 candidate. Three sweeps, each as many roundings of the weight as GRID is long.
