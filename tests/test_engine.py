@@ -13,7 +13,8 @@ from ditas_core.bench.released_reference import ReleasedResult, released_search
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.conversion import quantize_transformer
-from ditas_core.lowrank import fit_weight, input_moment, joined
+from ditas_core.lowrank import input_moment
+from ditas_core.methods import fit_weight, joined
 from ditas_core.models import get_linear
 from ditas_core.sampling import spread_labels
 from ditas_core.search import SearchSpec, iterate_search, search_group

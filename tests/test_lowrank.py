@@ -20,11 +20,11 @@ from ditas_core.lowrank import (
     InputMoment,
     LowRankFit,
     fit_branch,
-    fit_weight,
     input_moment,
     leading_subspace,
     released_iterates,
 )
+from ditas_core.methods import fit_weight
 from ditas_core.models import get_linear
 from ditas_core.quantizer import fake_quantize
 from ditas_core.specs import CalibrationSpec, Granularity, LowRankSpec, QuantizerSpec, SamplingSpec

@@ -21,7 +21,7 @@ from ditas_core.conversion import (
 )
 from ditas_core.conversion.quantized import prepare
 from ditas_core.layers import QuantizedLinear
-from ditas_core.lowrank.fit import POWER_ITERATIONS
+from ditas_core.methods.fit import POWER_ITERATIONS
 from ditas_core.models import SmoothingGroup, get_linear
 from ditas_core.search import (
     CandidateDone,

@@ -25,15 +25,14 @@ from ditas_core.calibration.memory import (
 from ditas_core.calibration.recorder import reduce_call
 from ditas_core.calibration.trajectory import Begun, Shard, shard_of, working_copy
 from ditas_core.checkpoints import Checkpoint, CheckpointError
-from ditas_core.lowrank import (
-    fit_branch,
+from ditas_core.lowrank import fit_branch, input_moment
+from ditas_core.methods import (
     fit_weight,
-    input_moment,
+    passing_variance,
     prefers_weight_start,
     quick_fit,
     released_fits,
 )
-from ditas_core.lowrank.fit import passing_variance
 from ditas_core.search import (
     CandidateDone,
     LayerDone,
@@ -90,9 +89,8 @@ def test_a_close_look_at_one_candidate_changes_no_other(
         random_checkpoint,
         group_named(random_checkpoint, "0.fc1"),
         random_calibration,
-        BitWidths(3, 8),
+        LayerRecipe(BitWidths(3, 8), None, branch),
         get_convention("integer"),
-        branch,
     )
     assert loss.approximates
     quick = loss(0.5)
@@ -303,10 +301,10 @@ def test_the_start_that_leaves_less_is_preferred() -> None:
     weight = 30 * loud + 0.1 * torch.randn(24, 24, generator=generator)
     spec = get_convention("integer").quantizers(BitWidths(3, 8))[0]
     moment = input_moment("none")
-    assert prefers_weight_start(weight, spec, 1, moment, 1e-3, 2)
-    assert not prefers_weight_start(weight, spec, 1, moment, 0.0, 2)
-    plain = quick_fit(weight, spec, 1, moment, False, 2).error(weight)
-    better = quick_fit(weight, spec, 1, moment, True, 2).error(weight)
+    assert prefers_weight_start(weight, spec, LowRankSpec(1), moment, 1e-3, 2)
+    assert not prefers_weight_start(weight, spec, LowRankSpec(1), moment, 0.0, 2)
+    plain = quick_fit(weight, spec, LowRankSpec(1), moment, False, 2).error(weight)
+    better = quick_fit(weight, spec, LowRankSpec(1), moment, True, 2).error(weight)
     assert float(better.square().sum()) < 0.1 * float(plain.square().sum())
 
 

@@ -46,7 +46,7 @@ low_ranks = st.builds(
 layer_recipes = st.builds(LayerRecipe, bit_widths, st.none() | st.floats(0, 1), low_ranks)
 recipes = st.builds(
     Recipe,
-    name=st.sampled_from(METHODS),
+    name=st.sampled_from(tuple(METHODS)),
     convention=st.sampled_from(sorted(CONVENTIONS)),
     checkpoint=st.text(max_size=20),
     layers=st.dictionaries(st.text(max_size=8), layer_recipes, min_size=1, max_size=4),

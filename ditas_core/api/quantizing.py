@@ -13,7 +13,7 @@ import torch
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline
 from ..onnx_runtime import check_backend
-from ..search import plain_recipe, relative_error
+from ..search import relative_error, unsearched_recipe
 from ..specs import MODULATIONS, BitWidths, LowRankSpec, Recipe, SpecError, check_choice
 from .drawing import check_drawable, pipeline_with
 from .models import Model, full_checkpoint
@@ -85,8 +85,8 @@ def quantize(
     checkpoint = full_checkpoint(model, captions, progress)
     check_drawable(model, checkpoint)
     seconds: dict[str, float] = {}
-    if recipe is None and wanted.spec.method == "plain":
-        recipe = plain_recipe(checkpoint, wanted.spec.bits, wanted.spec.convention)
+    if recipe is None and not wanted.spec.needs_calibration:
+        recipe = unsearched_recipe(checkpoint, wanted.spec)
     if recipe is None and calibration is None:
         with clock(seconds, "calibration"):
             calibration = calibrated(checkpoint, trajectory, progress)
@@ -96,6 +96,8 @@ def quantize(
         with clock(seconds, "search"):
             recipe, layers = searched(checkpoint, calibration, wanted, progress)
         errors = {layer.group: relative_error(layer) for layer in layers}
+        if not layers:
+            errors = predicted(checkpoint, calibration, recipe, progress)
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)
     if modulation != "none":

@@ -73,14 +73,14 @@ def what_to_search(
     widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
     branch = branch_of(rank, convention)
     spec = SearchSpec(widths, convention, method, branch)  # checks all but the grid
-    if rank is not None and method != "ditas":
+    if rank is not None and spec.parts.branch == "none":
         raise SpecError(f"rank: expected none of the method {method}, which has no branch")
     if alpha is None:
         return Wanted(spec)
-    if method == "plain":
-        raise SpecError(f"alpha: expected none of the method plain, got {brief(alpha)}")
+    if spec.parts.smoothing == "none":
+        raise SpecError(f"alpha: expected none of the method {method}, got {brief(alpha)}")
     if isinstance(alpha, tuple | list):
-        if method == "smoothing":
+        if spec.parts.smoothing == "fixed":
             raise SpecError(
                 f"alpha: expected one number of the method {method}, got {brief(alpha)}"
             )
@@ -89,9 +89,7 @@ def what_to_search(
         return Wanted(replace(spec, grid=tuple(alpha)))
     check_number("alpha", alpha, 0, 1)
     assert isinstance(alpha, int | float)
-    # the method "smoothing" has a constant of its own for alpha; the search of one does the same
-    method = "search" if method == "smoothing" else method
-    return Wanted(replace(spec, method=method, grid=(float(alpha),)), float(alpha))
+    return Wanted(replace(spec, grid=(float(alpha),)), float(alpha))
 
 
 def branch_of(rank: int | LowRankSpec | None, convention: str) -> LowRankSpec | None:

@@ -83,7 +83,8 @@ def search(
 
     bits        of weights and activations: "W8A8", "W4A8", "W4A6", "W4A4" ...; or number formats,
                 "W:nvfp4 A:fp8", each a key of ``ditas_core.specs.FORMATS`` or a width
-    method      "plain", "smoothing" (alpha 0.5), "search" (the grid) or "ditas" (and the branch)
+    method      a key of ``METHODS``: "plain", "smoothing" (alpha 0.5), "search" (the grid), "ditas"
+                (and the branch), "gptq" ...
     convention  "integer", "integer-gN" (N weights a scale), "integer-tensor" (one scale of all
                 tokens), "paper" or "released"
     alpha       None: the grid 0, 0.05, ... 1; a sequence: that grid; a number: fixed everywhere
@@ -110,10 +111,9 @@ def search(
 def searched(
     checkpoint: Checkpoint, calibration: Calibration, wanted: Wanted, progress: Progress
 ) -> tuple[Recipe, list[LayerDone]]:
-    """The recipe, and every layer's curve; none of the method "plain"."""
+    """The recipe, and every layer's curve; none of a method that smooths nothing."""
     spec, layers = wanted.spec, list[LayerDone]()
-    candidates = 2 if spec.method == "smoothing" else len(spec.grid) + 1
-    total = 0 if spec.method == "plain" else len(checkpoint.groups) * candidates
+    total = len(checkpoint.groups) * spec.candidates
     done = itertools.count(1)
     with told(progress, f"searching {spec.bits}", total) as tell:
 

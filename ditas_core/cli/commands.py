@@ -178,7 +178,7 @@ def searched(
     journal: SearchJournal | None = None,
 ) -> tuple[Recipe, list[LayerDone]]:
     layers: list[LayerDone] = []
-    per_group = 2 if spec.method == "smoothing" else len(spec.grid) + 1
+    per_group = spec.candidates
     finished = {} if journal is None else journal.finished
     label = f"searching {spec.bits} {spec.method}"
     total = len(checkpoint.groups) * per_group

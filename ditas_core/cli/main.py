@@ -14,6 +14,7 @@ from pathlib import Path
 from ..specs import (
     BACKENDS,
     FORMATS,
+    METHODS,
     MODULATIONS,
     SCHEDULERS,
     CalibrationSpec,
@@ -193,8 +194,8 @@ def build_parser() -> Parser:
     search.add_argument(
         "--method",
         default="ditas",
-        help="plain: round only; smoothing: alpha 0.5 everywhere; search: the grid; "
-        "ditas: the grid and the low-rank branch (%(default)s)",
+        help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
+        + " (%(default)s)",
     )
     search.add_argument(
         "--precision",
@@ -247,7 +248,7 @@ def build_parser() -> Parser:
     compare.add_argument(
         "--methods",
         default="plain,ditas",
-        help="methods of --ablation: plain, smoothing, search, ditas (%(default)s)",
+        help=f"methods of --ablation: {', '.join(METHODS)} (%(default)s)",
     )
     compare.add_argument(
         "--calibration", type=Path, help="for --ablation; default: calibrated on the spot"

@@ -13,7 +13,7 @@ from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
-from ..lowrank import WeightFit, fit_weights, joined
+from ..methods import WeightFit, check_rounding, fit_weights, joined
 from ..models import Absorber, SmoothingGroup, Transformer, get_linear, group_fed_by
 from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
@@ -100,6 +100,8 @@ def iterate_conversion(
         SpecError: recipe, checkpoint and calibration do not belong together.
     """
     check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
+    for settings in recipe.layers.values():
+        check_rounding(settings.rounding)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
     total = len(checkpoint.groups)
@@ -178,4 +180,5 @@ def quantize_group(
         s,
         group.absorber is Absorber.ON_THE_FLY,
         [divisors.get(path) for path in group.layers],
+        [fit.coded for fit in fits],
     )

@@ -39,6 +39,10 @@ DECOMPOSITION = 30.0
 """An exact singular value decomposition in float64, per element and singular value."""
 REFITTED = 3
 """Candidates that a search fits as conversion does, where its fits are quick."""
+LAYERS = 3
+"""Of one input, at most, each of which factors its moment where errors are made up for."""
+MOMENTS = 6
+"""Double-precision squares of the inputs that are alive at once then."""
 LONG_S = 2.0
 """A pass this long is timed once."""
 LIBRARIES = 400_000_000
@@ -95,6 +99,7 @@ class Plan:
 
     branch      the low-rank branch of every group (``SearchSpec.branch``)
     candidates  what a search tries per group: the grid's alphas and the identity; 0 = no search
+    compensates whether rounding errors are made up for (``Rounding.compensation``)
     images      sampled with each of ``variants``, the first of them in full precision
     """
 
@@ -106,6 +111,7 @@ class Plan:
     images: int = 8
     sampling: SamplingSpec = SamplingSpec()
     variants: int = 3
+    compensates: bool = False
 
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
@@ -193,6 +199,9 @@ def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
 def group_fit_flops(channels: int, outputs: int, plan: Plan) -> float:
     """Operations of fitting one group's weights as conversion does."""
     weights, branch = channels * outputs, plan.branch
+    if plan.compensates:
+        rest = group_fit_flops(channels, outputs, replace(plan, compensates=False))
+        return rest + weights * (3.0 * channels + 6 * ROUNDING) + LAYERS * 4.0 * channels**3
     if not plan.fits_branches:
         return weights * 3 * ROUNDING
     if branch.keep == "last":
@@ -218,6 +227,10 @@ def memory_bytes(shape: ModelShape, plan: Plan) -> int:
     model = 4 * (shape.parameters + shape.autoencoder)
     widest = max(outputs * channels for channels, outputs in shape.groups)
     searching = 4 * (6 * widest + 4 * plan.kept * max(outputs for _, outputs in shape.groups))
+    if plan.compensates:
+        widest_input = max(channels for channels, _ in shape.groups)
+        searching += MOMENTS * 8 * widest_input**2
+        converting += MOMENTS * 8 * widest_input**2
     beside = max(need.call + need.model, searching, copies + converting + need.call)
     return LIBRARIES + model + kept + beside
 

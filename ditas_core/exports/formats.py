@@ -25,6 +25,7 @@ from ..models import Absorber, SmoothingGroup, Transformer, family_of, get_linea
 from ..specs import (
     FULL_PRECISION_BITS,
     MODULATIONS,
+    NEAREST,
     BitWidths,
     Granularity,
     LayerRecipe,
@@ -117,7 +118,8 @@ def settled(layer: LayerRecipe, on_the_fly: bool) -> LayerRecipe:
     """Without what does nothing in a layer of 16 bits."""
     if not is_left_alone(layer.bits):
         return layer
-    return replace(layer, low_rank=LowRankSpec(), alpha=None if on_the_fly else layer.alpha)
+    alpha = None if on_the_fly else layer.alpha
+    return replace(layer, low_rank=LowRankSpec(), alpha=alpha, rounding=NEAREST)
 
 
 def is_left_alone(bits: BitWidths) -> bool:

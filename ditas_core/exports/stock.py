@@ -241,7 +241,8 @@ def write(
 def searched_again(
     checkpoint: Checkpoint, recipe: Recipe, name: str, calibration: Calibration
 ) -> Recipe:
-    """The recipe with the alpha that a search finds for a group as the recipe stores it."""
+    """The recipe with the alpha that a search finds for a group as the recipe stores it, compared
+    by the nearest codes whichever the recipe chooses."""
     (group,) = (each for each in checkpoint.groups if each.name == name)
     layer = recipe.layers[name]
     method = "ditas" if layer.low_rank.rank else "search"

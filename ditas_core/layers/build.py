@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..quantizer import (
     PACKED_BITS,
+    Coded,
     QParams,
     group_view,
     pack_nibbles,
@@ -36,6 +37,7 @@ def build_layers(
     s: Tensor | None = None,
     on_the_fly: bool = False,
     divisors: Sequence[Tensor | None] | None = None,
+    rounded: Sequence[Coded | None] | None = None,
 ) -> list[QuantizedLinear]:
     """The layers that share one input, one per bias.
 
@@ -46,14 +48,16 @@ def build_layers(
     on_the_fly  whether the layers divide by s themselves
     divisors    per layer (C_out,) or None: rows divided after rounding (V folded
                 with the smoothing factor of the output projection)
+    rounded     per fit the codes of its target where they are chosen already; None: the nearest
     """
     weight_spec, activation_spec = convention.quantizers(bits)
     columns = s if convention.smoothing_commutes else None
     divisors = divisors or [None] * len(biases)
+    rounded = rounded or [None] * len(fits)
     together = len(biases) // len(fits)
     layers = []
     for number, (target, up, down) in enumerate(fits):
-        codes, params = encode(target, weight_spec, columns)
+        codes, params = encode(target, weight_spec, columns, rounded[number])
         if columns is not None:
             down = down * columns
         start = 0
@@ -121,9 +125,13 @@ def empty_layers(
 
 
 def encode(
-    target: Tensor, spec: QuantizerSpec, columns: Tensor | None = None
+    target: Tensor,
+    spec: QuantizerSpec,
+    columns: Tensor | None = None,
+    rounded: Coded | None = None,
 ) -> tuple[Tensor, QParams]:
-    """Codes (uint8, from 0) and parameters of a weight (C_out, C), as ``QuantizedLinear`` has them.
+    """Codes (uint8, from 0) and parameters of a weight (C_out, C), ``rounded`` or the nearest, as
+    ``QuantizedLinear`` has them.
 
     ``columns`` (C,) multiplies the scales afterwards: Q(W) s. Strided groups give
     tables of shape (P, C), see ``QuantizedLinear``.
@@ -146,7 +154,7 @@ def encode(
         shared = torch.empty(1) if spec.format is not None and spec.format.tensor_scale else None
         params = QParams(scale, scale.clone(), shared)
     else:
-        codes, params = quantize(target, spec)
+        codes, params = rounded or quantize(target, spec)
     if spec.format is not None:
         shared = None if params.tensor_scale is None else params.tensor_scale.reshape(1)
         scale = scale_patterns(params.scale, spec.format)

@@ -60,6 +60,23 @@ class InputMoment:
             total += float((error @ self.factor.T).square_().sum())  # over (C_out, K)
         return total
 
+    def matrix(self) -> Tensor:
+        """All of M, (C, C) float64, for what cannot do with products.
+
+        Raises:
+            ValueError: the identity, which has no size.
+        """
+        if self.dense is not None:
+            return self.dense.double()
+        if self.diagonal is None:
+            raise ValueError("moment: expected one of inputs, got the identity")
+        found = torch.diag(self.diagonal.double())
+        return (
+            found
+            if self.factor is None
+            else found.addmm_(self.factor.double().T, self.factor.double())
+        )
+
     def divided(self, s: Tensor) -> InputMoment:
         """The moment of the input ``x / s``, s (C,) positive: ``diag(1/s) M diag(1/s)``.
 

@@ -1,14 +1,17 @@
 """Affine quantization and number formats: pure functions on tensors."""
 
 from .affine import (
+    Coded,
     activation_codes,
     choose_qparams,
     dequantize,
     fake_quantize,
     fake_quantize_in_range,
     from_codes,
+    of_elements,
     params_from_range,
     quantize,
+    to_codes,
 )
 from .formats import (
     format_params,
@@ -25,6 +28,7 @@ from .params import QParams
 
 __all__ = [
     "PACKED_BITS",
+    "Coded",
     "QParams",
     "activation_codes",
     "choose_qparams",
@@ -36,12 +40,14 @@ __all__ = [
     "from_patterns",
     "group_view",
     "levels",
+    "of_elements",
     "pack_nibbles",
     "params_from_range",
     "quantize",
     "round_to_element",
     "scale_patterns",
     "scale_values",
+    "to_codes",
     "to_patterns",
     "unpack_nibbles",
 ]

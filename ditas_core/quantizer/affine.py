@@ -14,13 +14,22 @@ codes are the bit patterns of elements:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from ..specs import FULL_PRECISION_BITS, QuantizerSpec
 from .formats import format_params, from_patterns, round_to_element, to_patterns
 from .grouping import group_view, ungroup
 from .params import TINY, QParams
+
+
+class Coded(NamedTuple):
+    """A tensor as it is stored: int32 codes in its own shape, and their grouped parameters."""
+
+    codes: Tensor
+    params: QParams
 
 
 def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
@@ -74,7 +83,8 @@ def choose_qparams(x: Tensor, spec: QuantizerSpec) -> QParams:
 
 
 def to_codes(x: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
-    """Integer codes (as floats; bit patterns as integers) of an already grouped tensor."""
+    """Integer codes (as floats; bit patterns as integers) of an already grouped tensor, or with a
+    scale per element."""
     if spec.format is not None:
         return to_patterns(x / params.step, spec.format.element)
     if spec.offset_form:
@@ -94,12 +104,22 @@ def from_codes(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:
     return (codes - params.zero_point).mul_(params.scale)
 
 
-def quantize(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, QParams]:
-    """Codes in ``x``'s own shape, int32, and their parameters."""
-    params = choose_qparams(x, spec)
+def quantize(x: Tensor, spec: QuantizerSpec, params: QParams | None = None) -> Coded:
+    """The nearest codes, with parameters that cover ``x`` or with given ones, as
+    ``choose_qparams`` shapes them."""
+    params = choose_qparams(x, spec) if params is None else params
     grouped, _ = group_view(x, spec)
     codes = to_codes(grouped, params, spec)
-    return ungroup(codes, x.shape, spec).to(torch.int32), params
+    return Coded(ungroup(codes, x.shape, spec).to(torch.int32), params)
+
+
+def of_elements(params: QParams, shape: Size, spec: QuantizerSpec) -> QParams:
+    """Every element's own scale, a tensor's multiplied in, and zero point, both of ``shape``."""
+    grouped, _ = group_view(params.scale.new_empty(shape), spec)
+    scale, zero_point = (
+        ungroup(x.expand(grouped.shape), shape, spec) for x in (params.step, params.zero_point)
+    )
+    return QParams(scale, zero_point)
 
 
 def dequantize(codes: Tensor, params: QParams, spec: QuantizerSpec) -> Tensor:

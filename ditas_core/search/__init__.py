@@ -13,6 +13,7 @@ from .alpha import (
     plain_recipe,
     search,
     search_group,
+    unsearched_recipe,
 )
 from .frontier import Allocation, frontier, largest_uniform, priced, uniform_allocations
 from .journal import SearchJournal
@@ -72,5 +73,6 @@ __all__ = [
     "search_totals",
     "sensitivity",
     "uniform_allocations",
+    "unsearched_recipe",
     "weighted",
 ]

@@ -20,14 +20,17 @@ import torch
 from ..calibration import Calibration, check_channels, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
-from ..lowrank import WeightFit, joined, released_fits
+from ..methods import WeightFit, coded_fits, joined, released_fits
 from ..models import SmoothingGroup, get_linear
 from ..smoothing import ALPHA_GRID
 from ..specs import (
+    FULL_PRECISION_BITS,
     METHODS,
+    NEAREST,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
+    Method,
     Recipe,
     SpecError,
     check_choice,
@@ -36,7 +39,7 @@ from ..specs import (
 from .loss import PRODUCTS, group_loss
 
 FIXED_ALPHA = 0.5
-"""The one alpha of the method "smoothing"."""
+"""The one alpha of methods that smooth without a grid, unless the grid is one other."""
 REFINED = 2
 """Best alphas that are looked at again, beside the identity, where fits were quick."""
 
@@ -45,9 +48,8 @@ REFINED = 2
 class SearchSpec:
     """What is searched.
 
-    method  "plain": round, nothing else; "smoothing": one fixed alpha of 0.5;
-            "search": the grid; "ditas": the grid and the low-rank branch
-    low_rank  the branch of "ditas"; None = the convention's for the model's width
+    method  a name of ``METHODS``, whose parts every layer has
+    low_rank  the branch of methods that have one; None = the convention's for the model's width
     products  dtype of the loss's matrix products; bfloat16 is for large models on
               processors that have it
     """
@@ -66,13 +68,34 @@ class SearchSpec:
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
 
+    @property
+    def parts(self) -> Method:
+        return METHODS[self.method]
+
+    @property
+    def candidates(self) -> int:
+        """What a group's search tries: the alphas and the identity; 0 where it chooses nothing."""
+        return {"none": 0, "fixed": 2, "grid": len(self.grid) + 1}[self.parts.smoothing]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a recipe cannot be had without."""
+        parts = self.parts
+        return parts.smoothing != "none" or parts.branch != "none" or parts.rounding.reads_inputs
+
     def branch(self, width: int) -> LowRankSpec:
         """The low-rank branch that the method really has on a model of this width."""
-        if self.method != "ditas" or self.bits.weight_bits >= 16:
+        if self.parts.branch == "none" or self.bits.weight_bits >= FULL_PRECISION_BITS:
             return LowRankSpec(rank=0)
-        if self.low_rank is not None:
-            return self.low_rank
-        return get_convention(self.convention).branch(width)
+        branch = self.low_rank or get_convention(self.convention).branch(width)
+        return branch if self.parts.branch == "own" else replace(branch, keep="first")
+
+    def layer(self, width: int, alpha: float | None = None) -> LayerRecipe:
+        """A layer of the method with this alpha on a model of this width."""
+        rounding = self.parts.rounding
+        if self.bits.weight_bits >= FULL_PRECISION_BITS:
+            rounding = NEAREST
+        return LayerRecipe(self.bits, alpha, self.branch(width), rounding)
 
 
 @dataclass(frozen=True)
@@ -158,7 +181,8 @@ def iterate_group_search(
     total: int = 1,
 ) -> Iterator[CandidateDone | Fitting | LayerDone]:
     """The whole curve of one group: an event per candidate and slow fit, then the layer's."""
-    convention, branch = get_convention(spec.convention), spec.branch(checkpoint.width)
+    convention, layer = get_convention(spec.convention), spec.layer(checkpoint.width)
+    branch = layer.low_rank
     fits: list[WeightFit] | None = None
     if branch.keep == "last" and convention.smoothing_commutes and branch.rank:
         fits = []
@@ -172,24 +196,24 @@ def iterate_group_search(
                 latest[:] = [fit]
                 yield Fitting(group.name, done, rounds)
             fits += latest
-    loss = group_loss(
-        checkpoint, group, calibration, spec.bits, convention, branch, spec.products, fits
-    )
+        fits = coded_fits(fits, calibration.groups[group.name].to(whole[0].device), layer)
+    loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products, fits)
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
-    grid = (FIXED_ALPHA,) if spec.method == "smoothing" else spec.grid
+    fixed = spec.parts.smoothing == "fixed"
+    grid = (FIXED_ALPHA,) if fixed and len(spec.grid) > 1 else spec.grid
     losses = []
     for alpha in grid:
         losses.append(loss(alpha))
         yield CandidateDone(group.name, alpha, losses[-1])
     order = sorted(range(len(grid)), key=losses.__getitem__)
-    chosen = grid[order[0]] if spec.method == "smoothing" or losses[order[0]] < identity else None
+    chosen = grid[order[0]] if fixed or losses[order[0]] < identity else None
     refined: list[tuple[float | None, float]] = []
-    if loss.approximates:  # never of "smoothing", which has no branch
+    if loss.approximates:
         for candidate in (None, *(grid[i] for i in order[:REFINED])):
             refined.append((candidate, loss.as_converted(candidate)))
             yield Fitting(group.name, len(refined), 1 + min(REFINED, len(grid)))
-        chosen = min(refined, key=lambda pair: pair[1])[0]
+        chosen = grid[0] if fixed else min(refined, key=lambda pair: pair[1])[0]
     yield LayerDone(
         group.name,
         group.title,
@@ -206,8 +230,25 @@ def iterate_group_search(
 
 def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Recipe:
     """Plain rounding: no smoothing, no branch."""
-    layers = {group.name: LayerRecipe(bits) for group in checkpoint.groups}
-    return Recipe("plain", convention, checkpoint.fingerprint, layers)
+    return unsearched_recipe(checkpoint, SearchSpec(bits, convention, "plain"))
+
+
+def unsearched_recipe(
+    checkpoint: Checkpoint, spec: SearchSpec, calibration: Calibration | None = None
+) -> Recipe:
+    """Of a method that smooths nothing, so that there is nothing to search.
+
+    Raises:
+        SpecError: the method needs a calibration and there is none.
+    """
+    if calibration is None and spec.needs_calibration:
+        raise SpecError(f"calibration: expected one for the method {spec.method}, got none")
+    layer = spec.layer(checkpoint.width)
+    layers = {group.name: layer for group in checkpoint.groups}
+    recipe = Recipe(spec.method, spec.convention, checkpoint.fingerprint, layers)
+    if calibration is None or not recipe.needs_calibration:
+        return recipe
+    return replace(recipe, calibration=calibration.sha256)
 
 
 def partial_recipe(
@@ -230,8 +271,7 @@ def partial_recipe(
     unknown = sorted(set(alphas) - set(names))
     if unknown:
         raise SpecError(f"layers: expected some of {checkpoint.name}'s groups, got {unknown[0]!r}")
-    branch = spec.branch(checkpoint.width)
-    chosen = {group: LayerRecipe(spec.bits, alphas.get(group), branch) for group in names}
+    chosen = {group: spec.layer(checkpoint.width, alphas.get(group)) for group in names}
     return Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
 
 
@@ -263,10 +303,12 @@ def iterate_search(
     and not searched again.
     """
     check_together(checkpoint, calibration)
-    if spec.method == "plain":
-        yield plain_recipe(checkpoint, spec.bits, spec.convention)
+    if spec.needs_calibration:
+        check_channels(checkpoint, calibration)
+    if not spec.candidates:
+        recipe = unsearched_recipe(checkpoint, spec, calibration)
+        yield replace(recipe, calibration_file=calibration_file if recipe.calibration else "")
         return
-    check_channels(checkpoint, calibration)
     layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):

@@ -93,10 +93,8 @@ class AlphaLab:
         calibration: Calibration,
         spec: SearchSpec,
     ) -> None:
-        convention, branch = get_convention(spec.convention), spec.branch(checkpoint.width)
-        self.loss = group_loss(
-            checkpoint, group, calibration, spec.bits, convention, branch, spec.products
-        )
+        convention, layer = get_convention(spec.convention), spec.layer(checkpoint.width)
+        self.loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products)
         self.loss.settle()
         self.frozen_target: Tensor | None = None
         self.frozen_params: tuple[Tensor, Tensor] | None = None

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..calibration import Calibration, GroupStatistics
 from ..checkpoints import Checkpoint
-from ..lowrank import (
+from ..lowrank import input_moment
+from ..methods import (
     WeightFit,
     fit_weight,
     fit_weights,
-    input_moment,
     joined,
     passing_variance,
     prefers_weight_start,
@@ -35,10 +35,12 @@ from ..quantizer import fake_quantize, fake_quantize_in_range
 from ..smoothing import smoothing_factor, weight_absmax
 from ..specs import (
     FULL_PRECISION_BITS,
+    NEAREST,
     BitWidths,
     Convention,
     LayerRecipe,
     LowRankSpec,
+    Rounding,
 )
 
 SEARCH_ITERATIONS = 1
@@ -65,6 +67,7 @@ class GroupLoss:
     products    dtype of the matrix products: float32 or bfloat16
     power_iterations  of a candidate's branch, see ``leading_subspace``
     fits        where rounding commutes with smoothing: of the weights, if known already
+    rounding    as conversion rounds; candidates are compared with the nearest codes
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class GroupLoss:
         products: torch.dtype = torch.float32,
         power_iterations: int = SEARCH_ITERATIONS,
         fits: list[WeightFit] | None = None,
+        rounding: Rounding = NEAREST,
     ) -> None:
         self.convention = convention
         self.statistics = statistics
@@ -86,7 +90,7 @@ class GroupLoss:
         self.thorough = False
         self.weight_spec, self.activation_spec = convention.quantizers(bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
-        self.layer = LayerRecipe(bits, None, low_rank)
+        self.layer = LayerRecipe(bits, None, low_rank, rounding)
         self.weights = joined([w.float() for w in weights], convention)
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
@@ -115,9 +119,10 @@ class GroupLoss:
 
     @property
     def approximates(self) -> bool:
-        """Whether candidates' branches are fitted quickly, so that the best need a closer look."""
+        """Whether candidates are fitted quickly, so that the best need a closer look."""
         rounds_weights = self.weight_spec.bits < FULL_PRECISION_BITS
-        return self.frozen is None and self.layer.low_rank.rank > 0 and rounds_weights
+        slow = self.layer.low_rank.rank > 0 or self.layer.rounding.acts
+        return self.frozen is None and slow and rounds_weights
 
     def __call__(self, alpha: float | None) -> float:
         s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
@@ -136,7 +141,7 @@ class GroupLoss:
         return self.of_smoothed(smoothed, rounded, fits, scaled)
 
     def as_converted(self, alpha: float | None) -> float:
-        """The loss with the branch fitted as conversion fits it, not quickly.
+        """The loss with the weights fitted as conversion fits them, not quickly.
 
         That of a call where calls do not fit quickly.
         """
@@ -147,21 +152,21 @@ class GroupLoss:
             self.thorough = False
 
     def quick_fits(self, smoothed: Tensor, s: Tensor, scaled: list[Tensor]) -> list[WeightFit]:
-        """Each smoothed weight with a branch of one alternation, or without.
+        """Each smoothed weight with a branch of at most one alternation, or without.
 
         Which of the two starts is better is found out for the first candidate only.
         """
-        spec, rank = self.weight_spec, self.layer.low_rank.rank
-        if rank == 0 or spec.bits >= FULL_PRECISION_BITS:
+        spec, branch = self.weight_spec, self.layer.low_rank
+        if branch.rank == 0 or spec.bits >= FULL_PRECISION_BITS:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
         if self.weight_starts is None:
             variance = passing_variance(smoothed, self.layer, self.convention)
             self.weight_starts = [
-                prefers_weight_start(w, spec, rank, moment, variance, iterations) for w in scaled
+                prefers_weight_start(w, spec, branch, moment, variance, iterations) for w in scaled
             ]
         return [
-            quick_fit(w, spec, rank, moment, start, iterations)
+            quick_fit(w, spec, branch, moment, start, iterations)
             for w, start in zip(scaled, self.weight_starts, strict=True)
         ]
 
@@ -232,14 +237,13 @@ def group_loss(
     checkpoint: Checkpoint,
     group: SmoothingGroup,
     calibration: Calibration,
-    bits: BitWidths,
+    layer: LayerRecipe,
     convention: Convention,
-    low_rank: LowRankSpec,
     products: str = "float32",
     fits: list[WeightFit] | None = None,
 ) -> GroupLoss:
     """The loss of a checkpoint's group on what the calibration kept of its input, computed where
-    the weights lie.
+    the weights lie; with the layer's bits, branch and rounding, whatever its alpha.
 
     ``products`` names a dtype of PRODUCTS; ``fits`` as in ``GroupLoss``.
     """
@@ -247,11 +251,12 @@ def group_loss(
     return GroupLoss(
         weights,
         calibration.groups[group.name].to(weights[0].device),
-        bits,
+        layer.bits,
         convention,
-        low_rank,
+        layer.low_rank,
         PRODUCTS[products],
         fits=fits,
+        rounding=layer.rounding,
     )
 
 

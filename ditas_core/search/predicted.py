@@ -10,7 +10,7 @@ it. Of a recipe that a search made it is that search's own loss of its choice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,9 +62,9 @@ def predicted_error(
     if layer.bits == LEFT_ALONE.bits:
         return 0.0
     # conversion has no branch beside a weight that is not rounded
-    branch = layer.low_rank if layer.bits.weight_bits < FULL_PRECISION_BITS else LowRankSpec()
-    settings = get_convention(convention)
-    loss = group_loss(checkpoint, group, calibration, layer.bits, settings, branch, products)
+    whole = layer.bits.weight_bits >= FULL_PRECISION_BITS
+    here = replace(layer, low_rank=LowRankSpec() if whole else layer.low_rank)
+    loss = group_loss(checkpoint, group, calibration, here, get_convention(convention), products)
     return relative(loss.as_converted(layer.alpha), loss.energy)
 
 

@@ -23,7 +23,6 @@ from ..specs import (
     LEFT_ALONE,
     BitWidths,
     Convention,
-    LayerRecipe,
     LowRankSpec,
     Recipe,
     SpecError,
@@ -133,12 +132,12 @@ def cell(
     """
     if spec.bits == LEFT_ALONE.bits:
         return 0.0, None
-    if fixed is None and spec.method not in ("plain", "smoothing"):
+    if fixed is None and spec.parts.smoothing == "grid":
         done = search_group(checkpoint, group, calibration, spec)
         return relative(done.best, done.energy), done.alpha
     if fixed is None:
-        fixed = (None,) if spec.method == "plain" else (FIXED_ALPHA,)
-    layer = LayerRecipe(spec.bits, fixed[0], spec.branch(checkpoint.width))
+        fixed = (None,) if spec.parts.smoothing == "none" else (FIXED_ALPHA,)
+    layer = spec.layer(checkpoint.width, fixed[0])
     error = predicted_error(checkpoint, group, calibration, spec.convention, layer, spec.products)
     return error, fixed[0]
 
@@ -183,6 +182,7 @@ def sized_map(
         stacked_rows(errors),
         stacked_rows(stored),
         stacked_rows(division),
+        rounding=spec.parts.rounding,
     )
 
 

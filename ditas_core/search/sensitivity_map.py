@@ -14,10 +14,12 @@ from torch import Tensor
 from ..specs import (
     FULL_PRECISION_BITS,
     LEFT_ALONE,
+    NEAREST,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
     Recipe,
+    Rounding,
     SpecError,
     get_convention,
 )
@@ -38,7 +40,8 @@ class SensitivityMap:
                 group's factor (V by the output projection's), (L, B) float64
     divided_by  the row of that other group, -1 = nobody's, L
     weights     how many weights each group has, L
-    low_rank    the branch of every cell with fewer than 16 weight bits
+    low_rank, rounding  the branch of every cell with fewer than 16 weight bits, and how the rest
+                of its weights is rounded
     """
 
     checkpoint: str
@@ -54,6 +57,7 @@ class SensitivityMap:
     stored: Tensor
     division: Tensor
     measured: bool = False
+    rounding: Rounding = NEAREST
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
@@ -127,8 +131,10 @@ class SensitivityMap:
         layers: dict[str, LayerRecipe] = {}
         for row, column in enumerate(self.columns(allocation)):
             bits = self.bits[column]
-            branch = self.low_rank if bits.weight_bits < FULL_PRECISION_BITS else LowRankSpec()
-            layer = LayerRecipe(bits, self.alphas[row][column], branch)
+            branch, rounding = self.low_rank, self.rounding
+            if bits.weight_bits >= FULL_PRECISION_BITS:
+                branch, rounding = LowRankSpec(), NEAREST
+            layer = LayerRecipe(bits, self.alphas[row][column], branch, rounding)
             layers[self.groups[row]] = LEFT_ALONE if bits == LEFT_ALONE.bits else layer
         return Recipe(name, self.convention, self.checkpoint, layers, self.calibration)
 
@@ -139,6 +145,7 @@ class SensitivityMap:
             for name, value in vars(self).items()
         }
         fields["low_rank"] = asdict(self.low_rank)
+        fields["rounding"] = self.rounding.document()
         fields["bits"] = [asdict(width) for width in self.bits]
         return json.dumps({"format": MAP_FORMAT, **fields}, sort_keys=True) + "\n"
 
@@ -153,6 +160,8 @@ class SensitivityMap:
             raise SpecError(f"sensitivity: expected a map of format {MAP_FORMAT}")
         try:
             document["low_rank"] = LowRankSpec(**document["low_rank"])
+            rounding = document.get("rounding", {})  # of older maps none
+            document["rounding"] = Rounding.of_document("rounding", rounding)
             document["bits"] = tuple(BitWidths(**width) for width in document["bits"])
             document["alphas"] = tuple(
                 tuple(LayerRecipe(LEFT_ALONE.bits, alpha).alpha for alpha in row)

@@ -5,12 +5,14 @@ from .checks import (
     SpecError,
     brief,
     check_choice,
+    check_flag,
     check_number,
     check_text,
     check_whole,
 )
 from .document import parse_json, read_text
 from .formats import E4M3, FORMATS, Element, NumberFormat, get_format
+from .methods import METHODS, NEAREST, Method, Part, Rounding, parts
 from .quantization import (
     BACKENDS,
     CONVENTIONS,
@@ -26,7 +28,6 @@ from .quantization import (
 )
 from .recipe import (
     LEFT_ALONE,
-    METHODS,
     MODULATIONS,
     LayerRecipe,
     Recipe,
@@ -65,6 +66,7 @@ __all__ = [
     "LEFT_ALONE",
     "METHODS",
     "MODULATIONS",
+    "NEAREST",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",
@@ -77,16 +79,20 @@ __all__ = [
     "Granularity",
     "LayerRecipe",
     "LowRankSpec",
+    "Method",
     "NumberFormat",
+    "Part",
     "QuantizerSpec",
     "Recipe",
     "RecipeError",
+    "Rounding",
     "SamplingSpec",
     "SpecError",
     "Width",
     "all_but",
     "brief",
     "check_choice",
+    "check_flag",
     "check_number",
     "check_text",
     "check_whole",
@@ -95,6 +101,7 @@ __all__ = [
     "get_format",
     "only",
     "parse_json",
+    "parts",
     "read_text",
     "read_timesteps",
     "summarize",

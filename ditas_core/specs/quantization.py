@@ -49,7 +49,7 @@ SHARED = (Granularity.PER_TOKEN, Granularity.PER_TENSOR)
 """What weights and activations share a scale over in an integer product."""
 GROUPED = (Granularity.PER_GROUP, Granularity.PER_STRIDED_GROUP)
 WEIGHTINGS = ("none", "energy", "covariance")
-KEPT = ("best", "last")
+KEPT = ("best", "last", "first")
 WITHIN_INPUT_CHANNEL = (Granularity.PER_INPUT_CHANNEL, Granularity.PER_STRIDED_GROUP)
 
 
@@ -169,7 +169,8 @@ class LowRankSpec:
                 "energy" (each input channel weighted by its root mean square) or
                 "covariance" (the full second moment of the input)
     keep        which iterate: the "best", never worse than plain rounding, or the
-                "last" of an exact SVD alternation from L R = 0 (the released code)
+                "last" of an exact SVD alternation from L R = 0 (the released code), or the
+                "first": the best rank of W itself, and no alternation (SVDQuant)
     """
 
     rank: int = whole(0, 0, 256)

@@ -10,12 +10,13 @@ from typing import Any
 
 from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
+from .methods import NEAREST, Rounding
 from .quantization import LowRankSpec, get_convention
 from .widths import FULL_PRECISION_BITS, BitWidths
 
 RECIPE_FORMATS = (2, 3)
-"""The first is written of whole numbers, as it always was; the last also names number formats."""
-METHODS = ("plain", "smoothing", "search", "ditas")
+"""The first is written of whole numbers that are rounded to the nearest, as it always was; the last
+also names number formats and the parts that round."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -28,11 +29,13 @@ as well, or 4-bit weights in groups of 64."""
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """One smoothing group: its bits, alpha (None = identity, s = 1) and low-rank branch."""
+    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, and how
+    what is left of its weights is rounded."""
 
     bits: BitWidths
     alpha: float | None = None
     low_rank: LowRankSpec = LowRankSpec()
+    rounding: Rounding = NEAREST
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -87,6 +90,7 @@ class Recipe:
     def needs_calibration(self) -> bool:
         return any(
             layer.alpha is not None
+            or layer.rounding.reads_inputs
             or (layer.low_rank.rank > 0 and layer.low_rank.weighting != "none")
             for layer in self.layers.values()
         )
@@ -98,8 +102,13 @@ class Recipe:
         return replace(self, layers={**self.layers, group: layer})
 
     def to_json(self) -> str:
-        names_formats = any(bits.formats for bits in self.bits)
-        document = {"format": RECIPE_FORMATS[names_formats], **asdict(self)}
+        acting = any(layer.rounding.acts for layer in self.layers.values())
+        newer = acting or any(bits.formats for bits in self.bits)
+        document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
+        for name, layer in self.layers.items():
+            del document["layers"][name]["rounding"]
+            if layer.rounding.acts:
+                document["layers"][name]["rounding"] = layer.rounding.document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
@@ -128,10 +137,13 @@ class Recipe:
 
 def layer_of(where: str, document: Any) -> LayerRecipe:
     """One layer of a recipe's JSON; raises SpecError."""
+    if isinstance(document, dict):
+        document = {"rounding": {}, **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
     bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
-    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank))
+    rounding = Rounding.of_document(f"{where}: rounding", layer["rounding"])
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank), rounding)
 
 
 def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
@@ -176,12 +188,16 @@ def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
 
 
 def summarize(recipe: Recipe) -> str:
-    """One line for people: bits, method, convention, modulation where it is quantized."""
+    """One line for people: bits, method, convention, parts that round, modulation where it is
+    quantized."""
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
+    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.rounding.names)
+    rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
     return (
         f"{'/'.join(bits)} · {recipe.name} · {recipe.convention} · "
-        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}{modulation}"
+        f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}"
+        f"{rounding}{modulation}"
     )

@@ -21,7 +21,8 @@ from ditas_core.search import (
     relative_error,
     search,
 )
-from ditas_core.specs import BitWidths, LayerRecipe, Recipe, SpecError
+from ditas_core.specs import METHODS, BitWidths, LayerRecipe, Recipe, SpecError
+from ditas_core.ui import build_app
 from ditas_core.ui.stored.results import DITAS, PLAIN, REFERENCE, SMOOTHED
 from ditas_core.ui.tabs.search import draw as show
 from ditas_core.ui.tabs.search import job as searching
@@ -104,6 +105,17 @@ def test_a_search_goes_on_where_it_was_cancelled(backend, session, choice, monke
     assert again == whole and calls == []
     *_, anew = searching.run_search(backend, session, job, afresh=True)
     assert anew == whole and len(calls) == 32
+
+
+def test_a_registered_method_is_offered_and_searched(backend, session, choice, monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", replace(METHODS["gptq"], title="my own"))
+    blocks = build_app(backend).blocks.values()
+    (radio,) = (block for block in blocks if getattr(block, "elem_id", None) == "method")
+    assert ("my own", "mine") in [tuple(pair) for pair in radio.choices]
+    job = searching.job_of(choice, "mine", SHORT)
+    *_, recipe = searching.run_search(backend, session, job)
+    assert recipe.name == "mine" and job.name == "my W4A8 mine"
+    assert {layer.rounding for layer in recipe.layers.values()} == {METHODS["gptq"].rounding}
 
 
 def test_other_settings_are_another_search(backend, session, choice):

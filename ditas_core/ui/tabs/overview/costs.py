@@ -76,6 +76,7 @@ def cost_of(backend: Backend, choice: Choice, images: int = 4) -> Cost | None:
         images=images,
         sampling=COMPARED,
         variants=5,
+        compensates=spec.parts.rounding.reads_inputs,
     )
     return estimate(shape, measured, plan)
 

@@ -34,12 +34,6 @@ SEARCH_HEADERS = ["layer", "best α", "gain, dB", "error, % of output"]
 RECIPE_HEADERS = [
     "recipe", "method", "bits", "smoothed layers", "bits per weight", "predicted error, %",
 ]  # fmt: skip
-METHOD_LABELS = {
-    "ditas": "DiTAS: search + low-rank branch",
-    "search": "grid search of α",
-    "smoothing": "one fixed α = 0.5",
-    "plain": "plain rounding, nothing else",
-}
 MAP, CURVES = "map of all layers", "curves"
 NOTHING = "Press “Start”:<br>each layer appears here<br>as it is found"
 HEIGHT = 520

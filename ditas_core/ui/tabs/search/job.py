@@ -14,12 +14,8 @@ from ...visitors.session import Session
 from .predicting import predictions
 
 PARTIAL = "my partial search"
-NAMES = {
-    "ditas": "ditas search",
-    "search": "grid search",
-    "smoothing": "smoothing",
-    "plain": "plain rounding",
-}
+NAMES = {"ditas": "ditas search", "search": "grid search", "plain": "plain rounding"}
+"""Of methods that are called otherwise in the name of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class SearchJob:
     @property
     def name(self) -> str:
         """What the finished recipe is called."""
-        name = f"my {self.spec.bits} {NAMES[self.spec.method]}"
+        name = f"my {self.spec.bits} {NAMES.get(self.spec.method, self.spec.method)}"
         if self.spec.convention != "integer":
             name += f", {self.spec.convention}"
         return name + (f", outliers ×{self.model.strength:g}" if self.model.injected else "")

@@ -25,7 +25,6 @@ from ...visitors.session import Session
 from .draw import (
     CURVES,
     MAP,
-    METHOD_LABELS,
     SEARCH_HEADERS,
     by_gain,
     layer_rows,
@@ -54,7 +53,7 @@ class SearchInputs(Inputs):
     def read(self, backend: Backend) -> tuple[Choice, SearchJob]:
         """Check everything but ``afresh`` and ``hand``."""
         choice, first = self.bar.read(backend), backend.spec
-        method = one_of(self.method, "method", METHODS)
+        method = one_of(self.method, "method", tuple(METHODS))
         sampling = replace(first.sampling, steps=whole(self.steps, "denoising steps", 4, 100))
         images = whole(self.images, "images", 1, 16)
         return choice, job_of(choice, method, replace(first, sampling=sampling, samples=images))
@@ -102,7 +101,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             method = gr.Radio(
-                [(METHOD_LABELS[name], name) for name in reversed(METHODS)],
+                [(METHODS[name].title, name) for name in reversed(METHODS)],
                 value="ditas",
                 label="Method",
                 elem_id="method",

@@ -5,13 +5,14 @@ Texts of visitors go in through ``repr`` only, so they cannot become code.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from ....specs import LayerRecipe, LowRankSpec, Recipe
+from ....specs import BitWidths, LayerRecipe, LowRankSpec, Part, Recipe, Rounding
 from ...stored.results import PLAIN, SEARCHED, SMOOTHED
 from .gather import Taken
 
@@ -67,16 +68,17 @@ def wrapped(parts: Iterable[str], indent: str) -> str:
 
 def layers_code(recipe: Recipe) -> str:
     """The layers' settings: what most share once, then each layer's alpha, then exceptions."""
-    kinds = Counter((layer.bits, layer.low_rank) for layer in recipe.layers.values())
-    (bits, low_rank), _ = kinds.most_common(1)[0]
+    kinds = Counter(map(kind_of, recipe.layers.values()))
+    kind, _ = kinds.most_common(1)[0]
+    bits, low_rank, rounding = kind
     alphas = {layer.alpha for layer in recipe.layers.values()}
     if len(alphas) == 1:
         listed = f"dict.fromkeys(GROUPS, {alphas.pop()!r})"
     else:
         items = (f"{quoted(name)}: {layer.alpha!r}" for name, layer in recipe.layers.items())
         listed = "{\n" + wrapped(items, " " * 8) + "\n    }"
-    text = f"layers({quoted(bits)}, {branch(low_rank)}, {listed})"
-    odd = {n: v for n, v in recipe.layers.items() if (v.bits, v.low_rank) != (bits, low_rank)}
+    text = f"layers({quoted(bits)}, {branch(low_rank)}, {listed}{rounding_code(rounding)})"
+    odd = {n: v for n, v in recipe.layers.items() if kind_of(v) != kind}
     if not odd:
         return text
     lines = "\n".join(
@@ -87,7 +89,26 @@ def layers_code(recipe: Recipe) -> str:
 
 def layer_code(layer: LayerRecipe) -> str:
     bits = f"BitWidths.parse({quoted(layer.bits)})"
-    return f"LayerRecipe({bits}, {layer.alpha!r}, {branch(layer.low_rank)})"
+    more = rounding_code(layer.rounding)
+    return f"LayerRecipe({bits}, {layer.alpha!r}, {branch(layer.low_rank)}{more})"
+
+
+def kind_of(layer: LayerRecipe) -> tuple[BitWidths, LowRankSpec, Rounding]:
+    return layer.bits, layer.low_rank, layer.rounding
+
+
+def rounding_code(rounding: Rounding) -> str:
+    """A last argument, or none where the nearest codes are taken."""
+    if not rounding.acts:
+        return ""
+
+    def of(part: Part) -> str:
+        settings = [f"{name}={literal(value)}" for name, value in part.settings]
+        return f"Part.of({', '.join([quoted(part.name), *settings])})"
+
+    named = {"clipping": rounding.clipping, "compensation": rounding.compensation}
+    listed = ", ".join(f"{kind}={of(part)}" for kind, part in named.items() if part.acts)
+    return f", Rounding({listed})"
 
 
 def load_code(taken: Taken) -> list[str]:
@@ -125,9 +146,9 @@ def load_code(taken: Taken) -> list[str]:
 
 
 HELPERS = """
-def layers(bits, branch, alphas):
+def layers(bits, branch, alphas, *rounding):
     widths = BitWidths.parse(bits)
-    return {name: LayerRecipe(widths, alpha, branch) for name, alpha in alphas.items()}
+    return {name: LayerRecipe(widths, alpha, branch, *rounding) for name, alpha in alphas.items()}
 
 
 def recipe(name, convention, layers, **more):
@@ -206,13 +227,13 @@ def import_lines(body: str) -> list[str]:
         "conversion": ["inject_outliers", "injected_factors", "quantize_transformer"],
         "evaluation.outliers": ["rescaled_calibration"],
         "search": ["SearchSpec", "search"],
-        "specs": ["BitWidths", "CalibrationSpec", "LayerRecipe", "LowRankSpec", "Recipe",
-                  "SamplingSpec", "summarize"],
+        "specs": ["BitWidths", "CalibrationSpec", "LayerRecipe", "LowRankSpec", "Part",
+                  "Recipe", "Rounding", "SamplingSpec", "summarize"],
     }  # fmt: skip
     lines = ["from dataclasses import replace", ""] if "replace(" in body else []
     lines += ["import torch", ""] if "torch." in body else []
     for room, names in rooms.items():
-        used = [name for name in names if f"{name}(" in body or f"{name}.parse" in body]
+        used = [name for name in names if re.search(rf"\b{name}(\.parse|\.of)?\(", body)]
         if not used:
             continue
         line = f"from ditas_core.{room} import {', '.join(used)}"

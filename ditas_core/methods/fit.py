@@ -9,14 +9,21 @@ alternation, which ends with an SVD, it is W minus the branch of the iteration b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..quantizer import fake_quantize
+from ..lowrank import (
+    InputMoment,
+    fit_branch,
+    input_moment,
+    leading_subspace,
+    released_iterates,
+)
+from ..quantizer import Coded, dequantize, fake_quantize
 from ..specs import (
     FULL_PRECISION_BITS,
     Convention,
@@ -25,9 +32,7 @@ from ..specs import (
     LowRankSpec,
     QuantizerSpec,
 )
-from .alternation import fit_branch, released_iterates
-from .moment import InputMoment, input_moment
-from .subspace import leading_subspace
+from .parts import round_weight
 
 POWER_ITERATIONS = 2
 """Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
@@ -38,6 +43,7 @@ class WeightFit:
     """target (C_out, C), up (C_out, r), down (r, C); r is 0 without a branch.
 
     settled   the target is W - up down, so that the weight's error is Q(target) - target
+    coded     the codes of the target where others than the nearest are chosen, or None
     """
 
     target: Tensor
@@ -45,10 +51,13 @@ class WeightFit:
     down: Tensor
     spec: QuantizerSpec
     settled: bool = True
+    coded: Coded | None = None
 
     @cached_property
     def rounded(self) -> Tensor:
         """Q(target), (C_out, C)."""
+        if self.coded is not None:
+            return dequantize(*self.coded, self.spec)
         return fake_quantize(self.target, self.spec)
 
     def error(self, weight: Tensor) -> Tensor:
@@ -84,17 +93,42 @@ def fit_weights(
     """The fit of each weight (C_out, C) as conversion stores it and search scores it.
 
     weights  already multiplied by ``s`` (C,), by which their inputs are then divided
-    inputs   read only by a weighted branch
+    inputs   read only by a weighted branch and by a compensation of the rounding error
     """
     moment, variance = InputMoment(), 0.0
     if inputs is not None and layer.low_rank.rank:
-        moment = input_moment(layer.low_rank.weighting, inputs.tokens, inputs.energy.mean(0))
+        moment = moment_of(layer.low_rank.weighting, inputs, s)
         tokens = inputs.tokens.float()
         if s is not None:
-            moment, tokens = moment.divided(s), tokens / s
+            tokens = tokens / s
         variance = passing_variance(tokens, layer, convention)
     spec, _ = convention.quantizers(layer.bits)
-    return [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
+    fits = [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
+    return coded_fits(fits, inputs, layer, s)
+
+
+def coded_fits(
+    fits: list[WeightFit],
+    inputs: RecordedInputs | None,
+    layer: LayerRecipe,
+    s: Tensor | None = None,
+) -> list[WeightFit]:
+    """The fits with the codes that the layer's rounding chooses, of which they have none yet."""
+    if not layer.rounding.acts:
+        return fits
+    moment = InputMoment()
+    if inputs is not None and layer.rounding.reads_inputs:
+        moment = moment_of("covariance", inputs, s)
+    return [
+        replace(fit, coded=round_weight(fit.target, fit.spec, layer.rounding, moment))
+        for fit in fits
+    ]
+
+
+def moment_of(weighting: str, inputs: RecordedInputs, s: Tensor | None) -> InputMoment:
+    """Of the inputs divided by s, all steps alike."""
+    moment = input_moment(weighting, inputs.tokens, inputs.energy.mean(0))
+    return moment if s is None else moment.divided(s)
 
 
 def passing_variance(tokens: Tensor, layer: LayerRecipe, convention: Convention) -> float:
@@ -116,8 +150,9 @@ def fit_weight(
 ) -> WeightFit:
     """Fit the branch of one weight (C_out, C), or none where rank or bits leave none.
 
-    The best iterate's branch is rounded to half precision, as it is stored, before the
-    target is taken; the released code's stays in single precision.
+    The branch is rounded to half precision, as it is stored, before the target is taken; the
+    released code's stays in single precision. The first one, of the weight itself whatever rounding
+    does, is SVDQuant's (Li et al., ICLR 2025), who take it in the norm "none".
     """
     c_out, c = weight.shape
     rank = min(low_rank.rank, c_out, c)
@@ -126,6 +161,9 @@ def fit_weight(
     if low_rank.keep == "last":
         *_, fit_of_last = released_fits(weight, spec, low_rank)
         return fit_of_last
+    if low_rank.keep == "first":
+        up, down = leading_subspace(weight, moment, rank, power_iterations)
+        return beside_branch(weight, up, down, spec)
     fit = fit_branch(
         weight,
         lambda target: fake_quantize(target, spec),
@@ -137,7 +175,12 @@ def fit_weight(
     )
     if fit.best == 0:
         return WeightFit(weight, weight.new_zeros(c_out, 0), weight.new_zeros(0, c), spec)
-    up, down = fit.up.half().float().contiguous(), fit.down.half().float().contiguous()
+    return beside_branch(weight, fit.up, fit.down, spec)
+
+
+def beside_branch(weight: Tensor, up: Tensor, down: Tensor, spec: QuantizerSpec) -> WeightFit:
+    """What is left of a weight (C_out, C) beside a branch in half precision."""
+    up, down = up.half().float().contiguous(), down.half().float().contiguous()
     return WeightFit(weight - up @ down, up, down, spec)
 
 
@@ -157,18 +200,18 @@ def released_fits(
 def prefers_weight_start(
     weight: Tensor,
     spec: QuantizerSpec,
-    rank: int,
+    low_rank: LowRankSpec,
     moment: InputMoment,
     rounding_variance: float,
     power_iterations: int,
 ) -> bool:
     """Whether the start from the best rank of W beats L R = 0 after one alternation."""
-    if rounding_variance <= 0:
+    if rounding_variance <= 0 or low_rank.keep == "first":
         return False
     scores = fit_branch(
         weight,
         lambda target: fake_quantize(target, spec),
-        min(rank, *weight.shape),
+        min(low_rank.rank, *weight.shape),
         1,
         moment,
         rounding_variance,
@@ -180,17 +223,20 @@ def prefers_weight_start(
 def quick_fit(
     weight: Tensor,
     spec: QuantizerSpec,
-    rank: int,
+    low_rank: LowRankSpec,
     moment: InputMoment,
     weight_start: bool,
     power_iterations: int,
 ) -> WeightFit:
-    """One alternation from a known start, not scored: for comparing candidates."""
-    rank = min(rank, *weight.shape)
+    """One alternation from a known start, or none where the first branch is kept, not scored: for
+    comparing candidates."""
+    rank = min(low_rank.rank, *weight.shape)
     target = weight
-    if weight_start:
+    if weight_start or low_rank.keep == "first":
         up, down = leading_subspace(weight, moment, rank, power_iterations)
         target = torch.addmm(weight, up, down, alpha=-1)  # (C_out, C)
+        if low_rank.keep == "first":
+            return WeightFit(target, up, down, spec)
     error = weight - fake_quantize(target, spec)
     up, down = leading_subspace(error, moment, rank, power_iterations)
     return WeightFit(torch.addmm(weight, up, down, alpha=-1), up, down, spec)
