@@ -31,6 +31,7 @@ from ditas_core.quantizer import (
     QParams,
     choose_qparams,
     dequantize,
+    levels,
     of_elements,
     quantize,
 )
@@ -75,7 +76,7 @@ def test_every_elements_own_parameters(granularity: Granularity) -> None:
     x = random(0, 16, 21)  # groups of eight leave a rest
     spec = QuantizerSpec(3, False, granularity, 8)
     params = choose_qparams(x, spec)
-    scale, zero_point = of_elements(params, x.shape, spec)
+    scale, zero_point, _ = of_elements(params, x.shape, spec)
     assert scale.shape == zero_point.shape == x.shape
     torch.testing.assert_close(scale, torch.from_numpy(slow_scales(x.numpy(), spec)))
     codes = quantize(x, spec).codes
@@ -211,6 +212,35 @@ def test_the_target_is_not_written_to() -> None:
         coded = round_weight(target, spec, method.rounding, moment)
         assert (coded is None) == (not method.rounding.acts), name
     assert torch.equal(target, kept) and torch.equal(moment.matrix(), dense)
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp4", "mxfp4", "nvfp4", "nf4", "int4-b32"])
+def test_parts_round_to_number_formats(name: str) -> None:
+    """Every chosen value is one of the format, as the layer has it too, and less error is left."""
+    widths, settings = BitWidths.parse(f"W:{name} A16"), get_convention("integer")
+    spec, _ = settings.quantizers(widths)
+    assert spec.format is not None
+    target, moment = random(0, 16, CHANNELS), inputs(1)
+    damped = gptq.damp_(moment.matrix(), GPTQ.damping).float()
+    nearest = quantize(target, spec)
+
+    def left(coded: Coded) -> tuple[float, float]:
+        error = target - dequantize(*coded, spec)
+        return float(error.square().sum()), float(((error @ damped) * error).sum())
+
+    clipped = round_weight(target, spec, METHODS["clip"].rounding, moment)
+    compensated = round_weight(target, spec, METHODS["gptq"].rounding, moment)
+    assert clipped is not None and compensated is not None
+    assert left(clipped)[0] <= left(nearest)[0] * (1 + 1e-6)
+    assert left(compensated)[1] < 0.9 * left(nearest)[1]
+    for coded in (clipped, compensated):
+        values = dequantize(*coded, spec)
+        elements = values / of_elements(coded.params, target.shape, spec).scale
+        distance = (elements[..., None] - levels(spec.format.element)).abs().amin(-1)
+        assert float(distance.max()) < 1e-4 * spec.format.element.largest
+        fit = target, torch.zeros(16, 0), torch.zeros(0, CHANNELS)
+        (layer,) = build_layers([fit], [torch.zeros(16)], widths, settings, rounded=[coded])
+        torch.testing.assert_close(layer.dequantized(), values)
 
 
 @pytest.mark.parametrize("part", [
