@@ -225,6 +225,20 @@ def test_blocks_are_rounded_as_a_slow_reference_does(form: NumberFormat) -> None
     assert int(codes.max()) < 2**form.bits and int(codes.min()) >= 0
 
 
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_the_largest_value_of_a_scale_is_the_formats(form: NumberFormat) -> None:
+    """Where the scale is not rounded, the largest value of a row or block stays what it is."""
+    x = torch.randn(6, 64, generator=torch.Generator().manual_seed(6))
+    absmax = x.abs().amax(1, keepdim=True)
+    rounded = fake_quantize(x, spec_of(form.name))
+    if form.scale == "float32":
+        step = choose_qparams(x, spec_of(form.name)).step.reshape(6, 1)
+        torch.testing.assert_close(step, absmax / form.element.largest)
+        torch.testing.assert_close(rounded.abs().amax(1, keepdim=True), absmax)
+    error = (rounded - x).abs() / x.abs().amax()
+    assert float(error.max()) < 0.3 and float((rounded - x).norm() / x.norm()) < 0.2
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @given(power=st.integers(-20, 20))
 def test_a_power_of_two_passes_through(name: str, power: int) -> None:

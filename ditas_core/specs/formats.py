@@ -99,7 +99,7 @@ class NumberFormat:
     scale         what a scale is: float32 or float16; e8m0, a power of two; e4m3, an FP8 number
     tensor_scale  whether one float32 of the whole tensor multiplies all scales
     weights_only  whether activations cannot have it
-    source        a key of the module's list
+    source        a key of the module's list, or "here": of this project
     """
 
     name: str
