@@ -21,7 +21,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.evaluation import channel_record
 from ditas_core.exports import fit_recipe
 from ditas_core.layers import QuantizedLinear, effective_bits
-from ditas_core.lowrank import fit_weights
+from ditas_core.methods import fit_weights
 from ditas_core.models import Transformer, get_linear
 from ditas_core.onnx_runtime import export_onnx
 from ditas_core.quantizer import fake_quantize, levels

@@ -152,7 +152,7 @@ def test_gptq_is_the_elimination_step_by_step(
     if act_order:
         order.sort(key=lambda j: -float(h[j, j]))
     own = of_elements(params, target.shape, spec)
-    expected = slow_elimination(target, *own, h, order, spec.qmax)
+    expected = slow_elimination(target, own.scale, own.zero_point, h, order, spec.qmax)
     assert torch.equal(found.double(), expected)
 
 

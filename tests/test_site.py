@@ -379,7 +379,7 @@ def test_what_no_site_can_be_made_of_is_refused_by_name(
     for options, reason in (
         ({"bits": ()}, "at least one width"),
         ({"bits": ("W9A8",)}, "weight bits"),
-        ({"convention": "paper"}, "one that runs in integers"),
+        ({"convention": "paper"}, "models that run in integers"),
         ({"guidance_scale": 99.0}, "guidance_scale"),
     ):
         with pytest.raises(SpecError, match=reason):
