@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiTPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from slow_reference import groups_of, round_one, scale_and_zero, slow_scales
 from torch import Tensor, nn
 
+import ditas_core as ditas
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
 from ditas_core.cli import main
@@ -463,3 +465,19 @@ def test_recipes_of_the_format_before_parts_are_read(
         next(iterate_conversion(
             random_checkpoint, replace(recipe, layers=layers), random_calibration
         ))  # fmt: skip
+
+
+def test_one_call_calibrates_what_a_method_needs_and_reports_its_errors(stock: Path) -> None:
+    pipeline = DiTPipeline.from_pretrained(stock)
+    found = {}
+    for name in ("clip", "gptq"):
+        _, report = ditas.quantize(
+            pipeline, "W4A16", method=name, samples=2, steps=3, progress=False
+        )
+        found[name] = report
+    assert "calibration" not in found["clip"].seconds, "it reads no inputs"
+    assert "calibration" in found["gptq"].seconds and found["gptq"].method == "gptq"
+    assert all(row.error is not None and 0 < row.error < 1 for row in found["gptq"].rows)
+    for wrong in ({"alpha": 0.5}, {"rank": 4}):
+        with pytest.raises(SpecError, match="expected none of the method gptq"):
+            ditas.quantize(pipeline, method="gptq", progress=False, **wrong)
