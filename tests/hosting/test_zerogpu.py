@@ -104,7 +104,7 @@ def test_every_network_run_of_the_page_takes_this_door():
     runs, takes minutes, and stays on the CPU.
     """
     page = ROOT / "ditas_core" / "ui"
-    made = {page / "stored" / name for name in ("precompute.py", "dialling.py")}
+    made = {page / "stored" / name for name in ("precompute.py", "dialling.py", "speeds.py")}
     apart = {page / "serving" / "zerogpu.py", *made}
     users = set()
     for path in set(page.rglob("*.py")) - apart:

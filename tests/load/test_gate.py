@@ -82,7 +82,7 @@ def test_every_route_of_gradios_is_either_needed_or_closed(page: Served) -> None
         r"|/gradio_api/(info/?|openapi\.json|app_id/?|theme\.css|startup-events|user|login_check"
         r"|queue/(join|data|status)|heartbeat/\{session_hash\}|cancel|reset/?"
         r"|call/.*|run/.*|api/.*|file=\{path_or_url:path\})"
-        r"|/dial/\{name\}"
+        r"|/dial/(\{twin\}/)?\{name\}"
     )
     for route in page.demo.app.routes:
         path = getattr(route, "path", "")

@@ -54,7 +54,7 @@ from ditas_core.ui.visitors.session import Session
 from .conftest import HUB, at_once, bar, launched, watch
 
 HEAVY = "transformer/diffusion_pytorch_model.bin"
-LOADING = "ui.visitors.backend.load_checkpoint"
+LOADING = "ui.visitors.entries.load_checkpoint"
 SHORT = CalibrationSpec(SamplingSpec(steps=2), samples=1, tokens=4)
 
 
@@ -120,6 +120,8 @@ def test_names_that_collide_are_told_apart(repository, tmp_path):
     *named, _ = map(str, places)
     entries = find_checkpoints(tmp_path / "assets", [*named, named[1]])
     names = {key: entry.source for key, entry in entries.items() if entry.local and not entry.half}
+    twin = names.pop(next(key for key in names if "injected outliers" in key))
+    assert twin == str(places[3])
     assert names == {
         "model": str(places[3]), "a/model": named[0], "b/model": named[1], "b/model (2)": named[2],
     }  # fmt: skip
