@@ -81,6 +81,16 @@ def exports(report: Json) -> list[str]:
     return [said, "", *grid(header, rows)]
 
 
+def formats(report: Json) -> list[str]:
+    rows = [
+        (f"`{row['widths']}`", row["convention"], f"{row['bits']:.2f}", f"{row['error_db']:.1f}")
+        for row in report["rows"]
+    ]
+    said = f"{report['samples']} samples of {report['steps']} steps, mean over {report['layers']} "
+    said += f"layers; {machine(report)}."
+    return [said, "", *grid(("", "convention", "bits per weight", "error, dB"), rows)]
+
+
 def search(report: Json) -> list[str]:
     rows = [
         (one["model"], f"{one['forwards']['reference']} / {one['forwards']['engine']}",
@@ -163,6 +173,8 @@ def page(report: Json) -> list[str]:
 
 TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "methods": (MEASUREMENTS / "methods.json", methods),
+    "parts": (MEASUREMENTS / "parts.json", methods),
+    "formats": (MEASUREMENTS / "formats.json", formats),
     "injected": (MEASUREMENTS / "injected.json", methods),
     "backends": (MEASUREMENTS / "backends.json", lambda found: crossed(found, "backend")),
     "modulation": (MEASUREMENTS / "modulation.json", lambda found: crossed(found, "modulation")),

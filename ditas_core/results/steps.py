@@ -92,6 +92,11 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("methods", "plain and DiTAS, 16 samples of 20 steps",
                     f"compare {demo} --ablation W8A8,W4A8,W4A4 --methods plain,ditas "
                     "--samples 16 --steps 20"),
+        measurement("parts", "methods side by side, 8 samples of 20 steps",
+                    f"compare {demo} --ablation W4A8 --methods plain,clip,gptq,clip+gptq,search,"
+                    "search+gptq,svdquant,svdquant+gptq,ditas,ditas+gptq --samples 8 --steps 20"),
+        Step("formats", "number formats, the error of every layer", python(".results.formats"),
+             (MEASUREMENTS / "formats.json",)),
         measurement("backends", "three backends, 16 samples of 20 steps",
                     f"compare {demo} --ablation W8A8,W4A8 --methods ditas "
                     "--backend simulated,integer,onnx --samples 16 --steps 20"),
