@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -100,6 +101,24 @@ def ablation(
                 yield Contestant(label, changed, transformer, backend, str(spec.bits), spec.method)
 
 
+def recipe_of(path: Path, checkpoint: Checkpoint) -> Recipe:
+    """A quantized folder's, without its weights.
+
+    Raises:
+        SpecError: no such folder, or one that was quantized from another checkpoint.
+    """
+    if not (path / "recipe.json").is_file():
+        raise SpecError(
+            f"{path}: expected a folder that quantize wrote, found no recipe.json in it"
+        )
+    recipe = Recipe.load(path / "recipe.json")
+    if recipe.checkpoint != checkpoint.fingerprint:
+        raise SpecError(
+            f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
+        )
+    return recipe
+
+
 def contestants(
     args: argparse.Namespace,
     checkpoint: Checkpoint,
@@ -108,10 +127,6 @@ def contestants(
 ) -> Iterator[Contestant]:
     for path, backend in product(args.quantized, args.backend):
         quantized, recipe = load_on(path, backend)
-        if recipe.checkpoint != checkpoint.fingerprint:
-            raise SpecError(
-                f"{path}: expected a model quantized from {checkpoint.name}, got one from another"
-            )
         place_(quantized, args.device)
         label = path.name if len(args.backend) == 1 else f"{path.name} {backend}"
         yield Contestant(label, recipe, quantized.transformer, backend)
@@ -138,11 +153,11 @@ def run_compare(args: argparse.Namespace) -> Report:
         )
     # everything that can be wrong is looked at before the long work
     specs = ablation_specs(args, checkpoint)
+    recipes = [recipe_of(path, checkpoint) for path in args.quantized]
     for backend in args.backend:
         if args.ablation:
             check_backend(args.convention, backend, (spec.bits for spec in specs))
-        for path in args.quantized if backend != "simulated" else ():
-            recipe = Recipe.load(path / "recipe.json")
+        for recipe in recipes:
             check_backend(recipe.convention, backend, recipe.bits)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     if args.out is not None:
