@@ -12,8 +12,9 @@ from ditas_core.results import golden
 
 pytestmark = pytest.mark.numeric
 
-SQNR_DB = 2.0
-"""Codes near the middle between two fall otherwise on another processor, and steps carry it on."""
+SQNR_DB = 1.0
+"""Codes near the middle between two fall otherwise on another processor, and steps carry it on:
+within 0.2 dB so far."""
 
 
 @pytest.fixture(scope="module")
