@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ditas_core.layers import build_layers, group_bits_stored
+from ditas_core.lowrank import InputMoment
+from ditas_core.methods import fit_weight
 from ditas_core.quantizer import (
     choose_qparams,
     fake_quantize,
@@ -344,6 +346,20 @@ def test_effective_bits_count_scales(name: str, bits: float) -> None:
     form = FORMATS[name]
     if form.block:
         assert math.floor(bits * 4) / 4 == form.bits_with_scale
+
+
+@pytest.mark.parametrize("name", [4, "nvfp4", "mxfp4"])
+@pytest.mark.parametrize("keep", ["best", "first"])
+def test_the_predicted_size_of_a_fitted_branch_is_the_stored_one(
+    name: int | str, keep: str
+) -> None:
+    """Both are rounded to half precision when they are fitted."""
+    branch, bits = LowRankSpec(8, weighting="none", keep=keep), BitWidths(name, 16)
+    fit = fit_weight(weights()[0], INTEGER.quantizers(bits)[0], branch, InputMoment())
+    assert fit.up.shape == (24, 8)
+    parts = fit.target, fit.up, fit.down
+    (layer,) = build_layers([parts], [torch.zeros(24)], bits, INTEGER)
+    assert group_bits_stored([(24, 128)], name, INTEGER, branch, False) == layer.bits_stored
 
 
 @pytest.mark.parametrize("weight", [4, 16, *FORMATS])

@@ -61,7 +61,7 @@ def counted(
     divided: frozenset[int],
     in_half: frozenset[int],
 ) -> int:
-    rounded = layer.low_rank.keep == "best"  # the fit rounds such a branch to half precision
+    rounded = layer.low_rank.keep != "last"  # the fit rounds all others to half precision
     form = layer.bits.weight_format
     multiplied = layer.alpha is not None and convention.smoothing_commutes  # down, by s
 
