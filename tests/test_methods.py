@@ -33,6 +33,7 @@ from ditas_core.quantizer import (
     QParams,
     choose_qparams,
     dequantize,
+    group_view,
     levels,
     of_elements,
     quantize,
@@ -307,6 +308,26 @@ def test_clipped_ranges_leave_as_little_as_the_slow_search(
         expected = slow_clipped_error([np.float32(flat[i]) for i in group], spec)
         assert clipped == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert clipped <= covered * (1 + 1e-5) + 1e-9
+
+
+@pytest.mark.parametrize("name", ["fp4", "mxfp4", "nvfp4", "nf4", "int4-b32"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_block_of_a_number_format_is_worse_clipped(name: str, seed: int) -> None:
+    """The tensor's scale of NVFP4 stays what it was when candidates were compared."""
+    spec, _ = get_convention("integer").quantizers(BitWidths(name, 16))
+    target = random(seed, 8, 128)
+    target[0, 0] = 30.0  # of the tensor the largest by far, in a block that is clipped
+    whole, found = choose_qparams(target, spec), mse.ranges(target, spec, CLIP)
+    if whole.tensor_scale is not None:
+        assert found.tensor_scale is not None
+        assert torch.equal(found.tensor_scale, whole.tensor_scale)
+    clipped, covered = (
+        group_view(dequantize(*quantize(target, spec, params), spec) - target, spec)[0]
+        .square()
+        .sum(-1)
+        for params in (found, whole)
+    )
+    assert bool((clipped <= covered * (1 + 1e-5) + 1e-9).all())
 
 
 def test_clipping_gains_on_long_tails_and_keeps_what_is_exact() -> None:

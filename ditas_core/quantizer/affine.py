@@ -32,21 +32,28 @@ class Coded(NamedTuple):
     params: QParams
 
 
-def params_from_range(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
+def params_from_range(
+    lo: Tensor, hi: Tensor, spec: QuantizerSpec, tensor_absmax: Tensor | None = None
+) -> QParams:
     """Scale and zero point that cover [lo, hi] elementwise.
+
+    tensor_absmax  what a format's tensor scale is made of; None: the largest magnitude of the range
 
     Raises:
         ValueError: the range holds NaN or infinity.
     """
     check_finite(lo, hi)
-    return covering(lo, hi, spec)
+    return covering(lo, hi, spec, tensor_absmax)
 
 
-def covering(lo: Tensor, hi: Tensor, spec: QuantizerSpec) -> QParams:
+def covering(
+    lo: Tensor, hi: Tensor, spec: QuantizerSpec, tensor_absmax: Tensor | None = None
+) -> QParams:
     """``params_from_range`` without a look at the numbers: NaN and infinity give NaN."""
     if spec.format is not None:
         absmax = torch.maximum(lo.abs(), hi.abs())
-        return format_params(absmax, spec.format, absmax.amax())
+        whole = absmax.amax() if tensor_absmax is None else tensor_absmax
+        return format_params(absmax, spec.format, whole)
     if spec.symmetric:
         scale = torch.maximum(lo.abs(), hi.abs()) / (spec.steps / 2)
         scale = torch.where(scale <= TINY, torch.ones_like(scale), scale)

@@ -53,6 +53,7 @@ def ranges(target: Tensor, spec: QuantizerSpec, settings: Settings) -> QParams:
     # narrowed towards 0, or towards the end next to it where the range does not hold it
     fixed = lo.clamp(min=0) + hi.clamp(max=0)
     low, high = torch.ones_like(lo), torch.ones_like(hi)
+    whole = target.abs().amax()  # candidates share a tensor's scale, or none could be compared
     best, grid = torch.full_like(lo, torch.inf), settings.grid()
     rest = target.shape[-1] % spec.group_size if spec.granularity is Granularity.PER_GROUP else 0
     for lower, upper in SWEEPS:
@@ -60,7 +61,8 @@ def ranges(target: Tensor, spec: QuantizerSpec, settings: Settings) -> QParams:
         for share in grid if lower and upper else grid[1:]:
             p = start_low * share if lower else start_low
             q = start_high * share if upper else start_high
-            params = params_from_range(fixed + p * (lo - fixed), fixed + q * (hi - fixed), spec)
+            ends = fixed + p * (lo - fixed), fixed + q * (hi - fixed)
+            params = params_from_range(*ends, spec, whole)
             left = from_codes(to_codes(grouped, params, spec), params, spec).sub_(grouped)
             if rest:  # what fills the last group up counts once
                 left[..., -1, rest:] = 0
@@ -68,4 +70,4 @@ def ranges(target: Tensor, spec: QuantizerSpec, settings: Settings) -> QParams:
             better = error < best
             low, high = torch.where(better, p, low), torch.where(better, q, high)
             best = torch.where(better, error, best)
-    return params_from_range(fixed + low * (lo - fixed), fixed + high * (hi - fixed), spec)
+    return params_from_range(fixed + low * (lo - fixed), fixed + high * (hi - fixed), spec, whole)
