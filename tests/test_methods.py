@@ -379,6 +379,20 @@ def test_compensation_leaves_less_than_the_nearest_codes_in_every_composition(
         assert totals[0] < 0.9 * totals[1], name
 
 
+def test_a_released_branch_is_compensated_in_what_it_leaves(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    """Its own target's nearest codes are what it made up for: with others it would not fit."""
+    branch = replace(get_convention("released").branch(32), rank=16)
+    totals = {}
+    for method in ("ditas", "ditas+gptq"):
+        spec = SearchSpec(BitWidths(4, 16), "released", method, branch, grid=(0.5,))
+        recipe = search(random_checkpoint, random_calibration, spec)
+        errors = predicted_errors(random_checkpoint, random_calibration, recipe)
+        totals[method] = sum(each.error for each in errors)
+    assert totals["ditas+gptq"] < 0.75 * totals["ditas"]
+
+
 @dataclass(frozen=True)
 class Shift:
     """Settings of a part that is no good: the nearest codes, and then so many further."""

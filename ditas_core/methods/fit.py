@@ -3,7 +3,8 @@
     W ~ Q(target) + up down
 
 ``target`` is W - up down where the best iterate is kept. In the released code's
-alternation, which ends with an SVD, it is W minus the branch of the iteration before.
+alternation, which ends with an SVD, it is W minus the branch of the iteration before, unless
+other codes than the nearest are chosen.
 """
 
 from __future__ import annotations
@@ -104,18 +105,25 @@ def fit_weights(
         variance = passing_variance(tokens, layer, convention)
     spec, _ = convention.quantizers(layer.bits)
     fits = [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
-    return coded_fits(fits, inputs, layer, s)
+    return coded_fits(fits, weights, inputs, layer, s)
 
 
 def coded_fits(
     fits: list[WeightFit],
+    weights: list[Tensor],
     inputs: RecordedInputs | None,
     layer: LayerRecipe,
     s: Tensor | None = None,
 ) -> list[WeightFit]:
-    """The fits with the codes that the layer's rounding chooses, of which they have none yet."""
+    """The fits of ``weights`` with the codes that the layer's rounding chooses, of which they have
+    none yet.
+
+    The released code's branch makes up for the nearest codes of its target: other codes are chosen
+    of what it leaves of the weight.
+    """
     if not layer.rounding.acts:
         return fits
+    fits = [settled(fit, weight) for fit, weight in zip(fits, weights, strict=True)]
     moment = InputMoment()
     if inputs is not None and layer.rounding.reads_inputs:
         moment = moment_of("covariance", inputs, s)
@@ -123,6 +131,13 @@ def coded_fits(
         replace(fit, coded=round_weight(fit.target, fit.spec, layer.rounding, moment))
         for fit in fits
     ]
+
+
+def settled(fit: WeightFit, weight: Tensor) -> WeightFit:
+    """The fit of a weight (C_out, C) with W - up down as its target."""
+    if fit.settled:
+        return fit
+    return replace(fit, target=weight - fit.up @ fit.down, settled=True)  # (C_out, C)
 
 
 def moment_of(weighting: str, inputs: RecordedInputs, s: Tensor | None) -> InputMoment:

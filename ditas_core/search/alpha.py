@@ -196,7 +196,8 @@ def iterate_group_search(
                 latest[:] = [fit]
                 yield Fitting(group.name, done, rounds)
             fits += latest
-        fits = coded_fits(fits, calibration.groups[group.name].to(whole[0].device), layer)
+        inputs = calibration.groups[group.name].to(whole[0].device)
+        fits = coded_fits(fits, whole, inputs, layer)
     loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products, fits)
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
