@@ -181,6 +181,12 @@ def test_more_work_costs_more(convention: str) -> None:
     plain = cost(branch=LowRankSpec())
     assert plain.search_s < base.search_s and plain.quantize_s < base.quantize_s
     assert cost(bits=BitWidths(16, 8)) == replace(plain), "no branch beside 16 bits"
+    for one in (LowRankSpec(), low_rank):  # the best candidates are compensated, too
+        made_up, nearest = (cost(branch=one, compensates=x) for x in (True, False))
+        extra = made_up.quantize_s - nearest.quantize_s
+        fits = 1 if convention in ("paper", "released") else 3
+        assert extra > 0
+        assert made_up.search_s - nearest.search_s >= 0.99 * fits * extra
     assert cost(branch=replace(low_rank, rank=64)).quantize_s >= base.quantize_s
     assert cost(branch=replace(low_rank, iterations=20)).quantize_s > base.quantize_s
 

@@ -187,12 +187,14 @@ def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
     if get_convention(plan.convention).smoothing_commutes:
         return plan.candidates * one + group_fit_flops(channels, outputs, plan)
     one += weights * ROUNDING
-    if not plan.fits_branches:
+    if not plan.fits_branches and not plan.compensates:
         return plan.candidates * one
-    # the branch's error and what passes it are two products; the weight is rounded twice
-    one += weights * (2.0 * tokens + 12 * (plan.branch.rank + OVERSAMPLING) + ROUNDING)
     refitted = min(REFITTED, plan.candidates)
     fit = group_fit_flops(channels, outputs, plan)
+    if not plan.fits_branches:
+        return (plan.candidates + refitted) * one + refitted * fit
+    # the branch's error and what passes it are two products; the weight is rounded twice
+    one += weights * (2.0 * tokens + 12 * (plan.branch.rank + OVERSAMPLING) + ROUNDING)
     return (plan.candidates + refitted) * one + refitted * fit
 
 
