@@ -253,7 +253,7 @@ def test_parts_round_to_number_formats(name: str) -> None:
 def test_parts_that_are_not_known_are_refused(part: Part) -> None:
     spec = QuantizerSpec(4, False, Granularity.PER_CHANNEL)
     assert round_weight(random(0, 4, 24), spec, NEAREST, inputs(0)) is None
-    with pytest.raises(SpecError, match=r"expected|missing"):
+    with pytest.raises(SpecError, match="expected"):
         round_weight(random(0, 4, 24), spec, Rounding(compensation=part), inputs(0))
 
 

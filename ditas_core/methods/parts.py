@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from ..specs import (
     QuantizerSpec,
     Rounding,
     SpecError,
+    brief,
     check_choice,
     parts,
 )
@@ -29,10 +31,13 @@ def find(kind: str, part: Part) -> tuple[ModuleType, Any]:
     """
     check_choice(kind, part.name, parts(kind))
     module = import_module(f"{__package__}.{kind}.{part.name}")
-    try:
-        return module, module.Settings(**dict(part.settings))
-    except TypeError as error:
-        raise SpecError(f"{kind} {part.name}: a setting is missing or unknown ({error})") from None
+    given, known = dict(part.settings), sorted(each.name for each in fields(module.Settings))
+    if sorted(given) != known:
+        raise SpecError(
+            f"{kind} {part.name}: expected the settings {', '.join(known)}, got "
+            f"{', '.join(map(brief, given)) or 'none'}; search again to make a recipe"
+        )
+    return module, module.Settings(**given)
 
 
 def check_rounding(rounding: Rounding) -> None:
