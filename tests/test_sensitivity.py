@@ -199,6 +199,16 @@ def test_sizes_are_those_of_the_layers_that_conversion_builds(
         assert wanted >= built - 1e-6 if dropped else wanted == pytest.approx(built, rel=1e-12)
 
 
+def test_a_map_has_the_one_alpha_that_a_search_has(
+    random_checkpoint: Checkpoint, random_calibration: Calibration
+) -> None:
+    bits = BitWidths(4, 8)
+    for grid, alpha in (((0.2,), 0.2), ((0.2, 0.4), 0.5)):
+        spec = SearchSpec(bits, method="smoothing", grid=grid)
+        made = sensitivity(random_checkpoint, random_calibration, [bits], spec)
+        assert {one for row in made.alphas for one in row} == {alpha}
+
+
 def test_a_size_needs_layers_that_share_one_input() -> None:
     convention = get_convention("integer")
     for shapes in ([], [(4, 8), (4, 9)]):

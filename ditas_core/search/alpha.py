@@ -78,6 +78,11 @@ class SearchSpec:
         return {"none": 0, "fixed": 2, "grid": len(self.grid) + 1}[self.parts.smoothing]
 
     @property
+    def fixed_alpha(self) -> float:
+        """Of a method that smooths without a grid."""
+        return self.grid[0] if len(self.grid) == 1 else FIXED_ALPHA
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether a recipe cannot be had without."""
         parts = self.parts
@@ -202,7 +207,7 @@ def iterate_group_search(
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
     fixed = spec.parts.smoothing == "fixed"
-    grid = (FIXED_ALPHA,) if fixed and len(spec.grid) > 1 else spec.grid
+    grid = (spec.fixed_alpha,) if fixed else spec.grid
     losses = []
     for alpha in grid:
         losses.append(loss(alpha))

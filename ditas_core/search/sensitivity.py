@@ -28,7 +28,7 @@ from ..specs import (
     SpecError,
     get_convention,
 )
-from .alpha import FIXED_ALPHA, SearchSpec, search_group
+from .alpha import SearchSpec, search_group
 from .predicted import predicted_error, relative
 from .sensitivity_map import NOBODY, SensitivityMap, stacked_rows
 
@@ -136,7 +136,7 @@ def cell(
         done = search_group(checkpoint, group, calibration, spec)
         return relative(done.best, done.energy), done.alpha
     if fixed is None:
-        fixed = (None,) if spec.parts.smoothing == "none" else (FIXED_ALPHA,)
+        fixed = (None,) if spec.parts.smoothing == "none" else (spec.fixed_alpha,)
     layer = spec.layer(checkpoint.width, fixed[0])
     error = predicted_error(checkpoint, group, calibration, spec.convention, layer, spec.products)
     return error, fixed[0]
