@@ -199,6 +199,17 @@ def test_the_twin_stands_beside_it(watched, visit, backend, axe):
     at(page, key_of(stop), f"{dial.labels[0]} injected")
     expect(page.locator("#dial-words b")).to_have_text(verdict(twin, stop))
     expect(page.locator("#dial-words span")).to_contain_text("injected outliers")
+    page.locator(RANGE).focus()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name=f"Outliers ×{twin.strength:g}").click()
+    at(page, key_of((FULL, FULL)), f"{dial.labels[0]} injected")  # it is on view: nothing to turn
+    heights = page.locator(".dial-models button").evaluate_all(
+        "all => all.map(b => b.clientHeight)"
+    )
+    assert heights[0] == heights[1]
+    page.get_by_role("button", name="Outliers as trained").click()
+    page.get_by_role("button", name=f"Outliers ×{twin.strength:g}").click()
+    at(page, key_of(stop), f"{dial.labels[0]} injected")
     assert axe(page) == []
     page.wait_for_function("() => location.search.includes('twin=injected')")
     query = page.evaluate("location.search")

@@ -19,7 +19,7 @@ from ditas_core.checkpoints import load_checkpoint
 from ditas_core.search import plain_recipe
 from ditas_core.specs import BitWidths, CalibrationSpec, SamplingSpec
 from ditas_core.ui.page.bar import BarInputs, first_choice
-from ditas_core.ui.page.tour import about
+from ditas_core.ui.page.tour import about, twin_in_bar
 from ditas_core.ui.page.tour_steps import STEPS
 from ditas_core.ui.stored import speeds
 from ditas_core.ui.stored.catalogue import (
@@ -394,6 +394,7 @@ def test_its_stops_are_drawn_here_and_stand_in_the_bar(twins):
     assert job.model == model
     *_, last = draw_here(backend, job)
     assert last.sqnr[DITAS] == pytest.approx(twin.cells[8, 8].sqnr[DITAS][0], abs=3)
+    assert "injected outliers ×32" in drawn_line(last), "it stays on view when the dial is turned"
     assets = Path(backend.entries[backend.default.key].source).parent
     backend.entries = find_checkpoints(assets, named=[])
     natural, key = list(backend.entries)[:2]
@@ -426,4 +427,17 @@ def test_the_tour_turns_the_bar_to_the_twin_and_back(twins):
         (bar(natural, inject=True), True),
     ):
         assert about(backend, session, BarInputs(*values), twin) == (gr.skip(),) * 4
+    own = BarInputs(*bar(natural, inject=True, strength=TWIN_STRENGTH))
+    assert own.read(backend).model == model
+    assert about(backend, session, own, False) == (gr.skip(),) * 4, (
+        "the injection stays switched on"
+    )
+    for values, there_is in (
+        (bar(natural), True),
+        (bar(key), True),
+        (bar(natural, inject=True, strength=TWIN_STRENGTH), True),
+        (bar(natural, inject=True), False),
+    ):
+        assert twin_in_bar(backend, BarInputs(*values), True) == there_is
+        assert not twin_in_bar(backend, BarInputs(*values), False)
     assert {step.tab for step in STEPS if step.twin} == {"outliers", "lab", "search"}

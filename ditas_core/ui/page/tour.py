@@ -111,12 +111,15 @@ def plain(text: str) -> str:
 
 def about(backend: Backend, session: Session, asked: BarInputs, twin: bool) -> tuple[Any, ...]:
     """The bar turned to the twin with injected outliers, where one is shipped, or back from it;
-    another checkpoint stays. One value each for checkpoint, recipe, notice and fold."""
+    another checkpoint stays, and so does a visitor's own injection.
+
+    One value each for checkpoint, recipe, notice and fold.
+    """
     models, skip = list(backend.dials), (gr.skip(),) * 4
     if len(models) < 2:
         return skip
     choice, wanted = asked.read(backend), models[1 if twin else 0]
-    if choice.model not in models or choice.model == wanted:
+    if asked.inject or choice.model not in models or choice.model == wanted:
         return skip
     choice = replace(choice, model=wanted)
     return (
@@ -125,6 +128,15 @@ def about(backend: Backend, session: Session, asked: BarInputs, twin: bool) -> t
         setup_notice(backend, session, choice),
         gr.update(label=fold_label(choice)),
     )
+
+
+def twin_in_bar(backend: Backend, asked: BarInputs, twin: bool) -> bool:
+    """Whether the bar is at the twin once ``about`` has turned it."""
+    models = list(backend.dials)
+    if not twin or len(models) < 2:
+        return False
+    model = asked.read(backend).model
+    return model == models[1] or (model == models[0] and not asked.inject)
 
 
 def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
@@ -142,7 +154,7 @@ def wire_tour(backend: Backend, page: Page, tour: TourPanel) -> None:
                 place.step = -1
                 return (*shown(place), gr.skip(), *about(backend, session, asked, False))
             step = STEPS[place.step]
-            place.twin = step.twin and len(backend.dials) > 1
+            place.twin = twin_in_bar(backend, asked, step.twin)
             tab = gr.update(selected=step.tab)
             return (*shown(place), tab, *about(backend, session, asked, step.twin))
 

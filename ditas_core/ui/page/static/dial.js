@@ -131,7 +131,8 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("#dial button"), { class: at, model } = button?.dataset ?? {};
     if (at) show(seen.stop, Number(at));
-    if (model) show(every[model].first, seen.at, Number(model));
+    // another model opens where most of it is to be seen; the one on view stays where it is
+    if (model && Number(model) !== seen.model) show(every[model].first, seen.at, Number(model));
   });
 
   // a swipe or a drag over the pictures: to the left for fewer bits, as pages turn

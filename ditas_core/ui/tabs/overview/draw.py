@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+from ....checkpoints import injected_note
 from ...page.glossary import explained
 from ...page.heat import heat
 from ...page.pictures import data_uri
@@ -50,8 +51,9 @@ def drawn_line(drawn: Drawn) -> str:
     """What was drawn, and how fast it was here."""
     job = drawn.job
     speeds = ", ".join(f"{TITLES[way].lower()} {ms:.0f} ms" for way, ms in drawn.ms.items())
+    twin = f"{injected_note(job.model.strength)}, " if job.model.injected else ""
     return (
-        f"{job.name}, noise {job.noise}, {spoken(job.stop)}, {job.sampling.steps} steps. "
+        f"{job.name}, noise {job.noise}, {twin}{spoken(job.stop)}, {job.sampling.steps} steps. "
         f"Timed here, a step: {speeds.replace('ditas', 'DiTAS')}; rounded ones {drawn.engine}."
     )
 
