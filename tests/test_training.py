@@ -280,6 +280,16 @@ def test_a_packed_run_goes_on_elsewhere(run: Path, tmp_path: Path) -> None:
         pack(tmp_path, tmp_path / "none")
 
 
+def test_a_run_is_not_packed_over_itself(tmp_path: Path) -> None:
+    state = tmp_path / "run" / "dit" / "state.pt"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"whole")
+    for out in (tmp_path / "run", tmp_path, state.parent, tmp_path / "run" / ".." / "run"):
+        with pytest.raises(ValueError, match="apart from the run"):
+            pack(tmp_path / "run", out)
+    assert state.read_bytes() == b"whole"
+
+
 def test_tokens_are_routed_past_the_middle_blocks() -> None:
     model = build_dit(8, replace(TINY_DIT, layers=6))
     for index, weight in enumerate(model.parameters()):

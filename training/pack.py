@@ -22,8 +22,11 @@ def pack(run: Path, out: Path) -> Path:
 
     Raises:
         FileNotFoundError: no run.
+        ValueError: ``out`` is the run or holds it, and would replace it.
     """
     path = run / "dit" / "state.pt"
+    if path.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"expected a folder apart from the run {run}, got {out}; name another")
     if not path.is_file():
         raise FileNotFoundError(f"expected a training run, found no {path}")
     state = torch.load(path, weights_only=True, map_location="cpu")
