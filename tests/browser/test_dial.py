@@ -198,7 +198,7 @@ def test_the_twin_stands_beside_it(watched, visit, backend, axe):
     stop = twin.telling.stop
     at(page, key_of(stop), f"{dial.labels[0]} injected")
     expect(page.locator("#dial-words b")).to_have_text(verdict(twin, stop))
-    expect(page.locator("#dial-words span")).to_contain_text("injected outliers")
+    expect(page.locator("#dial-words span")).to_contain_text("Injected outliers")
     page.locator(RANGE).focus()
     page.keyboard.press("Home")
     page.get_by_role("button", name=f"Outliers ×{twin.strength:g}").click()

@@ -194,6 +194,7 @@ def test_intervals_are_students_and_one_sample_has_none(made):
     [
         ((2.0, 2.2, 2.4), "2.2 ± 0.5 dB closer"),
         ((-2.0, -2.2, -2.4), "2.2 ± 0.5 dB <b>further away</b>"),
+        ((2.0, float("nan"), 0.5), "not a number"),
         ((2.0, -2.2, 0.5), "<b>no closer</b> beyond chance (+0.1 ± 5.3 dB)"),
     ],
 )

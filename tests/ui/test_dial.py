@@ -381,7 +381,7 @@ def test_the_twin_is_the_same_model_with_louder_channels(twins):
     assert twin.cells[3, 3].closeness(PLAIN).mean < natural.cells[3, 3].closeness(PLAIN).mean
     assert twin.strength == TWIN_STRENGTH and natural.strength == 1
     for stop in twin.stops:
-        assert details(twin, stop).startswith("injected outliers ×32 (function-preserving): ")
+        assert details(twin, stop).startswith("Injected outliers ×32 (function-preserving): ")
     assert told(twin)["sheets"][0].startswith("dial/injected/dial-0.webp?")
     view = dial_view(list(backend.dials.values()))
     assert view.count("<button") == len(natural.labels) + 2 and "Outliers ×32" in view

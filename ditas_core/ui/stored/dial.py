@@ -176,7 +176,7 @@ def verdict(dial: Dial, stop: Stop) -> str:
 def details(dial: Dial, stop: Stop) -> str:
     """Megabytes, speed, closeness with its interval, and where either breaks."""
     cell = dial.cells.get(stop)
-    twin = f"{injected_note(dial.strength)}: " if dial.strength > 1 else ""
+    twin = f"{injected_note(dial.strength).capitalize()}: " if dial.strength > 1 else ""
     if cell is None:
         return f"{twin}{dial.megabytes:.1f} MB. {turning(dial)}"
     plain, ours = (brief(cell.closeness(way)) for way in WAYS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -43,7 +42,7 @@ class Speeds:
     times: dict[str, float] = field(default_factory=dict)
 
     def told(self, stop: str) -> str:
-        """``2.6 times as fast in integers (a processor, 2 cores)``; "" where nothing was timed."""
+        """``2.6 times as fast in integers (a processor, 2 threads)``, or nothing."""
         if stop not in self.times:
             return ""
         return f"{self.times[stop]:.1f} times as fast in integers ({self.machine})"
@@ -128,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*FAILURES, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{processor_name()}, {cores} core{'s' if cores > 1 else ''}"
+    threads = torch.get_num_threads()
+    machine = f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
     found = Speeds(checkpoint.fingerprint, machine, times)
     write_text(target / DOCUMENT, json.dumps(asdict(found), indent=1) + "\n")
     return 0

@@ -217,7 +217,9 @@ def gains_line(result: Result) -> str:
     parts = []
     for name, each in values.items():
         found = interval(each - plain)
-        if found.low > 0:
+        if not math.isfinite(found.mean):
+            said = "not a number"
+        elif found.low > 0:
             said = f"{found.mean:.1f} ± {found.half_width:.1f} dB closer"
         elif found.high < 0:
             said = f"{-found.mean:.1f} ± {found.half_width:.1f} dB <b>further away</b>"
