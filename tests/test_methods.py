@@ -496,7 +496,9 @@ def test_recipes_of_the_format_before_parts_are_read(
     layers = {
         n: replace(x, rounding=Rounding(compensation=known)) for n, x in recipe.layers.items()
     }
-    with pytest.raises(SpecError, match="missing"):
+    with pytest.raises(
+        SpecError, match=r"expected the settings act_order, block, damping, got .damping"
+    ):
         next(iterate_conversion(
             random_checkpoint, replace(recipe, layers=layers), random_calibration
         ))  # fmt: skip
