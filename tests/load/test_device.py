@@ -125,6 +125,7 @@ def test_a_site_that_cannot_be_made_says_so_and_is_not_tried_at_every_visit(
     said: list[str] = []
     logger = logging.Logger("device")  # whatever other tests have made of the process's own
     logger.addFilter(lambda record: bool(said.append(record.getMessage())))
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # a command does that
     monkeypatch.setattr(module, "logger", logger)
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
