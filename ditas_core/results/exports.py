@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..bench.machine import DEMO, ROOT, describe
+from ..bench.machine import DEMO, ROOT
 from ..calibration import calibrate
 from ..checkpoints import load_checkpoint
 from ..exports import export_stock
 from ..search import SearchSpec, search
 from ..specs import BitWidths, CalibrationSpec, SamplingSpec
-from ..writing import write_text
+from .reports import keep
 from .steps import MEASUREMENTS
 
 PATH = ROOT / MEASUREMENTS / "exports.json"
@@ -44,10 +42,7 @@ def measure(folder: Path, samples: int = SAMPLES, steps: int = STEPS) -> dict[st
 
 
 def main() -> int:
-    report = {**measure(DEMO), "machine": describe()}
-    write_text(PATH, json.dumps(report, indent=1) + "\n")
-    print(f"wrote {PATH.name}", file=sys.stderr)
-    return 0
+    return keep(PATH, measure(DEMO))
 
 
 if __name__ == "__main__":

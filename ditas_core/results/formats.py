@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-from ..bench.machine import DEMO, ROOT, describe
+from ..bench.machine import DEMO, ROOT
 from ..calibration import calibrate
 from ..checkpoints import load_checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
 from ..search import plain_recipe, predicted_errors
 from ..specs import BitWidths, CalibrationSpec, SamplingSpec
-from ..writing import write_text
+from .reports import keep
 from .steps import MEASUREMENTS
 
 PATH = ROOT / MEASUREMENTS / "formats.json"
@@ -54,10 +52,7 @@ def measure(folder: Path, widths: tuple[tuple[str, str], ...] = WIDTHS) -> dict[
 
 
 def main() -> int:
-    report = {**measure(DEMO), "machine": describe()}
-    write_text(PATH, json.dumps(report, indent=1) + "\n")
-    print(f"wrote {PATH.name}", file=sys.stderr)
-    return 0
+    return keep(PATH, measure(DEMO))
 
 
 if __name__ == "__main__":

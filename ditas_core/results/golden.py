@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..bench.machine import DEMO, ROOT, describe
+from ..bench.machine import DEMO, ROOT
 from ..calibration import calibrate
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..comparison import Trajectory, compare, run_trajectory
@@ -17,7 +14,7 @@ from ..conversion import quantize_transformer
 from ..sampling import spread_labels
 from ..search import LayerDone, SearchSpec, iterate_search
 from ..specs import BitWidths, CalibrationSpec, LowRankSpec, Recipe, SamplingSpec
-from ..writing import write_text
+from .reports import keep
 from .steps import MEASUREMENTS
 
 PATH = ROOT / MEASUREMENTS / "golden.json"
@@ -70,11 +67,8 @@ def measure(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def main(folder: Path = DEMO, path: Path = PATH) -> int:
-    report = {**measure(load_checkpoint(str(folder))), "machine": describe()}
-    write_text(path, json.dumps(report, indent=1) + "\n")
-    print(f"wrote {path.name}", file=sys.stderr)
-    return 0
+def main() -> int:
+    return keep(PATH, measure(load_checkpoint(str(DEMO))))
 
 
 if __name__ == "__main__":
