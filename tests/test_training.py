@@ -162,6 +162,16 @@ def test_latents_have_unit_variance_and_draw_groups_at_their_share(run: Path) ->
     torch.testing.assert_close(share, torch.tensor([1 / 6, 1 / 3, 1 / 3, 1 / 6]), atol=0.03, rtol=0)
 
 
+def test_fewer_looks_leave_every_class_as_often(run: Path) -> None:
+    path = run / "latents.safetensors"
+    every, some = Latents(path, group_share=0.0), Latents(path, group_share=0.0, look_share=0.25)
+    assert len(some.latents) == -(-len(every.latents) // 4)
+    for data in (every, some):
+        _, labels = data.draw(4000, torch.Generator().manual_seed(0))
+        share = torch.bincount(labels, minlength=4) / 4000
+        torch.testing.assert_close(share, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]), atol=0.03, rtol=0)
+
+
 def test_composite_puts_transparency_on_white(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 4), dtype=np.uint8)
     pixels[:, 4:] = (255, 0, 0, 255)  # left half transparent black, right half red

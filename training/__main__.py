@@ -59,6 +59,7 @@ TRAIN_OPTIONS = {
     "epsilon": "of Adam",
     "weight_decay": "of Adam",
     "group_share": "how often a group's label is drawn instead of the emoji's",
+    "look_share": "share of the looks at each image that are drawn",
     "kept_share": "share of the tokens that see the middle blocks until the anneal",
     "save_minutes": "between saves",
     "look_minutes": "between looks",

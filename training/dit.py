@@ -52,6 +52,7 @@ class DiTConfig:
     epsilon: float = 1e-12
     warmup: int = 500
     group_share: float = 0.12
+    look_share: float = 1.0  # of the looks at each image: fewer are learned sooner
     label_dropout: float = 0.1
     kept_share: float = 1.0  # of the tokens in the middle blocks, until the anneal
     weight_decay: float = 0.0
@@ -178,7 +179,7 @@ def train_dit(
     look     called with the step every ``look_minutes``, after a save
     """
     torch.manual_seed(config.seed)
-    dataset = Latents(latents, config.group_share)
+    dataset = Latents(latents, config.group_share, config.look_share)
     model = build_dit(dataset.latents.shape[-1], config)
     if init is not None:
         load_weights_(model, init)

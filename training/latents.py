@@ -66,12 +66,20 @@ def encode_looks(data: Path, vae: AutoencoderKL, out: Path, size: int, log: Log)
 
 
 class Latents:
-    """What ``encode_looks`` wrote, and random batches of it."""
+    """What ``encode_looks`` wrote, and random batches of it.
 
-    def __init__(self, path: Path, group_share: float) -> None:
+    look_share  of the looks that are drawn: one in round(1 / look_share), for every class as often
+                as with all of them
+    """
+
+    def __init__(self, path: Path, group_share: float, look_share: float = 1.0) -> None:
         found = load_file(path)
-        self.latents, self.labels = found["latents"], found["labels"]
-        self.groups, self.weights = found["groups"], found["weights"]
+        labels = found["labels"]
+        kept = slice(None, None, round(1 / look_share))
+        self.latents, self.labels = found["latents"][kept].clone(), labels[kept]
+        self.groups = found["groups"][kept]
+        rows, left = (torch.bincount(each, minlength=1000) for each in (labels, self.labels))
+        self.weights = (found["weights"] * rows[labels])[kept] / left[self.labels]
         self.group_share = group_share
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
