@@ -219,7 +219,8 @@ def showcase(names: Sequence[str], count: int) -> list[str]:
     """Up to ``count`` class names to open on: well-known ones first, the rest spread evenly."""
     chosen: dict[str, None] = {}
     for word in FAVOURITES:
-        found = next((n for n in names if word in n.replace(" ", "-").split("-")), None)
+        inside = (name for name in names if word in name.replace(" ", "-").split("-"))
+        found = word if word in names else next(inside, None)
         if found is not None:
             chosen[found] = None
     chosen |= dict.fromkeys(names[:: max(1, len(names) // count)])
