@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ditas_core.calibration import Calibration
-from ditas_core.checkpoints import Checkpoint
+from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.comparison import compare, run_trajectory
 from ditas_core.contest import (
@@ -56,9 +56,12 @@ from ditas_core.evaluation import (
 )
 from ditas_core.figures import contest_drawing, contest_front
 from ditas_core.layers import QuantizedLinear, effective_bits, multiply_numbers_
+from ditas_core.results import contests as results
+from ditas_core.results import pages
 from ditas_core.sampling import spread_labels
 from ditas_core.search import SearchSpec, search
 from ditas_core.specs import METHODS, BitWidths, LowRankSpec, Recipe, SamplingSpec, SpecError
+from ditas_core.ui.stored.contests import load_contests
 
 pytestmark = pytest.mark.numeric
 
@@ -549,3 +552,39 @@ def test_wrong_words_are_refused_before_the_long_work(
     error = capsys.readouterr().err
     assert named in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+# ---- what is shipped -----------------------------------------------------------------------
+
+
+def test_shipped_contests_go_on_and_fill_the_pages(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    monkeypatch.setattr(results, "SAMPLES", 2)
+    monkeypatch.setattr(results, "STEPS", 2)
+    monkeypatch.setattr(results, "WITH_FORMATS", ())
+    monkeypatch.setattr(
+        results, "ContestSpec", lambda *a, **k: ContestSpec(*a, methods=("plain",), **k)
+    )
+    lines: list[str] = []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if line == "W4A8: plain" and lines.count(line) == 1:
+            raise Enough
+
+    setting = (("W4A8", 7.0),)
+    with pytest.raises(Enough):
+        results.measure(stock, tmp_path, 32.0, setting, report)
+    found = results.measure(stock, tmp_path, 32.0, setting, report)
+    assert lines.count("W4A8: plain") == 1 and lines.count("W4A8: plain g16") == 1
+    names = {f"W4A8-injected.{kind}" for kind in ("json", "csv", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    natural = load_checkpoint(str(stock)).fingerprint
+    (shipped,) = load_contests(tmp_path, natural)
+    assert shipped.settings["injected"] == 32 and shipped.settings["fingerprint"] != natural
+    machine = {"cpu": "some", "cores": 2, "date": "2000-01-01"}
+    lines = pages.contest({**found, "machine": machine})
+    assert sum(line.startswith("| ") for line in lines) == 1 + len(shipped.rows)
+    assert any(line.startswith("| **plain") and " * |" in line for line in lines)

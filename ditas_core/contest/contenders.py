@@ -31,8 +31,9 @@ from ..specs import (
 )
 
 WHOLE_ROWS = 0
-GROUP_SIZES = (256, 128, 96, 64, 48, 32, 24, 16)
-"""Inputs that share a scale, coarse to fine."""
+GROUP_SIZES = (256, 128, 96, 80, 64, 56, 48, 40, 32, 24, 16)
+"""Inputs that share a scale, coarse to fine; a layer's last group may be smaller. Sizes between
+powers of two leave less of a budget unused."""
 LEAST_RANK, MOST_RANK = 4, 256
 FORMAT_METHODS = ("plain", "gptq")
 """What is done to weights of number formats."""

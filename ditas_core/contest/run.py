@@ -30,6 +30,10 @@ from .contenders import Contender, ContestSpec, LeftOut, contenders
 from .table import Contest, Row, rows_with
 
 REFERENCE = "full precision"
+Runs = Callable[
+    [Checkpoint, nn.Module, Tensor, ContestSpec], Iterator[TrajectoryProgress | Trajectory]
+]
+"""How a transformer is sampled for these labels."""
 SEARCHING, CONVERTING, SAMPLING = "searching", "converting", "sampling"
 
 
@@ -84,6 +88,7 @@ def iterate_contest(
     stages: Stages | None = None,
     finished: Mapping[str, Row | LeftOut] | None = None,
     outside: Sequence[Row] = (),
+    runs: Runs | None = None,
 ) -> Iterator[ContestProgress | RowDone | Contest]:
     """Yields progress and a ``RowDone`` per contender, last the Contest.
 
@@ -91,7 +96,7 @@ def iterate_contest(
     ``ContestJournal``) are not run again. One that cannot be built, because a part refuses the
     model's sizes, is left out with its reason. ``stages`` are the features of the feature
     distance, which is left out without them; ``outside`` are rows from elsewhere, over the same
-    samples.
+    samples; ``runs`` samples elsewhere, by default here.
 
     Raises:
         SpecError: a calibration of another checkpoint; nobody whom the budget admits.
@@ -108,7 +113,7 @@ def iterate_contest(
         result = known.get(contender.label)
         if result is None:
             if reference is None:
-                full = sampled(checkpoint, checkpoint.transformer, labels, spec, REFERENCE, 0, 0)
+                full = sampled(checkpoint, checkpoint.transformer, labels, spec, REFERENCE, runs)
                 for event in full:
                     if isinstance(event, Trajectory):
                         reference = event
@@ -117,7 +122,7 @@ def iterate_contest(
             assert reference is not None
             try:
                 for step in measured(
-                    checkpoint, calibration, spec, contender, labels, reference, stages, flops
+                    checkpoint, calibration, spec, contender, labels, reference, stages, flops, runs
                 ):
                     if isinstance(step, Row):
                         result = step
@@ -169,6 +174,7 @@ def measured(
     reference: Trajectory,
     stages: Stages | None,
     flops: int,
+    runs: Runs | None,
 ) -> Iterator[ContestProgress | Row]:
     """One contender: searched, converted, sampled, compared. ``flops`` are full precision's."""
     begun = time.perf_counter()
@@ -194,7 +200,7 @@ def measured(
     multiply_numbers_(made)
     extra = transformer_flops(made, checkpoint.conditions) / flops - 1
     run: Trajectory | None = None
-    for each in sampled(checkpoint, made, labels, spec, contender.label, 0, 0):
+    for each in sampled(checkpoint, made, labels, spec, contender.label, runs):
         if isinstance(each, Trajectory):
             run = each
         else:
@@ -232,24 +238,29 @@ def samples_of(
     return {name: tuple(values.tolist()) for name, values in measures.items()}
 
 
+def run_here(
+    checkpoint: Checkpoint, transformer: nn.Module, labels: Tensor, spec: ContestSpec
+) -> Iterator[TrajectoryProgress | Trajectory]:
+    """In batches, in this process."""
+    with torch.no_grad():
+        yield from iterate_trajectory(
+            checkpoint, transformer, labels, spec.sampling, spec.seed, spec.batch
+        )
+
+
 def sampled(
     checkpoint: Checkpoint,
     transformer: nn.Module,
     labels: Tensor,
     spec: ContestSpec,
     label: str,
-    place: int,
-    of: int,
+    runs: Runs | None,
 ) -> Iterator[ContestProgress | Trajectory]:
     """One guided run."""
-    batches = -(-len(labels) // spec.batch)
-    total = batches * spec.sampling.steps
-    with torch.no_grad():
-        for event in iterate_trajectory(
-            checkpoint, transformer, labels, spec.sampling, spec.seed, spec.batch
-        ):
-            if isinstance(event, TrajectoryProgress):
-                done = event.done // spec.batch * event.steps + event.step
-                yield ContestProgress(SAMPLING, label, done, total, place, of)
-            else:
-                yield event
+    total = -(-len(labels) // spec.batch) * spec.sampling.steps
+    for event in (runs or run_here)(checkpoint, transformer, labels, spec):
+        if isinstance(event, TrajectoryProgress):
+            done = event.done // spec.batch * event.steps + event.step
+            yield ContestProgress(SAMPLING, label, min(done, total), total, 0, 0)
+        else:
+            yield event
