@@ -36,6 +36,7 @@ LEVELS = {
     "comparison": 5,
     "exports": 5,
     "onnx_runtime": 5,
+    "contest": 6,
     "api": 6,
     "figures": 6,
     "site": 6,

@@ -60,6 +60,15 @@ class Contestant:
     method: str = ""
 
 
+def injected(checkpoint: Checkpoint, strength: float) -> Checkpoint:
+    """Its twin with injected outliers, which its name says."""
+    return replace(
+        checkpoint,
+        name=f"{checkpoint.name} + injected x{strength:g}",
+        transformer=inject_outliers(checkpoint.transformer, strength),
+    )
+
+
 def ablation_specs(args: argparse.Namespace, checkpoint: Checkpoint) -> list[SearchSpec]:
     """Every bits x method of --ablation."""
     if not args.ablation:
@@ -147,10 +156,7 @@ def run_compare(args: argparse.Namespace) -> Report:
         raise SpecError("compare: --inject works with --ablation and without folders")
     checkpoint = load(args)
     if args.inject > 1:
-        injected = inject_outliers(checkpoint.transformer, args.inject)
-        checkpoint = replace(
-            checkpoint, name=f"{checkpoint.name} + injected x{args.inject:g}", transformer=injected
-        )
+        checkpoint = injected(checkpoint, args.inject)
     # everything that can be wrong is looked at before the long work
     specs = ablation_specs(args, checkpoint)
     recipes = [recipe_of(path, checkpoint) for path in args.quantized]

@@ -23,6 +23,7 @@ from ..specs import (
 )
 from ..threads import share_cores
 from .bench import add_bench, run_bench
+from .contest import add_contest, set_contest_defaults
 from .convert import add_convert, run_convert
 from .export import add_export, add_modulation, run_export
 from .loading import CHECKPOINT, add_loading
@@ -38,7 +39,7 @@ a first walk, on the checkpoint that ships with the project:
   python -m ditas_core sample quantized/ --classes 0,1 --out samples/
   python -m ditas_core compare assets/fluent-emoji-dit quantized/ --samples 16
 """
-RESUMABLE = ("calibrate", "search")
+RESUMABLE = ("calibrate", "search", "contest")
 EXTRA_OF = {
     "gradio": "app",
     "plotly": "app",
@@ -283,6 +284,12 @@ def build_parser() -> Parser:
     add_sampling(compare)
     add_quantization(compare)
 
+    contest = verb("contest", "every method at equal bits: a table, the front of quality and bits")
+    add_contest(contest)
+    add_device(contest)
+    add_sampling(contest)
+    set_contest_defaults(contest)
+
     add_bench(verb("bench", "run one of the project's benchmarks"))
     add_convert(verb("convert", "between a diffusers folder and the original DiT's state dict"))
     add_export(verb("export", "a model, quantized or not, as files that other runtimes load"))
@@ -303,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch and diffusers take seconds to import: after the arguments are known to be good
         from . import commands
         from .compare import run_compare
+        from .contest_run import run_contest_verb
         from .info import run_info
 
         runners = {
@@ -312,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "quantize": commands.run_quantize,
             "sample": commands.run_sample,
             "compare": run_compare,
+            "contest": run_contest_verb,
             "bench": run_bench,
             "convert": run_convert,
             "export": run_export,

@@ -4,8 +4,10 @@ from .atlas_file import AtlasError
 from .chance import guessing_probability
 from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, device_memory, estimate, measure_speed
+from .features import Stages, feature_distance, load_stages
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
+from .pairs import holm, paired_probability, t_probability
 from .shape import ModelShape, shape_of, transformer_flops
 from .strength import Half, Measure, loudest_channels
 
@@ -21,20 +23,26 @@ __all__ = [
     "ModelShape",
     "OutlierAtlas",
     "Plan",
+    "Stages",
     "channel_record",
     "device_memory",
     "estimate",
+    "feature_distance",
     "furthest_factor",
     "guessing_probability",
+    "holm",
     "interval",
+    "load_stages",
     "loudest_channels",
     "measure_speed",
     "outlier_atlas",
+    "paired_probability",
     "psnr_db",
     "rescaled_calibration",
     "shape_of",
     "sqnr_db",
     "ssim",
+    "t_probability",
     "transformer_flops",
     "visible_differences",
 ]

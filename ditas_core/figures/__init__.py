@@ -3,6 +3,7 @@
 from .bars import Estimate, metric_bars
 from .breaking import layer_bars, parting_curves, step_curve
 from .channels import channel_range, factor_lines, weight_mirror
+from .contest import Standing, contest_drawing, contest_front
 from .counted import Counted, counted_histograms, counted_texts, counted_traces, level_grid
 from .curves import divergence_curves, loss_curves, relative_db
 from .encoding import LEVELS, MAX_COLUMNS, Array, LogRange, pool_channels, shared_range, short
@@ -46,6 +47,7 @@ __all__ = [
     "Estimate",
     "Line",
     "LogRange",
+    "Standing",
     "alpha_curve",
     "channel_histogram",
     "channel_maps",
@@ -56,6 +58,8 @@ __all__ = [
     "column_width",
     "contact_sheet",
     "contact_strip",
+    "contest_drawing",
+    "contest_front",
     "counted_histograms",
     "counted_texts",
     "counted_traces",

@@ -20,7 +20,7 @@ DASHES = {
     "solid": "", "dot": "2 3", "dash": "6 4", "longdash": "10 4", "dashdot": "7 3 2 3",
     "longdashdot": "10 3 2 3",
 }  # fmt: skip
-STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,13 @@
 
 from .build import build_layers, empty_layers, encode
 from .integer import accumulators, signed_activations
-from .linear import QuantizedLinear, effective_bits, run_as_, stored_bits
+from .linear import (
+    QuantizedLinear,
+    effective_bits,
+    multiply_numbers_,
+    run_as_,
+    stored_bits,
+)
 from .size import group_bits_stored
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "empty_layers",
     "encode",
     "group_bits_stored",
+    "multiply_numbers_",
     "run_as_",
     "signed_activations",
     "stored_bits",

@@ -91,6 +91,29 @@ def formats(report: Json) -> list[str]:
     return [said, "", *grid(("", "convention", "bits per weight", "error, dB"), rows)]
 
 
+def contest(report: Json) -> list[str]:
+    """A table for each setting."""
+    made = [
+        f"{report['samples']} samples of {report['steps']} steps; {machine(report)}. Bold: on the "
+        "front. *: not told apart from the closest."
+    ]
+    header = ("", "bits per weight", "latent SQNR, dB", "PSNR, dB", "features", "to convert, s",
+              "more operations")  # fmt: skip
+    for one in report["contests"]:
+        rows = []
+        for row in one["rows"]:
+            name = f"**{row['label']}**" if row["on_front"] else row["label"]
+            rows.append((
+                name + (" *" if row["tied_with_best"] else ""), f"{row['effective_bits']:.2f}",
+                f"{row['latent_sqnr_db']:.2f} ± {row['latent_sqnr_db_ci95']:.2f}",
+                f"{row['psnr_db']:.2f}", f"{row['feature_distance']:.3f}",
+                f"{row['search_s'] + row['convert_s']:.0f}",
+                f"{100 * row['extra_operations']:.1f} %",
+            ))  # fmt: skip
+        made += ["", f"**{one['bits']}, at most {one['budget']:g} bits**", "", *grid(header, rows)]
+    return made
+
+
 def search(report: Json) -> list[str]:
     rows = [
         (one["model"], f"{one['forwards']['reference']} / {one['forwards']['engine']}",
@@ -174,6 +197,8 @@ def page(report: Json) -> list[str]:
 TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "methods": (MEASUREMENTS / "methods.json", methods),
     "parts": (MEASUREMENTS / "parts.json", methods),
+    "contests": (MEASUREMENTS / "contests.json", contest),
+    "contests-injected": (MEASUREMENTS / "contests-injected.json", contest),
     "formats": (MEASUREMENTS / "formats.json", formats),
     "injected": (MEASUREMENTS / "injected.json", methods),
     "backends": (MEASUREMENTS / "backends.json", lambda found: crossed(found, "backend")),

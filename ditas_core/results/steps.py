@@ -14,6 +14,9 @@ MEASUREMENTS = Path("assets/measurements")
 """Reports of measurements, a JSON file each; ``pages`` turns them into tables."""
 PRECOMPUTED = Path("assets/precomputed")
 SITE = Path("site")
+CONTESTS = Path("assets/contests")
+SHIPPED_CONTESTS = (("W4A8", 5.0), ("W8A8", 9.0), ("W4A4", 5.0), ("W3A8", 4.0))
+"""Bits, and the most effective bits per weight that a contender may take."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,28 @@ def stored(folder: Path, target: Path, part: str, makes: str, file: str, after: 
     return Step(f"{part}-injected", makes, words, (target / file,))
 
 
+def contest_name(bits: str, strength: float) -> str:
+    """Of its files."""
+    return bits if strength <= 1 else f"{bits}-injected"
+
+
+def contests(makes: str, strength: float = 1.0) -> Step:
+    """All that are shipped, of the checkpoint or of its twin."""
+    name = "contests" if strength <= 1 else "contests-injected"
+    words = ("--inject", f"{strength:g}") if strength > 1 else ()
+    files = [CONTESTS / f"{contest_name(bits, strength)}.json" for bits, _ in SHIPPED_CONTESTS]
+    outputs = (MEASUREMENTS / f"{name}.json", *files)
+    return Step(name, makes, python(".results.contests", *words), outputs)
+
+
 def steps(shipped: list[Path]) -> list[Step]:
     """All of them.
 
     shipped  folders relative to the repository, the one that the page opens on first; of its
              twin with injected outliers only the dial is made
 
-    Numbers of samples are chosen so that all of it stays under an hour on two cores.
+    Numbers of samples are chosen so that all of it takes less than two hours on two cores, of which
+    the contests are about half.
     """
     demo = shipped[0]
     return [
@@ -95,6 +113,8 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("parts", "methods side by side, 8 samples of 20 steps",
                     f"compare {demo} --ablation W4A8 --methods plain,clip,gptq,clip+gptq,search,"
                     "search+gptq,svdquant,svdquant+gptq,ditas,ditas+gptq --samples 8 --steps 20"),
+        contests("methods at equal bits, 16 samples of 20 steps"),
+        contests("the same with injected outliers", TWIN_STRENGTH),
         Step("formats", "number formats, the error of every layer", python(".results.formats"),
              (MEASUREMENTS / "formats.json",)),
         measurement("backends", "three backends, 16 samples of 20 steps",

@@ -210,6 +210,11 @@ def precomputed_folder(assets: Path = ASSETS) -> Path:
     return Path(os.environ.get(PRECOMPUTED_VARIABLE) or assets / "precomputed")
 
 
+def contests_folder(precomputed: Path) -> Path:
+    """Beside them, the shipped contests."""
+    return precomputed.with_name("contests")
+
+
 def twin_folder(precomputed: Path) -> Path:
     """Beside them, those of the twin with injected outliers."""
     return precomputed.with_name(f"{precomputed.name}-injected")

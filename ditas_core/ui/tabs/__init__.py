@@ -16,6 +16,7 @@ ORDER = (
     "lab",
     "search",
     "compare",
+    "contest",
     "blind",
     "breaking",
     "injector",

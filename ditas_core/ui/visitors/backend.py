@@ -22,6 +22,7 @@ from ...checkpoints import (
     own_cache,
     this_machine,
 )
+from ...contest import Contest
 from ...conversion import inject_outliers, injected_factors
 from ...evaluation import OutlierAtlas, outlier_atlas, rescaled_calibration
 from ...search import plain_recipe
@@ -30,7 +31,14 @@ from ..serving.errors import without_folders
 from ..serving.heap import give_back
 from ..serving.limits import Limits, read_limits
 from ..serving.zerogpu import iterate_calibration
-from ..stored.catalogue import Entry, find_checkpoints, precomputed_folder, twin_folder
+from ..stored.catalogue import (
+    Entry,
+    contests_folder,
+    find_checkpoints,
+    precomputed_folder,
+    twin_folder,
+)
+from ..stored.contests import load_contests
 from ..stored.dial import Cell, Dial, load_dial
 from ..stored.ladder import Ladder, load_ladder
 from ..stored.results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, load_shipped
@@ -145,6 +153,11 @@ class Backend:
                 twin = replace(twin, speeds=self.dial.speeds)
             found[replace(self.default, strength=twin.strength)] = twin
         return found
+
+    @cached_property
+    def contests(self) -> tuple[Contest, ...]:
+        """The shipped contests of the default checkpoint and of its twins."""
+        return self.of_default(load_contests, contests_folder(precomputed_folder())) or ()
 
     def of_default(
         self, load: Callable[[Path, str], Part], folder: Path | None = None

@@ -1,0 +1,1 @@
+"""Methods at equal bits: the front, two of its recipes, and the same live."""
