@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from marks import thorough
+from marks import compatible, thorough
 from slow_reference import slow_group_loss
 from torch import nn
 
@@ -251,8 +251,7 @@ def test_the_search_can_be_left_at_any_event(
     assert fingerprint(random_checkpoint.transformer) == before
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("convention", "method"), compatible(CONVENTIONS, METHODS))
 def test_every_method_runs_and_leaves_the_base_weights_alone(
     random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
 ) -> None:

@@ -11,11 +11,11 @@ from .fit import (
     quick_fit,
     released_fits,
 )
-from .parts import check_rounding, round_weight
+from .parts import check_parts, rotation_of, round_weight, roundings
 
 __all__ = [
     "WeightFit",
-    "check_rounding",
+    "check_parts",
     "coded_fits",
     "fit_weight",
     "fit_weights",
@@ -24,5 +24,7 @@ __all__ = [
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
+    "rotation_of",
     "round_weight",
+    "roundings",
 ]

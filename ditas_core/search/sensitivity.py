@@ -183,6 +183,7 @@ def sized_map(
         stacked_rows(stored),
         stacked_rows(division),
         rounding=spec.parts.rounding,
+        rotation=spec.parts.rotation,
     )
 
 

@@ -15,9 +15,11 @@ from ..specs import (
     FULL_PRECISION_BITS,
     LEFT_ALONE,
     NEAREST,
+    NONE,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
+    Part,
     Recipe,
     Rounding,
     SpecError,
@@ -42,6 +44,7 @@ class SensitivityMap:
     weights     how many weights each group has, L
     low_rank, rounding  the branch of every cell with fewer than 16 weight bits, and how the rest
                 of its weights is rounded
+    rotation    of every cell's inputs, but for those that are left alone
     """
 
     checkpoint: str
@@ -58,6 +61,7 @@ class SensitivityMap:
     division: Tensor
     measured: bool = False
     rounding: Rounding = NEAREST
+    rotation: Part = NONE
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
@@ -134,7 +138,7 @@ class SensitivityMap:
             branch, rounding = self.low_rank, self.rounding
             if bits.weight_bits >= FULL_PRECISION_BITS:
                 branch, rounding = LowRankSpec(), NEAREST
-            layer = LayerRecipe(bits, self.alphas[row][column], branch, rounding)
+            layer = LayerRecipe(bits, self.alphas[row][column], branch, rounding, self.rotation)
             layers[self.groups[row]] = LEFT_ALONE if bits == LEFT_ALONE.bits else layer
         return Recipe(name, self.convention, self.checkpoint, layers, self.calibration)
 
@@ -146,6 +150,7 @@ class SensitivityMap:
         }
         fields["low_rank"] = asdict(self.low_rank)
         fields["rounding"] = self.rounding.document()
+        fields["rotation"] = self.rotation.document()
         fields["bits"] = [asdict(width) for width in self.bits]
         return json.dumps({"format": MAP_FORMAT, **fields}, sort_keys=True) + "\n"
 
@@ -162,6 +167,8 @@ class SensitivityMap:
             document["low_rank"] = LowRankSpec(**document["low_rank"])
             rounding = document.get("rounding", {})  # of older maps none
             document["rounding"] = Rounding.of_document("rounding", rounding)
+            rotation = document.get("rotation", NONE.document())
+            document["rotation"] = Part.of_document("sensitivity", "rotation", rotation)
             document["bits"] = tuple(BitWidths(**width) for width in document["bits"])
             document["alphas"] = tuple(
                 tuple(LayerRecipe(LEFT_ALONE.bits, alpha).alpha for alpha in row)

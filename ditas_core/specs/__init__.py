@@ -12,7 +12,7 @@ from .checks import (
 )
 from .document import parse_json, read_text
 from .formats import E4M3, FORMATS, Element, NumberFormat, get_format
-from .methods import METHODS, NEAREST, Method, Part, Rounding, parts
+from .methods import METHODS, NEAREST, NONE, Method, Part, Rounding, parts
 from .quantization import (
     BACKENDS,
     CONVENTIONS,
@@ -67,6 +67,7 @@ __all__ = [
     "METHODS",
     "MODULATIONS",
     "NEAREST",
+    "NONE",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",

@@ -18,6 +18,7 @@ from .checks import (
     whole,
 )
 from .formats import NumberFormat, get_format
+from .methods import Part
 from .widths import FULL_PRECISION_BITS, BitWidths, Width
 
 
@@ -238,6 +239,15 @@ class Convention:
         if self.own_branch is not None:
             return self.own_branch if rank is None else replace(self.own_branch, rank=rank)
         return LowRankSpec(default_rank(width) if rank is None else rank)
+
+    def check_rotation(self, rotation: Part) -> None:
+        """Raise SpecError for one where scales lie within input channels, which it mixes."""
+        if rotation.acts and self.smoothing_commutes:
+            raise SpecError(
+                f"rotation: expected none with the convention {self.name}, whose scales of weights "
+                f"belong to single inputs, got {rotation.name}; choose integer, integer-gN or "
+                "integer-tensor"
+            )
 
     def check_bits(self, bits: BitWidths) -> None:
         """Raise SpecError for formats, where the convention repeats a description of integers."""

@@ -10,13 +10,15 @@ from typing import Any
 
 from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
-from .methods import NEAREST, Rounding
+from .methods import NEAREST, NONE, Part, Rounding
 from .quantization import LowRankSpec, get_convention
 from .widths import FULL_PRECISION_BITS, BitWidths
 
 RECIPE_FORMATS = (2, 3)
 """The first is written of whole numbers that are rounded to the nearest, as it always was; the last
 also names number formats and the parts that round."""
+PARTS = ("rounding", "rotation")
+"""Of a layer, written where they act."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -29,17 +31,23 @@ as well, or 4-bit weights in groups of 64."""
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, and how
-    what is left of its weights is rounded."""
+    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, how
+    what is left of its weights is rounded, and the rotation of its inputs."""
 
     bits: BitWidths
     alpha: float | None = None
     low_rank: LowRankSpec = LowRankSpec()
     rounding: Rounding = NEAREST
+    rotation: Part = NONE
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_number("alpha (none is the identity)", self.alpha, 0, 1)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of the parts that act, in their order."""
+        return (*((self.rotation.name,) if self.rotation.acts else ()), *self.rounding.names)
 
 
 LEFT_ALONE = LayerRecipe(BitWidths(FULL_PRECISION_BITS, FULL_PRECISION_BITS))
@@ -80,6 +88,8 @@ class Recipe:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
         for bits in self.bits:
             get_convention(self.convention).check_bits(bits)
+        for layer in self.layers.values():
+            get_convention(self.convention).check_rotation(layer.rotation)
 
     @property
     def bits(self) -> tuple[BitWidths, ...]:
@@ -102,13 +112,14 @@ class Recipe:
         return replace(self, layers={**self.layers, group: layer})
 
     def to_json(self) -> str:
-        acting = any(layer.rounding.acts for layer in self.layers.values())
+        acting = any(x.rounding.acts or x.rotation.acts for x in self.layers.values())
         newer = acting or any(bits.formats for bits in self.bits)
         document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
         for name, layer in self.layers.items():
-            del document["layers"][name]["rounding"]
-            if layer.rounding.acts:
-                document["layers"][name]["rounding"] = layer.rounding.document()
+            for part in PARTS:
+                del document["layers"][name][part]
+                if getattr(layer, part).acts:
+                    document["layers"][name][part] = getattr(layer, part).document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
@@ -138,12 +149,14 @@ class Recipe:
 def layer_of(where: str, document: Any) -> LayerRecipe:
     """One layer of a recipe's JSON; raises SpecError."""
     if isinstance(document, dict):
-        document = {"rounding": {}, **document}
+        document = {"rounding": {}, "rotation": NONE.document(), **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
     bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
     rounding = Rounding.of_document(f"{where}: rounding", layer["rounding"])
-    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank), rounding)
+    rotation = Part.of_document(where, "rotation", layer["rotation"])
+    branch = LowRankSpec(**low_rank)
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], branch, rounding, rotation)
 
 
 def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
@@ -193,7 +206,7 @@ def summarize(recipe: Recipe) -> str:
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
-    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.rounding.names)
+    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.part_names)
     rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
     return (
