@@ -13,7 +13,7 @@ from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
-from ..methods import WeightFit, check_parts, fit_weights, joined, rotation_of
+from ..methods import WeightFit, aggregated, check_parts, fit_weights, joined, rotation_of
 from ..models import Absorber, SmoothingGroup, Transformer, get_linear, group_fed_by
 from ..smoothing import multiply_columns, rotate, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
@@ -55,8 +55,9 @@ def prepare(
     source = weights
     if fits is not None and convention.factor_from == "quantized":
         source = [fit.rounded for fit in fits]
-    s = smoothing_factor(statistics.aggregated_absmax(), weight_absmax(source), layer.alpha)
-    return PreparedGroup(s, fits)
+    w_absmax = weight_absmax(source)  # (C,)
+    act_absmax = aggregated(layer, statistics.absmax, w_absmax)
+    return PreparedGroup(smoothing_factor(act_absmax, w_absmax, layer.alpha), fits)
 
 
 @torch.no_grad()

@@ -25,8 +25,6 @@ from ..models import Absorber, SmoothingGroup, Transformer, family_of, get_linea
 from ..specs import (
     FULL_PRECISION_BITS,
     MODULATIONS,
-    NEAREST,
-    NONE,
     BitWidths,
     Granularity,
     LayerRecipe,
@@ -121,7 +119,7 @@ def settled(layer: LayerRecipe, on_the_fly: bool) -> LayerRecipe:
     if not is_left_alone(layer.bits):
         return layer
     alpha = None if on_the_fly else layer.alpha
-    return replace(layer, low_rank=LowRankSpec(), alpha=alpha, rounding=NEAREST, rotation=NONE)
+    return LayerRecipe(layer.bits, alpha, aggregation=layer.aggregation)
 
 
 def is_left_alone(bits: BitWidths) -> bool:

@@ -11,10 +11,11 @@ from .fit import (
     quick_fit,
     released_fits,
 )
-from .parts import check_parts, rotation_of, round_weight, roundings
+from .parts import aggregated, check_parts, rotation_of, round_weight, roundings
 
 __all__ = [
     "WeightFit",
+    "aggregated",
     "check_parts",
     "coded_fits",
     "fit_weight",

@@ -1,4 +1,4 @@
-"""Parts found by the names that recipes give them; rounding and rotating with them."""
+"""Parts found by the names that recipes give them; what each kind of them does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..lowrank import InputMoment
 from ..quantizer import Coded, QParams, choose_qparams, quantize
+from ..smoothing import temporal_aggregate
 from ..specs import (
     FULL_PRECISION_BITS,
     LayerRecipe,
@@ -45,12 +46,25 @@ def check_parts(layer: LayerRecipe) -> None:
     """Raise SpecError unless its parts are known and their settings theirs."""
     rounding = layer.rounding
     for kind, part in {
+        "aggregation": layer.aggregation,
         "rotation": layer.rotation,
         "clipping": rounding.clipping,
         "compensation": rounding.compensation,
     }.items():
         if part.acts:
             find(kind, part)
+
+
+def aggregated(layer: LayerRecipe, act_absmax: Tensor, w_absmax: Tensor) -> Tensor:
+    """What smoothing reads of the channel maxima (T, 2, C) of all steps and halves, (C,).
+
+    w_absmax  (C,) of the weights that share the input
+    """
+    if not layer.aggregation.acts:
+        return temporal_aggregate(act_absmax)
+    aggregation, settings = find("aggregation", layer.aggregation)
+    found: Tensor = aggregation.aggregate(act_absmax.amax(1), w_absmax, settings)
+    return found
 
 
 def roundings(rounding: Rounding) -> int:

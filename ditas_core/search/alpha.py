@@ -101,7 +101,8 @@ class SearchSpec:
         parts, rounding = self.parts, self.parts.rounding
         if self.bits.weight_bits >= FULL_PRECISION_BITS:
             rounding = NEAREST
-        return LayerRecipe(self.bits, alpha, self.branch(width), rounding, parts.rotation)
+        of_inputs = parts.rotation, parts.aggregation
+        return LayerRecipe(self.bits, alpha, self.branch(width), rounding, *of_inputs)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ..checkpoints import Checkpoint
 from ..lowrank import input_moment
 from ..methods import (
     WeightFit,
+    aggregated,
     fit_weight,
     fit_weights,
     joined,
@@ -37,14 +38,9 @@ from ..quantizer import fake_quantize, fake_quantize_in_range
 from ..smoothing import rotate, smoothing_factor, weight_absmax
 from ..specs import (
     FULL_PRECISION_BITS,
-    NEAREST,
-    NONE,
-    BitWidths,
     Convention,
     LayerRecipe,
     LowRankSpec,
-    Part,
-    Rounding,
 )
 
 SEARCH_ITERATIONS = 1
@@ -68,25 +64,22 @@ class GroupLoss:
     """Call with alpha (None = identity) -> loss on the stored tokens.
 
     weights     of the layers that share the input, each (C_out, C)
+    layer       whose bits and parts they have, whatever its alpha; candidates are compared with
+                the nearest codes
     products    dtype of the matrix products: float32 or bfloat16
     power_iterations  of a candidate's branch, see ``leading_subspace``
     fits        where rounding commutes with smoothing: of the weights, if known already
-    rounding    as conversion rounds; candidates are compared with the nearest codes
-    rotation    of the inputs, after they are divided
     """
 
     def __init__(
         self,
         weights: list[Tensor],
         statistics: GroupStatistics,
-        bits: BitWidths,
+        layer: LayerRecipe,
         convention: Convention,
-        low_rank: LowRankSpec,
         products: torch.dtype = torch.float32,
         power_iterations: int = SEARCH_ITERATIONS,
         fits: list[WeightFit] | None = None,
-        rounding: Rounding = NEAREST,
-        rotation: Part = NONE,
     ) -> None:
         self.convention = convention
         self.statistics = statistics
@@ -94,9 +87,9 @@ class GroupLoss:
         self.power_iterations = power_iterations
         self.weight_starts: list[bool] | None = None
         self.thorough = False
-        self.weight_spec, self.activation_spec = convention.quantizers(bits)
+        self.weight_spec, self.activation_spec = convention.quantizers(layer.bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
-        self.layer = LayerRecipe(bits, None, low_rank, rounding, rotation)
+        self.layer = layer
         self.weights = joined([w.float() for w in weights], convention)
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
@@ -104,11 +97,10 @@ class GroupLoss:
         rotation_block = rotation_of(self.layer, channels)
         self.rotation = None if rotation_block is None else rotation_block.to(self.tokens.device)
         self.moment = input_moment("none")
-        if low_rank.rank:
+        if layer.low_rank.rank:
             self.moment = input_moment(
-                low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
+                layer.low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
-        self.act_absmax = statistics.aggregated_absmax()  # (C,)
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
         self.energy = self.mean_square(reference)
         self.frozen: RoundedWeight | None = None
@@ -124,6 +116,7 @@ class GroupLoss:
             if convention.factor_from == "quantized":
                 source = [fit.rounded for fit in fits]
         self.w_absmax = weight_absmax(source)  # (C,)
+        self.act_absmax = aggregated(layer, statistics.absmax, self.w_absmax)  # (C,)
 
     @property
     def approximates(self) -> bool:
@@ -275,13 +268,10 @@ def group_loss(
     return GroupLoss(
         weights,
         calibration.groups[group.name].to(weights[0].device),
-        layer.bits,
+        layer,
         convention,
-        layer.low_rank,
         PRODUCTS[products],
         fits=fits,
-        rounding=layer.rounding,
-        rotation=layer.rotation,
     )
 
 

@@ -184,6 +184,7 @@ def sized_map(
         stacked_rows(division),
         rounding=spec.parts.rounding,
         rotation=spec.parts.rotation,
+        aggregation=spec.parts.aggregation,
     )
 
 

@@ -24,6 +24,7 @@ from ..specs import (
     Rounding,
     SpecError,
     get_convention,
+    read_parts,
 )
 
 MAP_FORMAT = "ditas-sensitivity-1"
@@ -44,7 +45,7 @@ class SensitivityMap:
     weights     how many weights each group has, L
     low_rank, rounding  the branch of every cell with fewer than 16 weight bits, and how the rest
                 of its weights is rounded
-    rotation    of every cell's inputs, but for those that are left alone
+    rotation, aggregation  of every cell's inputs, but for those that are left alone
     """
 
     checkpoint: str
@@ -62,6 +63,7 @@ class SensitivityMap:
     measured: bool = False
     rounding: Rounding = NEAREST
     rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
@@ -138,7 +140,8 @@ class SensitivityMap:
             branch, rounding = self.low_rank, self.rounding
             if bits.weight_bits >= FULL_PRECISION_BITS:
                 branch, rounding = LowRankSpec(), NEAREST
-            layer = LayerRecipe(bits, self.alphas[row][column], branch, rounding, self.rotation)
+            alpha, of_inputs = self.alphas[row][column], (self.rotation, self.aggregation)
+            layer = LayerRecipe(bits, alpha, branch, rounding, *of_inputs)
             layers[self.groups[row]] = LEFT_ALONE if bits == LEFT_ALONE.bits else layer
         return Recipe(name, self.convention, self.checkpoint, layers, self.calibration)
 
@@ -149,8 +152,8 @@ class SensitivityMap:
             for name, value in vars(self).items()
         }
         fields["low_rank"] = asdict(self.low_rank)
-        fields["rounding"] = self.rounding.document()
-        fields["rotation"] = self.rotation.document()
+        for part in ("rounding", "rotation", "aggregation"):
+            fields[part] = getattr(self, part).document()
         fields["bits"] = [asdict(width) for width in self.bits]
         return json.dumps({"format": MAP_FORMAT, **fields}, sort_keys=True) + "\n"
 
@@ -165,10 +168,7 @@ class SensitivityMap:
             raise SpecError(f"sensitivity: expected a map of format {MAP_FORMAT}")
         try:
             document["low_rank"] = LowRankSpec(**document["low_rank"])
-            rounding = document.get("rounding", {})  # of older maps none
-            document["rounding"] = Rounding.of_document("rounding", rounding)
-            rotation = document.get("rotation", NONE.document())
-            document["rotation"] = Part.of_document("sensitivity", "rotation", rotation)
+            document |= read_parts("sensitivity", document)
             document["bits"] = tuple(BitWidths(**width) for width in document["bits"])
             document["alphas"] = tuple(
                 tuple(LayerRecipe(LEFT_ALONE.bits, alpha).alpha for alpha in row)

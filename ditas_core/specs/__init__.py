@@ -33,6 +33,7 @@ from .recipe import (
     Recipe,
     all_but,
     only,
+    read_parts,
     summarize,
 )
 from .sampling import (
@@ -103,6 +104,7 @@ __all__ = [
     "only",
     "parse_json",
     "parts",
+    "read_parts",
     "read_text",
     "read_timesteps",
     "summarize",

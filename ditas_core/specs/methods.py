@@ -1,8 +1,8 @@
 """Methods by name: the one place where each is registered, as a composition of parts.
 
 A part is a module of the room ``methods``, ``methods/KIND/NAME.py``, called as recipes call it,
-and of one of the kinds rotation, clipping and compensation. A new one is that module and a line
-of ``METHODS`` that names it.
+and of one of the kinds aggregation, rotation, clipping and compensation. A new one is that module
+and a line of ``METHODS`` that names it.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ class Method:
     rounding   of what is left of the weight
     rotation   of inputs, smoothed ones where they are, and of weights against it, before
                anything is rounded
+    aggregation  of the channel maxima that smoothing reads over the steps; without one, the largest
     """
 
     title: str
@@ -140,6 +141,7 @@ class Method:
     branch: str = "none"
     rounding: Rounding = NEAREST
     rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         check_choice("smoothing", self.smoothing, SMOOTHINGS)
@@ -149,6 +151,7 @@ class Method:
 MSE = Part.of("mse", candidates=15, least=0.3)
 GPTQ = Part.of("gptq", act_order=True, block=128, damping=0.01)
 COMPENSATED = Rounding(compensation=GPTQ)
+SALIENCE = Part.of("salience")
 HADAMARD = Part.of("hadamard", block=64)
 
 METHODS: dict[str, Method] = {
@@ -163,6 +166,7 @@ METHODS: dict[str, Method] = {
     "smoothing": Method("one fixed α = 0.5", smoothing="fixed"),
     "smoothing+gptq": Method("one fixed α = 0.5 + GPTQ", "fixed", rounding=COMPENSATED),
     "search": Method("grid search of α", smoothing="grid"),
+    "salience": Method("grid search of α, steps by salience", "grid", aggregation=SALIENCE),
     "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
     "svdquant+gptq": Method("SVDQuant + GPTQ of what is left", "grid", "first", COMPENSATED),

@@ -17,8 +17,8 @@ from .widths import FULL_PRECISION_BITS, BitWidths
 RECIPE_FORMATS = (2, 3)
 """The first is written of whole numbers that are rounded to the nearest, as it always was; the last
 also names number formats and the parts that round."""
-PARTS = ("rounding", "rotation")
-"""Of a layer, written where they act."""
+NO_PARTS = {"rounding": {}, "rotation": NONE.document(), "aggregation": NONE.document()}
+"""Fields of a layer that are written where they act, as they stand for where they are not."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -32,13 +32,15 @@ as well, or 4-bit weights in groups of 64."""
 @dataclass(frozen=True)
 class LayerRecipe:
     """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, how
-    what is left of its weights is rounded, and the rotation of its inputs."""
+    what is left of its weights is rounded, the rotation of its inputs, and how their maxima
+    are aggregated over the steps, which alpha is the exponent of."""
 
     bits: BitWidths
     alpha: float | None = None
     low_rank: LowRankSpec = LowRankSpec()
     rounding: Rounding = NEAREST
     rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
@@ -47,7 +49,9 @@ class LayerRecipe:
     @property
     def part_names(self) -> tuple[str, ...]:
         """Of the parts that act, in their order."""
-        return (*((self.rotation.name,) if self.rotation.acts else ()), *self.rounding.names)
+        smoothing = NONE if self.alpha is None else self.aggregation
+        before = (part.name for part in (smoothing, self.rotation) if part.acts)
+        return (*before, *self.rounding.names)
 
 
 LEFT_ALONE = LayerRecipe(BitWidths(FULL_PRECISION_BITS, FULL_PRECISION_BITS))
@@ -112,11 +116,11 @@ class Recipe:
         return replace(self, layers={**self.layers, group: layer})
 
     def to_json(self) -> str:
-        acting = any(x.rounding.acts or x.rotation.acts for x in self.layers.values())
+        acting = any(getattr(x, part).acts for x in self.layers.values() for part in NO_PARTS)
         newer = acting or any(bits.formats for bits in self.bits)
         document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
         for name, layer in self.layers.items():
-            for part in PARTS:
+            for part in NO_PARTS:
                 del document["layers"][name][part]
                 if getattr(layer, part).acts:
                     document["layers"][name][part] = getattr(layer, part).document()
@@ -149,14 +153,25 @@ class Recipe:
 def layer_of(where: str, document: Any) -> LayerRecipe:
     """One layer of a recipe's JSON; raises SpecError."""
     if isinstance(document, dict):
-        document = {"rounding": {}, "rotation": NONE.document(), **document}
+        document = {**NO_PARTS, **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
     bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
-    rounding = Rounding.of_document(f"{where}: rounding", layer["rounding"])
-    rotation = Part.of_document(where, "rotation", layer["rotation"])
     branch = LowRankSpec(**low_rank)
-    return LayerRecipe(BitWidths(**bits), layer["alpha"], branch, rounding, rotation)
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], branch, **read_parts(where, layer))
+
+
+def read_parts(where: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The fields ``NO_PARTS`` of a layer or a map, from JSON; those of older ones do nothing.
+
+    Raises:
+        SpecError: anything unexpected, or a part that no method has.
+    """
+    given = {kind: document.get(kind, nothing) for kind, nothing in NO_PARTS.items()}
+    rounding = Rounding.of_document(f"{where}: rounding", given.pop("rounding"))
+    return {"rounding": rounding} | {
+        kind: Part.of_document(where, kind, part) for kind, part in given.items()
+    }
 
 
 def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
