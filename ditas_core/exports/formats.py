@@ -144,6 +144,12 @@ def check_bits(recipe: Recipe, form: str) -> None:
             f"{form}: expected weights and activations in whole numbers of bits, as the export "
             f"stores codes with a zero point, got {named[0]}; search again with W4A8 or the like"
         )
+    grouped = [b for b in bits if b.group_size]
+    if grouped:
+        raise SpecError(
+            f"{form}: expected one group size for all layers, a convention's, got {grouped[0]}; "
+            "search with integer-gN"
+        )
     wrong = [b for b in bits if b.activation not in (8, 16) or b.weight_bits >= FULL_PRECISION_BITS]
     if wrong:
         raise SpecError(

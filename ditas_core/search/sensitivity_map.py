@@ -154,7 +154,7 @@ class SensitivityMap:
         fields["low_rank"] = asdict(self.low_rank)
         for part in ("rounding", "rotation", "aggregation"):
             fields[part] = getattr(self, part).document()
-        fields["bits"] = [asdict(width) for width in self.bits]
+        fields["bits"] = [width.document() for width in self.bits]
         return json.dumps({"format": MAP_FORMAT, **fields}, sort_keys=True) + "\n"
 
     @staticmethod

@@ -250,8 +250,9 @@ class Convention:
             )
 
     def check_bits(self, bits: BitWidths) -> None:
-        """Raise SpecError for formats, where the convention repeats a description of integers."""
-        if bits.formats and self.smoothing_commutes:
+        """Raise SpecError for formats and group sizes, where the convention repeats a description
+        of integers that share their scales otherwise."""
+        if (bits.formats or bits.group_size) and self.smoothing_commutes:
             raise SpecError(
                 f"bits: expected whole numbers with the convention {self.name}, which repeats what "
                 f"was described of integers, got {bits}; choose integer, integer-gN or "
@@ -281,7 +282,11 @@ class Convention:
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
         """The weight and the activation quantizer at these bits."""
-        return self.weight.with_bits(bits.weight), self.activation.with_bits(bits.activation)
+        weight = self.weight.with_bits(bits.weight)
+        if bits.group_size:
+            size = bits.group_size
+            weight = replace(weight, granularity=Granularity.PER_GROUP, group_size=size)
+        return weight, self.activation.with_bits(bits.activation)
 
 
 CONVENTIONS: dict[str, Convention] = {

@@ -117,9 +117,10 @@ class Recipe:
 
     def to_json(self) -> str:
         acting = any(getattr(x, part).acts for x in self.layers.values() for part in NO_PARTS)
-        newer = acting or any(bits.formats for bits in self.bits)
+        newer = acting or any(bits.formats or bits.group_size for bits in self.bits)
         document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
         for name, layer in self.layers.items():
+            document["layers"][name]["bits"] = layer.bits.document()
             for part in NO_PARTS:
                 del document["layers"][name][part]
                 if getattr(layer, part).acts:
@@ -155,7 +156,7 @@ def layer_of(where: str, document: Any) -> LayerRecipe:
     if isinstance(document, dict):
         document = {**NO_PARTS, **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
-    bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
+    bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"])
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
     branch = LowRankSpec(**low_rank)
     return LayerRecipe(BitWidths(**bits), layer["alpha"], branch, **read_parts(where, layer))
