@@ -25,6 +25,7 @@ from ditas_core.evaluation import (
 )
 from ditas_core.models import DIT
 from ditas_core.specs import (
+    METHODS,
     RELEASED_BRANCH,
     BitWidths,
     CalibrationSpec,
@@ -182,11 +183,20 @@ def test_more_work_costs_more(convention: str) -> None:
     assert plain.search_s < base.search_s and plain.quantize_s < base.quantize_s
     assert cost(bits=BitWidths(16, 8)) == replace(plain), "no branch beside 16 bits"
     for one in (LowRankSpec(), low_rank):  # the best candidates are compensated, too
-        made_up, nearest = (cost(branch=one, compensates=x) for x in (True, False))
+        made_up, nearest = (
+            cost(branch=one, rounding=METHODS[x].rounding) for x in ("gptq", "plain")
+        )
         extra = made_up.quantize_s - nearest.quantize_s
         fits = 1 if convention in ("paper", "released") else 3
         assert extra > 0
         assert made_up.search_s - nearest.search_s >= 0.99 * fits * extra
+        clipped = cost(branch=one, rounding=METHODS["clip"].rounding)
+        assert clipped.quantize_s > nearest.quantize_s and clipped.search_s > nearest.search_s
+    rotated = cost(rotation=METHODS["rotation"].rotation)
+    assert rotated.quantize_s > base.quantize_s and rotated.compare_s > base.compare_s
+    turned = sum(SMALL.tokens * c * 2 * 64 for c, _ in SMALL.groups)
+    passes = plan.images * plan.sampling.steps * (plan.variants - 1) * 2
+    assert rotated.compare_s - base.compare_s == pytest.approx(passes * turned / 1e11)
     assert cost(branch=replace(low_rank, rank=64)).quantize_s >= base.quantize_s
     assert cost(branch=replace(low_rank, iterations=20)).quantize_s > base.quantize_s
 

@@ -21,7 +21,7 @@ from ditas_core.conversion import inject_outliers
 from ditas_core.layers import QuantizedLinear, run_as_
 from ditas_core.search import AlphaLab, SearchSpec
 from ditas_core.search.loss import GroupLoss
-from ditas_core.specs import BitWidths, LowRankSpec, get_convention
+from ditas_core.specs import BitWidths, LayerRecipe, LowRankSpec, get_convention
 
 QUICK: dict[str, Any] = {"samples": 2, "steps": 2, "progress": False}
 
@@ -110,7 +110,7 @@ def test_what_a_gpu_refuses_is_refused(random_calibration: Calibration) -> None:
     """Statistics, a table, noise and a layout that were left on the CPU are noticed."""
     statistics = random_calibration.groups["0.qkv"]
     weight = torch.ones(8, 32)
-    settings = (BitWidths(4, 8), get_convention("integer"), LowRankSpec(rank=0))
+    settings = (LayerRecipe(BitWidths(4, 8)), get_convention("integer"))
     GroupLoss([weight], statistics, *settings)
     with pretended_gpu():
         x = weight.to(GPU)

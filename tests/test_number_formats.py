@@ -341,7 +341,7 @@ def test_divided_rows_keep_their_codes(name: str) -> None:
 def test_effective_bits_count_scales(name: str, bits: float) -> None:
     layer = build_layers([weights()], [torch.zeros(24)], BitWidths(name, 16), INTEGER)[0]
     assert layer.bits_stored / layer.weights == bits
-    predicted = group_bits_stored([(24, 128)], name, INTEGER, LowRankSpec(), False)
+    predicted = group_bits_stored([(24, 128)], BitWidths(name, 16), INTEGER, LowRankSpec(), False)
     assert predicted == layer.bits_stored
     form = FORMATS[name]
     if form.block:
@@ -359,7 +359,10 @@ def test_the_predicted_size_of_a_fitted_branch_is_the_stored_one(
     assert fit.up.shape == (24, 8)
     parts = fit.target, fit.up, fit.down
     (layer,) = build_layers([parts], [torch.zeros(24)], bits, INTEGER)
-    assert group_bits_stored([(24, 128)], name, INTEGER, branch, False) == layer.bits_stored
+    assert (
+        group_bits_stored([(24, 128)], BitWidths(name, 16), INTEGER, branch, False)
+        == layer.bits_stored
+    )
 
 
 @pytest.mark.parametrize("weight", [4, 16, *FORMATS])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import build_random_checkpoint
-from marks import thorough
+from marks import compatible, thorough
 
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint
@@ -72,8 +72,7 @@ def test_a_searched_recipe_predicts_the_searchs_own_choice(
     assert all(one.error > 0 for one in found)
 
 
-@pytest.mark.parametrize("convention", SETTINGS)
-@pytest.mark.parametrize("method", DIFFERENT)
+@pytest.mark.parametrize(("convention", "method"), compatible(SETTINGS, DIFFERENT))
 def test_sensitivity_to_a_recipes_alphas_is_what_it_predicts(
     random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from marks import thorough
+from marks import compatible, thorough
 from slow_reference import slow_group_loss
 from torch import nn
 
@@ -93,7 +93,7 @@ def test_loss_equals_plain_loops(
     stats = few_tokens.groups[name]
     weights = [get_linear(random_checkpoint.transformer, p).weight for p in group.layers]
     widths = BitWidths.parse(bits)
-    loss = GroupLoss(weights, stats, widths, get_convention(convention), LowRankSpec(rank=0))
+    loss = GroupLoss(weights, stats, LayerRecipe(widths), get_convention(convention))
     for alpha in (None, 0.0, 0.55, 1.0):
         slow = slow_group_loss(
             stats.tokens.float().numpy(),
@@ -126,7 +126,11 @@ def test_loss_with_a_branch_is_that_of_the_layer_that_runs(
     folded = s is not None and layer.smoothing is None
     error = layer(tokens / s if folded else tokens) - linear(tokens)
     loss = GroupLoss(
-        [linear.weight], stats, W4A8, convention, spec.low_rank, power_iterations=POWER_ITERATIONS
+        [linear.weight],
+        stats,
+        LayerRecipe(W4A8, None, spec.low_rank),
+        convention,
+        power_iterations=POWER_ITERATIONS,
     )
     assert loss(alpha) == pytest.approx(float(error.square().mean((1, 2)).sum()), rel=2e-2)
 
@@ -251,8 +255,7 @@ def test_the_search_can_be_left_at_any_event(
     assert fingerprint(random_checkpoint.transformer) == before
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("convention", "method"), compatible(CONVENTIONS, METHODS))
 def test_every_method_runs_and_leaves_the_base_weights_alone(
     random_checkpoint: Checkpoint, random_calibration: Calibration, convention: str, method: str
 ) -> None:

@@ -213,7 +213,7 @@ def test_a_size_needs_layers_that_share_one_input() -> None:
     convention = get_convention("integer")
     for shapes in ([], [(4, 8), (4, 9)]):
         with pytest.raises(ValueError, match="shapes"):
-            group_bits_stored(shapes, 4, convention, LowRankSpec(), False)
+            group_bits_stored(shapes, BitWidths(4, 8), convention, LowRankSpec(), False)
 
 
 OPTIONS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4)

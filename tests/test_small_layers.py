@@ -122,19 +122,24 @@ def test_what_a_group_takes_by_hand() -> None:
     two = [(8, 6), (4, 6)]
     codes, scale = 12 * 6 * 4, 12 * (32 + 16)
     parts = 2 * 3 * 6 * 16 + 12 * 3 * 16  # down twice, up
-    assert group_bits_stored(two, 4, INTEGER, LowRankSpec(), False) == codes + scale
-    assert group_bits_stored(two, 4, INTEGER, branch, False) == codes + scale + parts
+    four, whole_weights = BitWidths(4, 8), BitWidths(16, 8)
+    assert group_bits_stored(two, four, INTEGER, LowRankSpec(), False) == codes + scale
+    assert group_bits_stored(two, four, INTEGER, branch, False) == codes + scale + parts
+    grouped = BitWidths(4, 8, 4)  # six inputs: a whole group and half of one
+    assert group_bits_stored(two, grouped, INTEGER, LowRankSpec(), False) == codes + 2 * scale
     # held by the layers themselves: s for both; V's half of up in single precision
     whole = codes + scale + parts + 2 * 6 * 32
-    assert group_bits_stored(two, 4, INTEGER, branch, True, on_the_fly=True) == whole
-    assert group_bits_stored(two, 4, INTEGER, branch, True, divided=[1]) == (
+    assert group_bits_stored(two, four, INTEGER, branch, True, on_the_fly=True) == whole
+    assert group_bits_stored(two, four, INTEGER, branch, True, divided=[1]) == (
         codes + scale + parts + 4 * 3 * 16
     )
     left = [16 * 48 + 32 * 24, 32 * 72, 32 * 72]
     for bits, (smoothed, divided) in zip(
         left, ((False, []), (True, []), (False, [0])), strict=True
     ):
-        found = group_bits_stored(two, 16, INTEGER, branch, smoothed, divided=divided, in_half=[0])
+        found = group_bits_stored(
+            two, whole_weights, INTEGER, branch, smoothed, divided=divided, in_half=[0]
+        )
         assert found == bits
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..checkpoints import CheckpointError, Need, need_of
 from ..checkpoints.files import Headers, check_inside
 from ..layers import QuantizedLinear, empty_layers
+from ..methods import check_parts, rotation_of
 from ..models import Absorber, Transformer, family_of, get_linear, null_class, smoothing_groups
 from ..quantizer import PACKED_BITS, from_patterns, scale_values
 from ..specs import (
@@ -130,9 +131,11 @@ def install_empty_layers_(transformer: Transformer, recipe: Recipe, headers: Hea
         shapes = [(linear.out_features, linear.in_features) for linear in linears]
         layer = recipe.layers[group.name]
         rows = [index for index, path in enumerate(group.layers) if path in divided]
+        check_parts(layer)
+        rotation = rotation_of(layer, shapes[0][1])
         try:
             made = empty_layers(
-                shapes, layer, convention, group.absorber is Absorber.ON_THE_FLY, rows
+                shapes, layer, convention, group.absorber is Absorber.ON_THE_FLY, rows, rotation
             )
         except ValueError:
             raise CheckpointError(

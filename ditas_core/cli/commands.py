@@ -45,6 +45,7 @@ from ..specs import (
     summarize,
 )
 from ..writing import check_new_file, check_new_folder, whole_folder, write_text
+from .budget import search_within_budget, widths_of
 from .images import contact_sheet, to_uint8
 from .loading import load, load_any
 from .parsing import split_names
@@ -197,7 +198,8 @@ def searched(
 
 def run_search(args: argparse.Namespace) -> Report:
     bits = BitWidths.parse(args.bits)
-    SearchSpec(bits, args.convention, args.method, products=args.precision)
+    for each in (bits, *widths_of(args)):
+        SearchSpec(each, args.convention, args.method, products=args.precision)
     LowRankSpec(weighting=args.weighting or "none")
     check_new_file(args.out, Path(args.checkpoint))
     checkpoint = load(args)
@@ -211,6 +213,9 @@ def run_search(args: argparse.Namespace) -> Report:
     calibration = Calibration.load(args.calibration)
     started = time.perf_counter()
     hint = os.path.relpath(args.calibration.resolve(), args.out.resolve().parent)
+    if args.budget is not None:
+        place_(checkpoint, args.device)
+        return search_within_budget(args, checkpoint, calibration, spec, hint)
     journal = SearchJournal(
         args.out.with_name(args.out.name + ".partial"), calibration, checkpoint, spec
     )

@@ -203,6 +203,19 @@ def build_parser() -> Parser:
         default="float32",
         help="of the loss's products: float32, or bfloat16 for large models (%(default)s)",
     )
+    search.add_argument(
+        "--budget",
+        type=number(float, 1, 16),
+        metavar="BITS",
+        help="bits per weight on disk, scales and branches counted: every layer gets those of "
+        "--widths that leave the smallest sum of predicted errors within it",
+    )
+    search.add_argument(
+        "--widths",
+        default="",
+        help="for --budget, for example W3A8,W4A8,W4g64A8 (4 bits in groups of 64 inputs); "
+        "default: --bits as the convention groups them and in groups of 16, 32, 64 and 128",
+    )
     search.add_argument("--out", type=Path, required=True, help="recipe to write (.json)")
     add_device(search)
     add_quantization(search)

@@ -13,9 +13,9 @@ from ..calibration import Calibration, GroupStatistics, check_together
 from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..layers import QuantizedLinear, build_layers
-from ..methods import WeightFit, check_rounding, fit_weights, joined
+from ..methods import WeightFit, aggregated, check_parts, fit_weights, joined, rotation_of
 from ..models import Absorber, SmoothingGroup, Transformer, get_linear, group_fed_by
-from ..smoothing import multiply_columns, smoothing_factor, weight_absmax
+from ..smoothing import multiply_columns, rotate, smoothing_factor, weight_absmax
 from ..specs import Convention, LayerRecipe, Recipe, get_convention
 from .fold import fold_producer_, get_affine
 from .modulation import quantize_modulation
@@ -55,8 +55,9 @@ def prepare(
     source = weights
     if fits is not None and convention.factor_from == "quantized":
         source = [fit.rounded for fit in fits]
-    s = smoothing_factor(statistics.aggregated_absmax(), weight_absmax(source), layer.alpha)
-    return PreparedGroup(s, fits)
+    w_absmax = weight_absmax(source)  # (C,)
+    act_absmax = aggregated(layer, statistics.absmax, w_absmax)
+    return PreparedGroup(smoothing_factor(act_absmax, w_absmax, layer.alpha), fits)
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def iterate_conversion(
     """
     check_together(checkpoint, calibration if recipe.needs_calibration else None, recipe)
     for settings in recipe.layers.values():
-        check_rounding(settings.rounding)
+        check_parts(settings)
     source = checkpoint.transformer
     result = copy.deepcopy(source)
     total = len(checkpoint.groups)
@@ -162,15 +163,19 @@ def quantize_group(
     prepared: PreparedGroup,
     divisors: dict[str, Tensor],
 ) -> list[QuantizedLinear]:
-    """The group's layers, smoothed by s; the rows of those in ``divisors`` (V) divided by it.
+    """The group's layers, smoothed by s and rotated; the rows of those in ``divisors`` (V)
+    divided by it.
 
     The branch is fitted before the rows are divided, so that it minimises the
     error of V itself.
     """
     s, fits = prepared.s, prepared.fits
     affines = [get_affine(source, path) for path in group.layers]
+    rotation = rotation_of(layer, affines[0].weight.shape[1])
+    rotation = None if rotation is None else rotation.to(affines[0].weight.device)
     if fits is None:
         weights = [a.weight if s is None else multiply_columns(a.weight, s) for a in affines]
+        weights = [rotate(weight, rotation) for weight in weights]
         fits = fit_weights(joined(weights, convention), statistics, layer, convention, s)
     return build_layers(
         [(fit.target, fit.up, fit.down) for fit in fits],
@@ -181,4 +186,5 @@ def quantize_group(
         group.absorber is Absorber.ON_THE_FLY,
         [divisors.get(path) for path in group.layers],
         [fit.coded for fit in fits],
+        rotation,
     )

@@ -18,12 +18,18 @@ import torch
 from ..calibration import memory_of
 from ..checkpoints import Checkpoint
 from ..lowrank import OVERSAMPLING
+from ..methods import rotation_of, roundings
 from ..sampling import forward_arguments
 from ..specs import (
     FULL_PRECISION_BITS,
+    NEAREST,
+    NONE,
     BitWidths,
     CalibrationSpec,
+    LayerRecipe,
     LowRankSpec,
+    Part,
+    Rounding,
     SamplingSpec,
     get_convention,
 )
@@ -99,7 +105,7 @@ class Plan:
 
     branch      the low-rank branch of every group (``SearchSpec.branch``)
     candidates  what a search tries per group: the grid's alphas and the identity; 0 = no search
-    compensates whether rounding errors are made up for (``Rounding.compensation``)
+    rounding, rotation   of every group
     images      sampled with each of ``variants``, the first of them in full precision
     """
 
@@ -111,7 +117,8 @@ class Plan:
     images: int = 8
     sampling: SamplingSpec = SamplingSpec()
     variants: int = 3
-    compensates: bool = False
+    rounding: Rounding = NEAREST
+    rotation: Part = NONE
 
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
@@ -125,6 +132,16 @@ class Plan:
     def kept(self) -> int:
         """Tokens of each group that a search reads."""
         return self.calibration.sampling.steps * self.calibration.tokens
+
+    @property
+    def compensates(self) -> bool:
+        """Whether rounding errors are made up for."""
+        return self.rounding.compensation.acts
+
+    def rotated(self, channels: int) -> int:
+        """Operations per number of rotating inputs, or weights, of so many channels."""
+        block = rotation_of(LayerRecipe(self.bits, rotation=self.rotation), channels)
+        return 0 if block is None else 2 * len(block)
 
     @property
     def fits_branches(self) -> bool:
@@ -160,8 +177,9 @@ def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
     spec = plan.calibration
     guided = 2 * shape.flops  # of one sample's step
     recorded = spec.samples * spec.sampling.steps * guided * RECORDING
-    runs = 1 + (plan.variants - 1) * QUANTIZED
-    sampled = plan.images * plan.sampling.steps * guided * runs
+    turned = sum(shape.tokens * c * plan.rotated(c) for c, _ in shape.groups)
+    runs = guided + (plan.variants - 1) * (QUANTIZED * guided + 2 * turned)
+    sampled = plan.images * plan.sampling.steps * runs
     groups = shape.groups
     return Cost(
         calibrate_s=recorded / speed,
@@ -181,13 +199,13 @@ def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
     otherwise a few are fitted thoroughly on top.
     """
     weights, tokens = channels * outputs, plan.kept
-    one = tokens * channels * ROUNDING + 2.0 * tokens * weights
+    one = tokens * channels * (ROUNDING + plan.rotated(channels)) + 2.0 * tokens * weights
     if not plan.candidates:
         return 0.0
     if get_convention(plan.convention).smoothing_commutes:
         return plan.candidates * one + group_fit_flops(channels, outputs, plan)
-    one += weights * ROUNDING
-    if not plan.fits_branches and not plan.compensates:
+    one += weights * (ROUNDING + plan.rotated(channels))
+    if not plan.fits_branches and not plan.rounding.acts:
         return plan.candidates * one
     refitted = min(REFITTED, plan.candidates)
     fit = group_fit_flops(channels, outputs, plan)
@@ -201,9 +219,12 @@ def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
 def group_fit_flops(channels: int, outputs: int, plan: Plan) -> float:
     """Operations of fitting one group's weights as conversion does."""
     weights, branch = channels * outputs, plan.branch
-    if plan.compensates:
-        rest = group_fit_flops(channels, outputs, replace(plan, compensates=False))
-        return rest + weights * (3.0 * channels + 6 * ROUNDING) + LAYERS * 4.0 * channels**3
+    if plan.rounding.acts or plan.rotation.acts:
+        rest = group_fit_flops(channels, outputs, replace(plan, rounding=NEAREST, rotation=NONE))
+        rest += weights * (roundings(plan.rounding) * ROUNDING + plan.rotated(channels))
+        if plan.compensates:
+            rest += weights * (3.0 * channels + 6 * ROUNDING) + LAYERS * 4.0 * channels**3
+        return rest
     if not plan.fits_branches:
         return weights * 3 * ROUNDING
     if branch.keep == "last":

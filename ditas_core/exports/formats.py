@@ -25,7 +25,6 @@ from ..models import Absorber, SmoothingGroup, Transformer, family_of, get_linea
 from ..specs import (
     FULL_PRECISION_BITS,
     MODULATIONS,
-    NEAREST,
     BitWidths,
     Granularity,
     LayerRecipe,
@@ -81,6 +80,7 @@ def fit_recipe(
         recipe, layers={n: settled(layer, n in on_the_fly) for n, layer in recipe.layers.items()}
     )
     check_bits(recipe, form)
+    check_rotations(recipe, form)
     check_convention(recipe, groups, transformer, form)
     bytes_times_bytes = form == "torchao" and is_w8a8(recipe)
     held = {"branch": form == "sdnq", "divisor": bytes_times_bytes}
@@ -119,7 +119,7 @@ def settled(layer: LayerRecipe, on_the_fly: bool) -> LayerRecipe:
     if not is_left_alone(layer.bits):
         return layer
     alpha = None if on_the_fly else layer.alpha
-    return replace(layer, low_rank=LowRankSpec(), alpha=alpha, rounding=NEAREST)
+    return LayerRecipe(layer.bits, alpha, aggregation=layer.aggregation)
 
 
 def is_left_alone(bits: BitWidths) -> bool:
@@ -144,11 +144,27 @@ def check_bits(recipe: Recipe, form: str) -> None:
             f"{form}: expected weights and activations in whole numbers of bits, as the export "
             f"stores codes with a zero point, got {named[0]}; search again with W4A8 or the like"
         )
+    grouped = [b for b in bits if b.group_size]
+    if grouped:
+        raise SpecError(
+            f"{form}: expected one group size for all layers, a convention's, got {grouped[0]}; "
+            "search with integer-gN"
+        )
     wrong = [b for b in bits if b.activation not in (8, 16) or b.weight_bits >= FULL_PRECISION_BITS]
     if wrong:
         raise SpecError(
             f"{form}: expected weights of up to 8 bits and activations of 8 or 16, as the library "
             f"rounds to no others, got {wrong[0]}"
+        )
+
+
+def check_rotations(recipe: Recipe, form: str) -> None:
+    """Raise SpecError for a rotated input."""
+    rotated = [layer.rotation.name for layer in recipe.layers.values() if layer.rotation.acts]
+    if rotated:
+        raise SpecError(
+            f"{form}: expected a recipe without rotations of inputs, which the format has no place "
+            f"for, got {rotated[0]} in {len(rotated)} groups; search with another method"
         )
 
 

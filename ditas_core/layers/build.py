@@ -38,6 +38,7 @@ def build_layers(
     on_the_fly: bool = False,
     divisors: Sequence[Tensor | None] | None = None,
     rounded: Sequence[Coded | None] | None = None,
+    rotation: Tensor | None = None,
 ) -> list[QuantizedLinear]:
     """The layers that share one input, one per bias.
 
@@ -49,6 +50,8 @@ def build_layers(
     divisors    per layer (C_out,) or None: rows divided after rounding (V folded
                 with the smoothing factor of the output projection)
     rounded     per fit the codes of its target where they are chosen already; None: the nearest
+    rotation    what the layers rotate every block of inputs by after the division, (B, B): in the
+                targets already
     """
     weight_spec, activation_spec = convention.quantizers(bits)
     columns = s if convention.smoothing_commutes else None
@@ -84,6 +87,7 @@ def build_layers(
                     convention.branch_input == "full",
                     start,
                     together,
+                    rotation,
                 )
             )
             start += len(bias)
@@ -96,6 +100,7 @@ def empty_layers(
     convention: Convention,
     on_the_fly: bool = False,
     divided: Collection[int] = (),
+    rotation: Tensor | None = None,
 ) -> list[QuantizedLinear]:
     """The layers that share one input as ``build_layers`` makes them, on the meta device: the one
     description of what is stored.
@@ -103,6 +108,7 @@ def empty_layers(
     shapes   (C_out, C) of each layer
     divided  indices of the layers whose rows are divided (V, where the output
              projection is smoothed)
+    rotation  as ``build_layers`` takes it, with its numbers, which no file holds
 
     Raises:
         ValueError: no layer, several inputs, or strided groups that do not divide the weights.
@@ -121,7 +127,9 @@ def empty_layers(
         s = None if layer.alpha is None else torch.empty(c)
         divisors = [torch.empty(n) if i in divided else None for i, n in enumerate(rows)]
         biases = [torch.empty(n) for n in rows]
-        return build_layers(fits, biases, layer.bits, convention, s, on_the_fly, divisors)
+        return build_layers(
+            fits, biases, layer.bits, convention, s, on_the_fly, divisors, rotation=rotation
+        )
 
 
 def encode(

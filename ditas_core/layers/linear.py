@@ -2,6 +2,8 @@
 
     y = Q_a(x / s) Q_w^T + (x / s) R^T L^T + b
 
+with (x / s) rotated before anything else is done to it where the recipe says so.
+
 Integer codes, scales and the branch are buffers, so a ``state_dict`` holds the
 whole layer; what a backend makes of them to compute with is derived and not stored.
 """
@@ -24,6 +26,7 @@ from ..quantizer import (
     scale_values,
     unpack_nibbles,
 )
+from ..smoothing import rotate
 from ..specs import BACKENDS, FULL_PRECISION_BITS, Granularity, QuantizerSpec, check_choice
 from .integer import (
     Operand,
@@ -48,6 +51,8 @@ class QuantizedLinear(nn.Module):
     tensor_scale (1,), of NVFP4
     up, down     low-rank branch, (C_out, r) and (r, C_in); r may be 0
     smoothing    (C_in,) divisor applied on the fly, or None where it was folded
+    rotation     (B, B), which every block of B inputs is then multiplied by, or None; recipe and
+                 shape say which, so that it is stored nowhere
     row_scale    (C_out, 1) factor of the dequantized rows where their scale cannot
                  take it, or None
     shared       how many layers hold the same table and ``down`` (fused qkv): their
@@ -68,6 +73,7 @@ class QuantizedLinear(nn.Module):
     down: Tensor
     smoothing: Tensor | None
     row_scale: Tensor | None
+    rotation: Tensor | None
     weight: Tensor | None
     operand_codes: Tensor | None
     operand_sums: Tensor
@@ -87,6 +93,7 @@ class QuantizedLinear(nn.Module):
         branch_on_full: bool = True,
         row_start: int = 0,
         shared: int = 1,
+        rotation: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.weight_spec = weight_spec
@@ -104,6 +111,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("down", branch[1])
         self.register_buffer("smoothing", smoothing)
         self.register_buffer("row_scale", row_scale)
+        self.register_buffer("rotation", rotation, persistent=False)
         for name in ("weight", *OPERAND):
             self.register_buffer(name, None, persistent=False)
         self.derive_()
@@ -204,6 +212,7 @@ class QuantizedLinear(nn.Module):
     def computed(self, x: Tensor) -> Tensor:
         if self.smoothing is not None:
             x = x / self.smoothing
+        x = rotate(x, self.rotation)  # (..., C_in)
         source = x
         if self.weight is None:
             result = integer_linear(x, self.operand, self.activation_spec).add_(self.bias)

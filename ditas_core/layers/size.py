@@ -13,12 +13,13 @@ or smoothed weights that half precision happens to hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from ..specs import BitWidths, Convention, LayerRecipe, LowRankSpec, Width
+from ..specs import BitWidths, Convention, LayerRecipe, LowRankSpec
 from .build import empty_layers
 
 HALF, SINGLE = 16, 32
@@ -26,7 +27,7 @@ HALF, SINGLE = 16, 32
 
 def group_bits_stored(
     shapes: Sequence[tuple[int, int]],
-    weight: Width,
+    bits: BitWidths,
     convention: Convention,
     low_rank: LowRankSpec,
     smoothed: bool,
@@ -37,6 +38,7 @@ def group_bits_stored(
     """Bits of the layers that share one input, biases not counted.
 
     shapes      (C_out, C) of each layer
+    bits        those of activations take nothing
     smoothed    whether s is not the identity
     on_the_fly  whether the layers hold s themselves (fc2)
     divided     indices of the layers whose rows are divided (V, where the output
@@ -47,7 +49,7 @@ def group_bits_stored(
     Raises:
         ValueError: see ``empty_layers``.
     """
-    layer = LayerRecipe(BitWidths(weight, 8), 0.0 if smoothed else None, low_rank)
+    layer = LayerRecipe(replace(bits, activation=8), 0.0 if smoothed else None, low_rank)
     half = frozenset() if smoothed else frozenset(in_half) - set(divided)
     return counted(tuple(shapes), layer, convention, on_the_fly, frozenset(divided), half)
 

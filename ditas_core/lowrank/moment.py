@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..smoothing import rotate
 from ..specs import WEIGHTINGS
 
 SHRINKAGE = 0.05
@@ -88,6 +89,17 @@ class InputMoment:
             None if self.factor is None else self.factor / s,
             None if self.diagonal is None else self.diagonal / s.square(),
         )
+
+    def rotated(self, rotation: Tensor | None) -> InputMoment:
+        """The moment of the input ``x R``, ``R^T M R``, dense; of a block (B, B), see ``rotate``.
+
+        The identity stays itself, as R^T R is.
+        """
+        if rotation is None or (self.dense is None and self.diagonal is None):
+            return self
+        whole = self.dense if self.dense is not None else self.matrix().float()  # (C, C)
+        rotation = rotation.to(whole.device)
+        return InputMoment(rotate(rotate(whole, rotation).T, rotation))
 
 
 def input_moment(

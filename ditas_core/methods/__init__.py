@@ -11,11 +11,12 @@ from .fit import (
     quick_fit,
     released_fits,
 )
-from .parts import check_rounding, round_weight
+from .parts import aggregated, check_parts, rotation_of, round_weight, roundings
 
 __all__ = [
     "WeightFit",
-    "check_rounding",
+    "aggregated",
+    "check_parts",
     "coded_fits",
     "fit_weight",
     "fit_weights",
@@ -24,5 +25,7 @@ __all__ = [
     "prefers_weight_start",
     "quick_fit",
     "released_fits",
+    "rotation_of",
     "round_weight",
+    "roundings",
 ]

@@ -25,6 +25,7 @@ from ..lowrank import (
     released_iterates,
 )
 from ..quantizer import Coded, dequantize, fake_quantize
+from ..smoothing import rotate
 from ..specs import (
     FULL_PRECISION_BITS,
     Convention,
@@ -33,7 +34,7 @@ from ..specs import (
     LowRankSpec,
     QuantizerSpec,
 )
-from .parts import round_weight
+from .parts import rotation_of, round_weight
 
 POWER_ITERATIONS = 2
 """Of the branch that is kept: within 1 % of the optimum. The search makes do with fewer."""
@@ -93,16 +94,19 @@ def fit_weights(
 ) -> list[WeightFit]:
     """The fit of each weight (C_out, C) as conversion stores it and search scores it.
 
-    weights  already multiplied by ``s`` (C,), by which their inputs are then divided
-    inputs   read only by a weighted branch and by a compensation of the rounding error
+    weights  already multiplied by ``s`` (C,), by which their inputs are then divided, and
+             rotated as the layer's inputs are
+    inputs   of the layer, neither divided nor rotated; read only by a weighted branch and by a
+             compensation of the rounding error
     """
     moment, variance = InputMoment(), 0.0
     if inputs is not None and layer.low_rank.rank:
-        moment = moment_of(layer.low_rank.weighting, inputs, s)
+        moment = moment_of(layer.low_rank.weighting, inputs, s, layer)
         tokens = inputs.tokens.float()
         if s is not None:
             tokens = tokens / s
-        variance = passing_variance(tokens, layer, convention)
+        rotation = rotation_of(layer, tokens.shape[-1])
+        variance = passing_variance(rotate(tokens, rotation), layer, convention)
     spec, _ = convention.quantizers(layer.bits)
     fits = [fit_weight(weight, spec, layer.low_rank, moment, variance) for weight in weights]
     return coded_fits(fits, weights, inputs, layer, s)
@@ -126,7 +130,7 @@ def coded_fits(
     fits = [settled(fit, weight) for fit, weight in zip(fits, weights, strict=True)]
     moment = InputMoment()
     if inputs is not None and layer.rounding.reads_inputs:
-        moment = moment_of("covariance", inputs, s)
+        moment = moment_of("covariance", inputs, s, layer)
     return [
         replace(fit, coded=round_weight(fit.target, fit.spec, layer.rounding, moment))
         for fit in fits
@@ -140,10 +144,13 @@ def settled(fit: WeightFit, weight: Tensor) -> WeightFit:
     return replace(fit, target=weight - fit.up @ fit.down, settled=True)  # (C_out, C)
 
 
-def moment_of(weighting: str, inputs: RecordedInputs, s: Tensor | None) -> InputMoment:
-    """Of the inputs divided by s, all steps alike."""
+def moment_of(
+    weighting: str, inputs: RecordedInputs, s: Tensor | None, layer: LayerRecipe
+) -> InputMoment:
+    """Of the inputs divided by s and rotated as the layer's are, all steps alike."""
     moment = input_moment(weighting, inputs.tokens, inputs.energy.mean(0))
-    return moment if s is None else moment.divided(s)
+    moment = moment if s is None else moment.divided(s)
+    return moment.rotated(rotation_of(layer, inputs.energy.shape[-1]))
 
 
 def passing_variance(tokens: Tensor, layer: LayerRecipe, convention: Convention) -> float:

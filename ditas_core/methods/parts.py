@@ -1,4 +1,4 @@
-"""Parts found by the names that recipes give them, and rounding with them."""
+"""Parts found by the names that recipes give them; what each kind of them does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..lowrank import InputMoment
 from ..quantizer import Coded, QParams, choose_qparams, quantize
+from ..smoothing import temporal_aggregate
 from ..specs import (
     FULL_PRECISION_BITS,
+    LayerRecipe,
     Part,
     QuantizerSpec,
     Rounding,
@@ -40,12 +42,47 @@ def find(kind: str, part: Part) -> tuple[ModuleType, Any]:
     return module, module.Settings(**given)
 
 
-def check_rounding(rounding: Rounding) -> None:
+def check_parts(layer: LayerRecipe) -> None:
     """Raise SpecError unless its parts are known and their settings theirs."""
-    for kind in ("clipping", "compensation"):
-        part: Part = getattr(rounding, kind)
+    rounding = layer.rounding
+    for kind, part in {
+        "aggregation": layer.aggregation,
+        "rotation": layer.rotation,
+        "clipping": rounding.clipping,
+        "compensation": rounding.compensation,
+    }.items():
         if part.acts:
             find(kind, part)
+
+
+def aggregated(layer: LayerRecipe, act_absmax: Tensor, w_absmax: Tensor) -> Tensor:
+    """What smoothing reads of the channel maxima (T, 2, C) of all steps and halves, (C,).
+
+    w_absmax  (C,) of the weights that share the input
+    """
+    if not layer.aggregation.acts:
+        return temporal_aggregate(act_absmax)
+    aggregation, settings = find("aggregation", layer.aggregation)
+    found: Tensor = aggregation.aggregate(act_absmax.amax(1), w_absmax, settings)
+    return found
+
+
+def roundings(rounding: Rounding) -> int:
+    """How often a clipping search rounds a weight before it is rounded; 0 without one."""
+    if not rounding.clipping.acts:
+        return 0
+    clipping, settings = find("clipping", rounding.clipping)
+    found: int = clipping.roundings(settings)
+    return found
+
+
+def rotation_of(layer: LayerRecipe, channels: int) -> Tensor | None:
+    """What every block of a layer's inputs is multiplied by, (B, B), on the CPU; None: nothing."""
+    if not layer.rotation.acts:
+        return None
+    rotation, settings = find("rotation", layer.rotation)
+    found: Tensor = rotation.block(channels, settings)
+    return found
 
 
 def round_weight(

@@ -63,7 +63,7 @@ def add_linear(builder: GraphBuilder, layer: QuantizedLinear, x: str, name: str,
     if reason or not (layer.branch_on_full or layer.up.shape[1] == 0):
         raise SpecError(f"{name}: {reason or 'the branch multiplies the rounded input'}")
     rows = as_rows(builder, x) if rank != 2 else x  # (M, C)
-    rows = divided(builder, layer, rows)
+    rows = rotated(builder, layer, divided(builder, layer, rows))
     if max(weight.bits, activation.bits) > CODE_BITS:
         y = float_product(builder, layer, rows, name)
     elif activation.granularity is Granularity.PER_TOKEN:
@@ -103,6 +103,23 @@ def divided(builder: GraphBuilder, layer: QuantizedLinear, rows: str) -> str:
     if ("divided", rows, s) not in builder.results:
         builder.results["divided", rows, s] = builder.node("Div", [rows, s], f"{rows}.smooth")
     return str(builder.results["divided", rows, s])
+
+
+def rotated(builder: GraphBuilder, layer: QuantizedLinear, rows: str) -> str:
+    """Rotated in blocks of inputs; once for layers that share input and rotation."""
+    if layer.rotation is None:
+        return rows
+    block = builder.constant(layer.rotation, "rotation")
+    if ("rotated", rows, block) not in builder.results:
+        cut = builder.constant([-1, layer.in_features // len(layer.rotation), len(layer.rotation)],
+                               "blocks")  # fmt: skip
+        blocks = builder.node("Reshape", [rows, cut], f"{rows}.blocks")  # (M, C / B, B)
+        turned = builder.node("MatMul", [blocks, block], f"{rows}.turned")
+        whole = builder.constant([-1, layer.in_features], "rows")
+        builder.results["rotated", rows, block] = builder.node(
+            "Reshape", [turned, whole], f"{rows}.rotated"
+        )  # (M, C)
+    return str(builder.results["rotated", rows, block])
 
 
 def rounded(builder: GraphBuilder, rows: str, spec: QuantizerSpec) -> Codes:

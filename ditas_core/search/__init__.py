@@ -16,6 +16,7 @@ from .alpha import (
     unsearched_recipe,
 )
 from .frontier import Allocation, frontier, largest_uniform, priced, uniform_allocations
+from .group_sizes import GROUP_SIZES, iterate_budget_search, with_group_sizes
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
@@ -33,6 +34,7 @@ from .totals import (
 from .weighted import at_width, weighted
 
 __all__ = [
+    "GROUP_SIZES",
     "Allocation",
     "AlphaLab",
     "BudgetError",
@@ -56,6 +58,7 @@ __all__ = [
     "bits_per_weight",
     "change_db",
     "frontier",
+    "iterate_budget_search",
     "iterate_group_search",
     "iterate_search",
     "iterate_sensitivity",
@@ -75,4 +78,5 @@ __all__ = [
     "uniform_allocations",
     "unsearched_recipe",
     "weighted",
+    "with_group_sizes",
 ]

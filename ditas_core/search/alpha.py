@@ -64,6 +64,7 @@ class SearchSpec:
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
         check_choice("method", self.method, METHODS)
+        get_convention(self.convention).check_rotation(self.parts.rotation)
         check_choice("products", self.products, PRODUCTS)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
@@ -97,10 +98,11 @@ class SearchSpec:
 
     def layer(self, width: int, alpha: float | None = None) -> LayerRecipe:
         """A layer of the method with this alpha on a model of this width."""
-        rounding = self.parts.rounding
+        parts, rounding = self.parts, self.parts.rounding
         if self.bits.weight_bits >= FULL_PRECISION_BITS:
             rounding = NEAREST
-        return LayerRecipe(self.bits, alpha, self.branch(width), rounding)
+        of_inputs = parts.rotation, parts.aggregation
+        return LayerRecipe(self.bits, alpha, self.branch(width), rounding, *of_inputs)
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,9 @@ class AlphaLab:
     def __call__(self, alpha: float | None) -> LabView:
         loss = self.loss
         s = smoothing_factor(loss.act_absmax, loss.w_absmax, alpha)  # (C,)
-        smoothed = loss.tokens / s  # (M, C)
+        smoothed = loss.smoothed(s)  # (M, C)
         moved = loss.round_activations(smoothed, s) - smoothed  # (M, C)
-        scaled = loss.weight * s  # (C_out, C)
+        scaled = stacked(loss.scaled(s))  # (C_out, C)
         target, stored, params = self.weight_side(smoothed, s)
         by_weight = loss.known if loss.frozen else loss.multiply(smoothed, stored.error)
         error = by_weight
@@ -141,7 +141,7 @@ class AlphaLab:
                 scale = params[0].reshape(-1, len(s)) * s
                 params = scale.flatten(), params[1]
             return self.frozen_target * s, stored, params
-        scaled = [weight * s for weight in loss.weights]
+        scaled = loss.scaled(s)
         fits = loss.quick_fits(smoothed, s, scaled)
         targets = [fit.target for fit in fits]
         params = scales_of(targets, loss.weight_spec)
@@ -153,7 +153,7 @@ class AlphaLab:
         if not self.loss.rounds_activations:
             return None
         if spec.granularity is Granularity.PER_TENSOR:
-            params = params_from_range(*self.loss.activation_range(s), spec)
+            params = params_from_range(*self.loss.activation_range(smoothed, s), spec)
         else:
             params = choose_qparams(smoothed, spec)
         return median_grid(params.step.flatten(), params.zero_point.flatten(), spec)

@@ -8,7 +8,8 @@ With X_s = X / s, its rounded X^ and the weight A that stands for W s,
 
 What candidates share is computed once: where rounding commutes with smoothing
 (one input channel per scale) the weight is rounded before the loop and X_s V^T is
-the same for every s; otherwise the reference X W^T is.
+the same for every s; otherwise the reference X W^T is. Where the layer rotates its inputs, X_s
+and W s stand for both after it.
 """
 
 from __future__ import annotations
@@ -23,24 +24,23 @@ from ..checkpoints import Checkpoint
 from ..lowrank import input_moment
 from ..methods import (
     WeightFit,
+    aggregated,
     fit_weight,
     fit_weights,
     joined,
     passing_variance,
     prefers_weight_start,
     quick_fit,
+    rotation_of,
 )
 from ..models import SmoothingGroup, get_linear
 from ..quantizer import fake_quantize, fake_quantize_in_range
-from ..smoothing import smoothing_factor, weight_absmax
+from ..smoothing import rotate, smoothing_factor, weight_absmax
 from ..specs import (
     FULL_PRECISION_BITS,
-    NEAREST,
-    BitWidths,
     Convention,
     LayerRecipe,
     LowRankSpec,
-    Rounding,
 )
 
 SEARCH_ITERATIONS = 1
@@ -64,23 +64,22 @@ class GroupLoss:
     """Call with alpha (None = identity) -> loss on the stored tokens.
 
     weights     of the layers that share the input, each (C_out, C)
+    layer       whose bits and parts they have, whatever its alpha; candidates are compared with
+                the nearest codes
     products    dtype of the matrix products: float32 or bfloat16
     power_iterations  of a candidate's branch, see ``leading_subspace``
     fits        where rounding commutes with smoothing: of the weights, if known already
-    rounding    as conversion rounds; candidates are compared with the nearest codes
     """
 
     def __init__(
         self,
         weights: list[Tensor],
         statistics: GroupStatistics,
-        bits: BitWidths,
+        layer: LayerRecipe,
         convention: Convention,
-        low_rank: LowRankSpec,
         products: torch.dtype = torch.float32,
         power_iterations: int = SEARCH_ITERATIONS,
         fits: list[WeightFit] | None = None,
-        rounding: Rounding = NEAREST,
     ) -> None:
         self.convention = convention
         self.statistics = statistics
@@ -88,19 +87,20 @@ class GroupLoss:
         self.power_iterations = power_iterations
         self.weight_starts: list[bool] | None = None
         self.thorough = False
-        self.weight_spec, self.activation_spec = convention.quantizers(bits)
+        self.weight_spec, self.activation_spec = convention.quantizers(layer.bits)
         self.rounds_activations = self.activation_spec.bits < FULL_PRECISION_BITS
-        self.layer = LayerRecipe(bits, None, low_rank, rounding)
+        self.layer = layer
         self.weights = joined([w.float() for w in weights], convention)
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
         self.tokens = statistics.tokens.float().reshape(-1, channels)  # (M, C)
+        rotation_block = rotation_of(self.layer, channels)
+        self.rotation = None if rotation_block is None else rotation_block.to(self.tokens.device)
         self.moment = input_moment("none")
-        if low_rank.rank:
+        if layer.low_rank.rank:
             self.moment = input_moment(
-                low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
+                layer.low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
-        self.act_absmax = statistics.aggregated_absmax()  # (C,)
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
         self.energy = self.mean_square(reference)
         self.frozen: RoundedWeight | None = None
@@ -116,6 +116,7 @@ class GroupLoss:
             if convention.factor_from == "quantized":
                 source = [fit.rounded for fit in fits]
         self.w_absmax = weight_absmax(source)  # (C,)
+        self.act_absmax = aggregated(layer, statistics.absmax, self.w_absmax)  # (C,)
 
     @property
     def approximates(self) -> bool:
@@ -126,19 +127,27 @@ class GroupLoss:
 
     def __call__(self, alpha: float | None) -> float:
         s = smoothing_factor(self.act_absmax, self.w_absmax, alpha)  # (C,)
-        smoothed = self.tokens / s  # (M, C)
+        smoothed = self.smoothed(s)  # (M, C)
         rounded = self.round_activations(smoothed, s)  # (M, C)
         if self.frozen is not None:
             if not self.rounds_activations:
                 return self.mean_square(self.known)
             moved = (rounded - smoothed).mul_(s)  # (M, C), in the channels' own units
             return self.of_frozen(moved, self.frozen)
-        scaled = [weight * s for weight in self.weights]  # each (C_out, C)
+        scaled = self.scaled(s)
         if self.thorough:
             fits = fit_weights(scaled, self.statistics, self.layer, self.convention, s)
         else:
             fits = self.quick_fits(smoothed, s, scaled)
         return self.of_smoothed(smoothed, rounded, fits, scaled)
+
+    def smoothed(self, s: Tensor) -> Tensor:
+        """The tokens as the layer rounds them: divided by s, and rotated, (M, C)."""
+        return rotate(self.tokens / s, self.rotation)
+
+    def scaled(self, s: Tensor) -> list[Tensor]:
+        """The weights that belong to ``smoothed``, each (C_out, C)."""
+        return [rotate(weight * s, self.rotation) for weight in self.weights]
 
     def as_converted(self, alpha: float | None) -> float:
         """The loss with the weights fitted as conversion fits them, not quickly.
@@ -160,6 +169,7 @@ class GroupLoss:
         if branch.rank == 0 or spec.bits >= FULL_PRECISION_BITS:
             return [fit_weight(w, spec, LowRankSpec(), self.moment) for w in scaled]
         moment, iterations = self.moment.divided(s), self.power_iterations
+        moment = moment.rotated(self.rotation)
         if self.weight_starts is None:
             variance = passing_variance(smoothed, self.layer, self.convention)
             self.weight_starts = [
@@ -174,18 +184,25 @@ class GroupLoss:
         """Choose the branch's start at the identity, as the search does, before other calls."""
         if self.frozen is None and self.weight_starts is None:
             identity = torch.ones_like(self.act_absmax)
-            self.quick_fits(self.tokens, identity, self.weights)
+            self.quick_fits(self.smoothed(identity), identity, self.scaled(identity))
 
     def round_activations(self, x: Tensor, s: Tensor) -> Tensor:
-        """Fake-quantize tokens (M, C); a whole tensor's range is the exact one of each step."""
+        """Fake-quantize tokens (M, C), see ``smoothed``."""
         if not self.activation_spec.tensor_scale:
             return fake_quantize(x, self.activation_spec)
-        lo, hi = self.activation_range(s)
         by_step = x.reshape(self.steps, self.kept, -1)  # (T, K, C)
+        lo, hi = self.activation_range(x, s)
         return fake_quantize_in_range(by_step, lo, hi, self.activation_spec).reshape(x.shape)
 
-    def activation_range(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact minimum and maximum of each step's smoothed inputs, (T, 1, 1) both."""
+    def activation_range(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimum and maximum of each step's inputs as the layer rounds them, (T, 1, 1) both.
+
+        Exact where they are only divided; of rotated ones, which the extremes of single channels
+        say nothing about, those of the tokens x (M, C) that were kept: a little narrower.
+        """
+        if self.rotation is not None:
+            by_step = x.reshape(self.steps, -1)  # (T, K C)
+            return by_step.amin(1)[:, None, None], by_step.amax(1)[:, None, None]
         lo = (self.statistics.low / s).amin((1, 2))[:, None, None]
         hi = (self.statistics.high / s).amax((1, 2))[:, None, None]
         return lo, hi
@@ -251,12 +268,10 @@ def group_loss(
     return GroupLoss(
         weights,
         calibration.groups[group.name].to(weights[0].device),
-        layer.bits,
+        layer,
         convention,
-        layer.low_rank,
         PRODUCTS[products],
         fits=fits,
-        rounding=layer.rounding,
     )
 
 

@@ -183,6 +183,8 @@ def sized_map(
         stacked_rows(stored),
         stacked_rows(division),
         rounding=spec.parts.rounding,
+        rotation=spec.parts.rotation,
+        aggregation=spec.parts.aggregation,
     )
 
 
@@ -202,7 +204,7 @@ def size_of(
     on_the_fly = group.absorber is Absorber.ON_THE_FLY
     whole, divided = (
         group_bits_stored(
-            shapes, bits.weight, convention, branch, alpha is not None, on_the_fly, rows, in_half
+            shapes, bits, convention, branch, alpha is not None, on_the_fly, rows, in_half
         )
         for rows in ([], values)
     )

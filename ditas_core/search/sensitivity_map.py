@@ -15,13 +15,16 @@ from ..specs import (
     FULL_PRECISION_BITS,
     LEFT_ALONE,
     NEAREST,
+    NONE,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
+    Part,
     Recipe,
     Rounding,
     SpecError,
     get_convention,
+    read_parts,
 )
 
 MAP_FORMAT = "ditas-sensitivity-1"
@@ -42,6 +45,7 @@ class SensitivityMap:
     weights     how many weights each group has, L
     low_rank, rounding  the branch of every cell with fewer than 16 weight bits, and how the rest
                 of its weights is rounded
+    rotation, aggregation  of every cell's inputs, but for those that are left alone
     """
 
     checkpoint: str
@@ -58,6 +62,8 @@ class SensitivityMap:
     division: Tensor
     measured: bool = False
     rounding: Rounding = NEAREST
+    rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
@@ -134,7 +140,8 @@ class SensitivityMap:
             branch, rounding = self.low_rank, self.rounding
             if bits.weight_bits >= FULL_PRECISION_BITS:
                 branch, rounding = LowRankSpec(), NEAREST
-            layer = LayerRecipe(bits, self.alphas[row][column], branch, rounding)
+            alpha, of_inputs = self.alphas[row][column], (self.rotation, self.aggregation)
+            layer = LayerRecipe(bits, alpha, branch, rounding, *of_inputs)
             layers[self.groups[row]] = LEFT_ALONE if bits == LEFT_ALONE.bits else layer
         return Recipe(name, self.convention, self.checkpoint, layers, self.calibration)
 
@@ -145,8 +152,9 @@ class SensitivityMap:
             for name, value in vars(self).items()
         }
         fields["low_rank"] = asdict(self.low_rank)
-        fields["rounding"] = self.rounding.document()
-        fields["bits"] = [asdict(width) for width in self.bits]
+        for part in ("rounding", "rotation", "aggregation"):
+            fields[part] = getattr(self, part).document()
+        fields["bits"] = [width.document() for width in self.bits]
         return json.dumps({"format": MAP_FORMAT, **fields}, sort_keys=True) + "\n"
 
     @staticmethod
@@ -160,8 +168,7 @@ class SensitivityMap:
             raise SpecError(f"sensitivity: expected a map of format {MAP_FORMAT}")
         try:
             document["low_rank"] = LowRankSpec(**document["low_rank"])
-            rounding = document.get("rounding", {})  # of older maps none
-            document["rounding"] = Rounding.of_document("rounding", rounding)
+            document |= read_parts("sensitivity", document)
             document["bits"] = tuple(BitWidths(**width) for width in document["bits"])
             document["alphas"] = tuple(
                 tuple(LayerRecipe(LEFT_ALONE.bits, alpha).alpha for alpha in row)

@@ -1,4 +1,4 @@
-"""Smoothing factors and folding: tensors in, tensors out."""
+"""Smoothing factors, rotations and folding: tensors in, tensors out."""
 
 from .factors import (
     ALPHA_GRID,
@@ -8,6 +8,7 @@ from .factors import (
     weight_absmax,
 )
 from .folding import Affine, divide_rows, fold_modulation, multiply_columns
+from .rotation import hadamard, rotate
 
 __all__ = [
     "ALPHA_GRID",
@@ -15,7 +16,9 @@ __all__ = [
     "Affine",
     "divide_rows",
     "fold_modulation",
+    "hadamard",
     "multiply_columns",
+    "rotate",
     "smoothing_factor",
     "temporal_aggregate",
     "weight_absmax",

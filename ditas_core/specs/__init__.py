@@ -12,7 +12,7 @@ from .checks import (
 )
 from .document import parse_json, read_text
 from .formats import E4M3, FORMATS, Element, NumberFormat, get_format
-from .methods import METHODS, NEAREST, Method, Part, Rounding, parts
+from .methods import METHODS, NEAREST, NONE, Method, Part, Rounding, parts
 from .quantization import (
     BACKENDS,
     CONVENTIONS,
@@ -33,6 +33,7 @@ from .recipe import (
     Recipe,
     all_but,
     only,
+    read_parts,
     summarize,
 )
 from .sampling import (
@@ -67,6 +68,7 @@ __all__ = [
     "METHODS",
     "MODULATIONS",
     "NEAREST",
+    "NONE",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",
@@ -102,6 +104,7 @@ __all__ = [
     "only",
     "parse_json",
     "parts",
+    "read_parts",
     "read_text",
     "read_timesteps",
     "summarize",

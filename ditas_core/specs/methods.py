@@ -1,8 +1,8 @@
 """Methods by name: the one place where each is registered, as a composition of parts.
 
-A part that rounds is a module of the room ``methods``: ``methods/clipping/NAME.py`` or
-``methods/compensation/NAME.py``, called as recipes call it. A new one is that module and a
-line of ``METHODS`` that names it.
+A part is a module of the room ``methods``, ``methods/KIND/NAME.py``, called as recipes call it,
+and of one of the kinds aggregation, rotation, clipping and compensation. A new one is that module
+and a line of ``METHODS`` that names it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,19 @@ class Part:
         """As JSON has it."""
         return {"name": self.name, **dict(self.settings)}
 
+    @staticmethod
+    def of_document(where: str, kind: str, document: Any) -> Part:
+        """Inverse of ``document``.
+
+        Raises:
+            SpecError: anything else, or a part that no method has.
+        """
+        if not isinstance(document, dict):
+            raise SpecError(f"{where}: {kind}: expected an object, got {brief(document)}")
+        settings = {name: value for name, value in document.items() if name != "name"}
+        check_choice(f"{where}: {kind}", document.get("name"), parts(kind))
+        return Part.of(document["name"], **settings)
+
 
 NONE = Part()
 
@@ -103,14 +116,7 @@ class Rounding:
             raise SpecError(
                 f"{where}: expected clipping, compensation or both, got {brief(document)}"
             )
-        found = {}
-        for kind, part in document.items():
-            if not isinstance(part, dict):
-                raise SpecError(f"{where}: {kind}: expected an object, got {brief(part)}")
-            settings = {name: value for name, value in part.items() if name != "name"}
-            check_choice(f"{where}: {kind}", part.get("name"), parts(kind))
-            found[kind] = Part.of(part["name"], **settings)
-        return Rounding(**found)
+        return Rounding(**{k: Part.of_document(where, k, part) for k, part in document.items()})
 
 
 NEAREST = Rounding()
@@ -125,12 +131,17 @@ class Method:
     branch     low rank: "none"; "own", the convention's, alternated with rounding; "first",
                of the smoothed weight before it is rounded
     rounding   of what is left of the weight
+    rotation   of inputs, smoothed ones where they are, and of weights against it, before
+               anything is rounded
+    aggregation  of the channel maxima that smoothing reads over the steps; without one, the largest
     """
 
     title: str
     smoothing: str = "none"
     branch: str = "none"
     rounding: Rounding = NEAREST
+    rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         check_choice("smoothing", self.smoothing, SMOOTHINGS)
@@ -140,15 +151,22 @@ class Method:
 MSE = Part.of("mse", candidates=15, least=0.3)
 GPTQ = Part.of("gptq", act_order=True, block=128, damping=0.01)
 COMPENSATED = Rounding(compensation=GPTQ)
+SALIENCE = Part.of("salience")
+HADAMARD = Part.of("hadamard", block=64)
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain rounding, nothing else"),
     "clip": Method("rounding in clipped ranges", rounding=Rounding(clipping=MSE)),
     "gptq": Method("GPTQ: error-compensated rounding", rounding=COMPENSATED),
     "clip+gptq": Method("GPTQ in clipped ranges", rounding=Rounding(MSE, GPTQ)),
+    "rotation": Method("Hadamard rotation of inputs", rotation=HADAMARD),
+    "rotation+gptq": Method(
+        "QuaRot: Hadamard rotation + GPTQ", rounding=COMPENSATED, rotation=HADAMARD
+    ),
     "smoothing": Method("one fixed α = 0.5", smoothing="fixed"),
     "smoothing+gptq": Method("one fixed α = 0.5 + GPTQ", "fixed", rounding=COMPENSATED),
     "search": Method("grid search of α", smoothing="grid"),
+    "salience": Method("grid search of α, steps by salience", "grid", aggregation=SALIENCE),
     "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
     "svdquant+gptq": Method("SVDQuant + GPTQ of what is left", "grid", "first", COMPENSATED),
@@ -159,5 +177,7 @@ METHODS: dict[str, Method] = {
 
 
 def parts(kind: str) -> tuple[str, ...]:
-    """The names of all parts of a kind, "clipping" or "compensation", that a method has."""
-    return tuple(dict.fromkeys(getattr(each.rounding, kind).name for each in METHODS.values()))
+    """The names of all parts of a kind, such as "clipping" or "rotation", that a method has."""
+    rounds = {each.name for each in fields(Rounding)}
+    having = (each.rounding if kind in rounds else each for each in METHODS.values())
+    return tuple(dict.fromkeys(getattr(each, kind).name for each in having))

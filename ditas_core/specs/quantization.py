@@ -18,6 +18,7 @@ from .checks import (
     whole,
 )
 from .formats import NumberFormat, get_format
+from .methods import Part
 from .widths import FULL_PRECISION_BITS, BitWidths, Width
 
 
@@ -239,9 +240,19 @@ class Convention:
             return self.own_branch if rank is None else replace(self.own_branch, rank=rank)
         return LowRankSpec(default_rank(width) if rank is None else rank)
 
+    def check_rotation(self, rotation: Part) -> None:
+        """Raise SpecError for one where scales lie within input channels, which it mixes."""
+        if rotation.acts and self.smoothing_commutes:
+            raise SpecError(
+                f"rotation: expected none with the convention {self.name}, whose scales of weights "
+                f"belong to single inputs, got {rotation.name}; choose integer, integer-gN or "
+                "integer-tensor"
+            )
+
     def check_bits(self, bits: BitWidths) -> None:
-        """Raise SpecError for formats, where the convention repeats a description of integers."""
-        if bits.formats and self.smoothing_commutes:
+        """Raise SpecError for formats and group sizes, where the convention repeats a description
+        of integers that share their scales otherwise."""
+        if (bits.formats or bits.group_size) and self.smoothing_commutes:
             raise SpecError(
                 f"bits: expected whole numbers with the convention {self.name}, which repeats what "
                 f"was described of integers, got {bits}; choose integer, integer-gN or "
@@ -271,7 +282,11 @@ class Convention:
 
     def quantizers(self, bits: BitWidths) -> tuple[QuantizerSpec, QuantizerSpec]:
         """The weight and the activation quantizer at these bits."""
-        return self.weight.with_bits(bits.weight), self.activation.with_bits(bits.activation)
+        weight = self.weight.with_bits(bits.weight)
+        if bits.group_size:
+            size = bits.group_size
+            weight = replace(weight, granularity=Granularity.PER_GROUP, group_size=size)
+        return weight, self.activation.with_bits(bits.activation)
 
 
 CONVENTIONS: dict[str, Convention] = {

@@ -10,13 +10,15 @@ from typing import Any
 
 from .checks import SpecError, brief, check_choice, check_number, check_text
 from .document import parse_json, read_text
-from .methods import NEAREST, Rounding
+from .methods import NEAREST, NONE, Part, Rounding
 from .quantization import LowRankSpec, get_convention
 from .widths import FULL_PRECISION_BITS, BitWidths
 
 RECIPE_FORMATS = (2, 3)
 """The first is written of whole numbers that are rounded to the nearest, as it always was; the last
 also names number formats and the parts that round."""
+NO_PARTS = {"rounding": {}, "rotation": NONE.document(), "aggregation": NONE.document()}
+"""Fields of a layer that are written where they act, as they stand for where they are not."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -29,17 +31,27 @@ as well, or 4-bit weights in groups of 64."""
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, and how
-    what is left of its weights is rounded."""
+    """One smoothing group: its bits, alpha (None = identity, s = 1), low-rank branch, how
+    what is left of its weights is rounded, the rotation of its inputs, and how their maxima
+    are aggregated over the steps, which alpha is the exponent of."""
 
     bits: BitWidths
     alpha: float | None = None
     low_rank: LowRankSpec = LowRankSpec()
     rounding: Rounding = NEAREST
+    rotation: Part = NONE
+    aggregation: Part = NONE
 
     def __post_init__(self) -> None:
         if self.alpha is not None:
             check_number("alpha (none is the identity)", self.alpha, 0, 1)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of the parts that act, in their order."""
+        smoothing = NONE if self.alpha is None else self.aggregation
+        before = (part.name for part in (smoothing, self.rotation) if part.acts)
+        return (*before, *self.rounding.names)
 
 
 LEFT_ALONE = LayerRecipe(BitWidths(FULL_PRECISION_BITS, FULL_PRECISION_BITS))
@@ -80,6 +92,8 @@ class Recipe:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
         for bits in self.bits:
             get_convention(self.convention).check_bits(bits)
+        for layer in self.layers.values():
+            get_convention(self.convention).check_rotation(layer.rotation)
 
     @property
     def bits(self) -> tuple[BitWidths, ...]:
@@ -102,13 +116,15 @@ class Recipe:
         return replace(self, layers={**self.layers, group: layer})
 
     def to_json(self) -> str:
-        acting = any(layer.rounding.acts for layer in self.layers.values())
-        newer = acting or any(bits.formats for bits in self.bits)
+        acting = any(getattr(x, part).acts for x in self.layers.values() for part in NO_PARTS)
+        newer = acting or any(bits.formats or bits.group_size for bits in self.bits)
         document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
         for name, layer in self.layers.items():
-            del document["layers"][name]["rounding"]
-            if layer.rounding.acts:
-                document["layers"][name]["rounding"] = layer.rounding.document()
+            document["layers"][name]["bits"] = layer.bits.document()
+            for part in NO_PARTS:
+                del document["layers"][name][part]
+                if getattr(layer, part).acts:
+                    document["layers"][name][part] = getattr(layer, part).document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
@@ -138,12 +154,25 @@ class Recipe:
 def layer_of(where: str, document: Any) -> LayerRecipe:
     """One layer of a recipe's JSON; raises SpecError."""
     if isinstance(document, dict):
-        document = {"rounding": {}, **document}
+        document = {**NO_PARTS, **document}
     layer = checked_fields(LayerRecipe, where, document, whole=True)
-    bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"], whole=True)
+    bits = checked_fields(BitWidths, f"{where}: bits", layer["bits"])
     low_rank = checked_fields(LowRankSpec, f"{where}: low_rank", layer["low_rank"])
-    rounding = Rounding.of_document(f"{where}: rounding", layer["rounding"])
-    return LayerRecipe(BitWidths(**bits), layer["alpha"], LowRankSpec(**low_rank), rounding)
+    branch = LowRankSpec(**low_rank)
+    return LayerRecipe(BitWidths(**bits), layer["alpha"], branch, **read_parts(where, layer))
+
+
+def read_parts(where: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The fields ``NO_PARTS`` of a layer or a map, from JSON; those of older ones do nothing.
+
+    Raises:
+        SpecError: anything unexpected, or a part that no method has.
+    """
+    given = {kind: document.get(kind, nothing) for kind, nothing in NO_PARTS.items()}
+    rounding = Rounding.of_document(f"{where}: rounding", given.pop("rounding"))
+    return {"rounding": rounding} | {
+        kind: Part.of_document(where, kind, part) for kind, part in given.items()
+    }
 
 
 def checked_fields(cls: Any, where: str, document: Any, whole: bool = False) -> dict[str, Any]:
@@ -193,7 +222,7 @@ def summarize(recipe: Recipe) -> str:
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
-    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.rounding.names)
+    parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.part_names)
     rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
     return (

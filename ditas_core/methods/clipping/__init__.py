@@ -4,5 +4,6 @@ Each has its frozen ``Settings``, whose fields all stand in recipes, and
 
     ranges(target, spec, settings)
 
-target (C_out, C) gives parameters as ``choose_qparams`` shapes them.
+target (C_out, C) gives parameters as ``choose_qparams`` shapes them; ``roundings(settings)`` is how
+often that rounds the target.
 """

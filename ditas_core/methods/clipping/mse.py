@@ -46,6 +46,11 @@ class Settings:
         return [1 - step * index for index in range(self.candidates)]
 
 
+def roundings(settings: Settings) -> int:
+    """Of the weight, in all sweeps."""
+    return settings.candidates + (len(SWEEPS) - 1) * (settings.candidates - 1)
+
+
 def ranges(target: Tensor, spec: QuantizerSpec, settings: Settings) -> QParams:
     """Parameters of a weight (C_out, C), shaped as ``choose_qparams`` shapes them."""
     grouped, dims = group_view(target, spec)

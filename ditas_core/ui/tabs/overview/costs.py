@@ -76,7 +76,8 @@ def cost_of(backend: Backend, choice: Choice, images: int = 4) -> Cost | None:
         images=images,
         sampling=COMPARED,
         variants=5,
-        compensates=spec.parts.rounding.reads_inputs,
+        rounding=spec.parts.rounding,
+        rotation=spec.parts.rotation,
     )
     return estimate(shape, measured, plan)
 

@@ -66,6 +66,9 @@ class EditInputs(Inputs):
         group = one_of(self.layer, "layer", list(base.layers))
         with reported():
             bits = read_widths(self.weight, self.activation, base.convention, LAYER_WEIGHTS)
+        own = base.layers[group].bits
+        if bits.weight == own.weight:  # the page offers no group sizes and keeps those there are
+            bits = replace(bits, group_size=own.group_size)
         strength = round(real(self.alpha, "α", 0, 1), 4)
         changed = replace(
             base.layers[group],

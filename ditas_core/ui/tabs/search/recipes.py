@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ....figures import empty_figure, recipe_alphas, recipe_errors
-from ....methods import check_rounding
+from ....methods import check_parts
 from ....specs import Recipe
 from ...page.glossary import lead
 from ...serving.errors import refuse
@@ -257,7 +257,7 @@ def loaded(backend: Backend, session: Session, choice: Choice, text: Any, name: 
                 f"{MOST_ITERATIONS} iterations on this page, got {layer.low_rank.rank} in "
                 f"{layer.low_rank.iterations}; use it on the command line"
             )
-        check_rounding(layer.rounding)
+        check_parts(layer)
     layers = {group: recipe.layers[group] for group in groups}
     session.keep(label, replace(recipe, layers=layers, calibration_file=""))
     return label

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from ....specs import BitWidths, LayerRecipe, LowRankSpec, Part, Recipe, Rounding
+from ....specs import BitWidths, LayerRecipe, LowRankSpec, Part, Recipe
 from ...stored.results import PLAIN, SEARCHED, SMOOTHED
 from .gather import Taken
 
@@ -70,14 +70,14 @@ def layers_code(recipe: Recipe) -> str:
     """The layers' settings: what most share once, then each layer's alpha, then exceptions."""
     kinds = Counter(map(kind_of, recipe.layers.values()))
     kind, _ = kinds.most_common(1)[0]
-    bits, low_rank, rounding = kind
+    bits, low_rank, more = kind
     alphas = {layer.alpha for layer in recipe.layers.values()}
     if len(alphas) == 1:
         listed = f"dict.fromkeys(GROUPS, {alphas.pop()!r})"
     else:
         items = (f"{quoted(name)}: {layer.alpha!r}" for name, layer in recipe.layers.items())
         listed = "{\n" + wrapped(items, " " * 8) + "\n    }"
-    text = f"layers({quoted(bits)}, {branch(low_rank)}, {listed}{rounding_code(rounding)})"
+    text = f"layers({quoted(bits)}, {branch(low_rank)}, {listed}{more})"
     odd = {n: v for n, v in recipe.layers.items() if kind_of(v) != kind}
     if not odd:
         return text
@@ -89,26 +89,27 @@ def layers_code(recipe: Recipe) -> str:
 
 def layer_code(layer: LayerRecipe) -> str:
     bits = f"BitWidths.parse({quoted(layer.bits)})"
-    more = rounding_code(layer.rounding)
+    more = parts_code(layer)
     return f"LayerRecipe({bits}, {layer.alpha!r}, {branch(layer.low_rank)}{more})"
 
 
-def kind_of(layer: LayerRecipe) -> tuple[BitWidths, LowRankSpec, Rounding]:
-    return layer.bits, layer.low_rank, layer.rounding
+def kind_of(layer: LayerRecipe) -> tuple[BitWidths, LowRankSpec, str]:
+    return layer.bits, layer.low_rank, parts_code(layer)
 
 
-def rounding_code(rounding: Rounding) -> str:
-    """A last argument, or none where the nearest codes are taken."""
-    if not rounding.acts:
-        return ""
+def parts_code(layer: LayerRecipe) -> str:
+    """The last arguments, of the parts that act."""
 
     def of(part: Part) -> str:
         settings = [f"{name}={literal(value)}" for name, value in part.settings]
         return f"Part.of({', '.join([quoted(part.name), *settings])})"
 
+    rounding = layer.rounding
     named = {"clipping": rounding.clipping, "compensation": rounding.compensation}
     listed = ", ".join(f"{kind}={of(part)}" for kind, part in named.items() if part.acts)
-    return f", Rounding({listed})"
+    text = f", rounding=Rounding({listed})" if listed else ""
+    before = {"rotation": layer.rotation, "aggregation": layer.aggregation}
+    return text + "".join(f", {kind}={of(part)}" for kind, part in before.items() if part.acts)
 
 
 def load_code(taken: Taken) -> list[str]:
@@ -146,9 +147,9 @@ def load_code(taken: Taken) -> list[str]:
 
 
 HELPERS = """
-def layers(bits, branch, alphas, *rounding):
+def layers(bits, branch, alphas, **parts):
     widths = BitWidths.parse(bits)
-    return {name: LayerRecipe(widths, alpha, branch, *rounding) for name, alpha in alphas.items()}
+    return {name: LayerRecipe(widths, alpha, branch, **parts) for name, alpha in alphas.items()}
 
 
 def recipe(name, convention, layers, **more):
