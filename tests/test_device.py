@@ -64,8 +64,9 @@ def test_a_pipeline_is_quantized_where_it_lies(made: Any, convention: str) -> No
 
 
 @pytest.mark.numeric
-def test_an_integer_pipeline_there_draws_the_same(tmp_path: Path) -> None:
-    settings = {**QUICK, "method": "plain", "backend": "integer", "convention": "integer-tensor"}
+@pytest.mark.parametrize("method", ["plain", "rotation+gptq"])
+def test_an_integer_pipeline_there_draws_the_same(tmp_path: Path, method: str) -> None:
+    settings = {**QUICK, "method": method, "backend": "integer", "convention": "integer-tensor"}
     expected, _ = ditas.quantize(dit(), "W4A8", **settings)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     times, labels = torch.tensor([400, 400]), torch.tensor([0, 2])

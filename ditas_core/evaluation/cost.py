@@ -250,7 +250,7 @@ def memory_bytes(shape: ModelShape, plan: Plan) -> int:
     model = 4 * (shape.parameters + shape.autoencoder)
     widest = max(outputs * channels for channels, outputs in shape.groups)
     searching = 4 * (6 * widest + 4 * plan.kept * max(outputs for _, outputs in shape.groups))
-    if plan.compensates:
+    if plan.compensates or plan.rotation.acts:
         widest_input = max(channels for channels, _ in shape.groups)
         searching += MOMENTS * 8 * widest_input**2
         converting += MOMENTS * 8 * widest_input**2

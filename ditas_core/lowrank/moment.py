@@ -98,7 +98,6 @@ class InputMoment:
         if rotation is None or (self.dense is None and self.diagonal is None):
             return self
         whole = self.dense if self.dense is not None else self.matrix().float()  # (C, C)
-        rotation = rotation.to(whole.device)
         return InputMoment(rotate(rotate(whole, rotation).T, rotation))
 
 

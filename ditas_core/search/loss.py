@@ -94,8 +94,7 @@ class GroupLoss:
         self.weight = stacked(self.weights)  # (C_out, C)
         self.steps, self.kept, channels = statistics.tokens.shape
         self.tokens = statistics.tokens.float().reshape(-1, channels)  # (M, C)
-        rotation_block = rotation_of(self.layer, channels)
-        self.rotation = None if rotation_block is None else rotation_block.to(self.tokens.device)
+        self.rotation = rotation_of(layer, channels)
         self.moment = input_moment("none")
         if layer.low_rank.rank:
             self.moment = input_moment(

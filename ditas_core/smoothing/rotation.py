@@ -28,4 +28,4 @@ def rotate(x: Tensor, rotation: Tensor | None) -> Tensor:
     if rotation is None:
         return x
     blocks = x.reshape(*x.shape[:-1], -1, len(rotation))  # (..., C / B, B)
-    return (blocks @ rotation.to(x.dtype)).reshape(x.shape)
+    return (blocks @ rotation.to(x.device, x.dtype)).reshape(x.shape)

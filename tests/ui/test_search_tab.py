@@ -216,6 +216,15 @@ def test_without_a_calibration_only_the_shipped_search_is_known(fresh, session, 
     assert session.recipes == {}
 
 
+def test_a_change_by_hand_keeps_a_group_size(fresh, session, choice):
+    plain = fresh.recipes(session, choice)[PLAIN]
+    session.keep("mine", plain.with_layer("0.qkv", LayerRecipe(BitWidths(4, 8, 64))))
+    own = replace(choice, recipe="mine")
+    for weight, size in ((4, 64), (3, 0)):
+        _, changed, _ = EditInputs("0.qkv", 0.9, False, weight, 8).read(fresh, session, own)
+        assert changed.layers["0.qkv"].bits == BitWidths(weight, 8, size)
+
+
 def test_a_change_by_hand_moves_the_predicted_error(backend, session, choice):
     found = predictions(backend, backend.default, SHORT)
     base = backend.recipes(session, choice)[DITAS]
