@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ditas_core.bench import peers
 from ditas_core.calibration import Calibration
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli import main
@@ -494,6 +495,52 @@ def test_a_peer_is_measured_like_everybody(
     for missing in (path, tmp_path / "absent"):
         with pytest.raises(SpecError):
             read_outside(missing)
+
+
+def test_a_librarys_files_take_part(
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for torchao and its like: eight levels a row, the codes a byte each."""
+
+    class Packed(torch.nn.Linear):
+        def __init__(self, linear: torch.nn.Linear) -> None:
+            torch.nn.Module.__init__(self)
+            top = linear.weight.abs().amax(1, keepdim=True) / 7
+            self.register_buffer("codes", (linear.weight / top).round().to(torch.int8))
+            self.register_buffer("scale", top)
+            self.bias = linear.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.linear(x, self.codes * self.scale, self.bias)
+
+    def change(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
+        for path in peers.grouped_paths(network):
+            parent, _, child = path.rpartition(".")
+            packed = Packed(network.get_submodule(path))  # type: ignore[arg-type]
+            network.get_submodule(parent)._modules[child] = packed
+
+    theirs = (
+        peers.Quantizer("theirs int4", "torch", "W4A16", "integer", change),
+        peers.Quantizer("absent int4", "no-such-package", "W4A16", "integer", change),
+        peers.Quantizer("theirs int8", "torch", "W8A8", "integer", change),
+    )
+    monkeypatch.setattr(peers, "QUANTIZERS", theirs)
+    sizes = "--samples 2 --steps 2 --seed 3"
+    out = tmp_path / "peers"
+    assert main(shlex.split(f"bench peers {stock} --bits W4A8 {sizes} --out {out} --json")) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["absent"] == ["absent int4"] and len(report["rows"]) == 1
+    # a float a row of 32 inputs, of 128 in every block's fc2
+    rows, weights = 2 * (3 * 32 + 32 + 128 + 32), 2 * (4 * 32 * 32 + 2 * 128 * 32)
+    assert report["rows"][0]["effective_bits"] == pytest.approx(4 + 32 * rows / weights, abs=1e-3)
+    words = f"contest {stock} --methods plain --formats none --features none --budget 0 {sizes}"
+    words += f" --outside {out / 'theirs-int4.safetensors'} --out {tmp_path / 'c'} --json"
+    assert main(shlex.split(words)) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = {each["label"]: each for each in report["results"]}
+    assert found["theirs int4"]["outside"].startswith("torch ")
+    # rounding alike: a scale a row, weights only, so closer than the same with rounded activations
+    assert abs(found["theirs int4"]["latent_sqnr_db"] - found["plain"]["latent_sqnr_db"]) < 8
 
 
 # ---- the command ---------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ditas_core.figures.vector import (
     BOTTOM,
@@ -36,10 +38,18 @@ def points(svg: str) -> list[list[tuple[float, float]]]:
         (-1.4, 6.2, [0, 2, 4, 6]),
         (0, 43, [0, 10, 20, 30, 40]),
         (3, 3, [3]),
+        (-6.4, 47.7, [0, 20, 40]),
     ],
 )
 def test_ticks_are_round(low, high, ticks):
     assert round_ticks(low, high) == ticks
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+def test_there_are_few_ticks_and_all_lie_inside(low, span):
+    ticks = round_ticks(low, low + span)
+    assert len(ticks) <= 6 and all(low - 1e-6 <= tick <= low + span + 1e-6 for tick in ticks)
+    assert len(ticks) >= 2 or span < 1e-3 * max(1.0, abs(low))
 
 
 def test_points_lie_where_their_values_say():

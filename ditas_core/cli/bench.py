@@ -18,6 +18,7 @@ BENCHES = {
     "page": "how quickly the page answers in a browser",
     "forward": "one forward pass in every way a CPU offers: milliseconds, SQNR, sizes",
     "stock": "what smoothing does for torchao, sdnq and quanto: SQNR of plain and smoothed, paired",
+    "peers": "torchao, sdnq and quanto over a contest's noise, as files for contest --outside",
     "site": "the static site in a browser: what it weighs, how soon it draws",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",
 }

@@ -14,7 +14,7 @@ MEASUREMENTS = Path("assets/measurements")
 """Reports of measurements, a JSON file each; ``pages`` turns them into tables."""
 PRECOMPUTED = Path("assets/precomputed")
 SITE = Path("site")
-CONTESTS = Path("assets/contests")
+CONTESTS = PRECOMPUTED.with_name("contests")
 SHIPPED_CONTESTS = (("W4A8", 5.0), ("W8A8", 9.0), ("W4A4", 5.0), ("W3A8", 4.0))
 """Bits, and the most effective bits per weight that a contender may take."""
 

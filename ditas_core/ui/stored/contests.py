@@ -42,7 +42,7 @@ def load_contests(folder: Path, fingerprint: str) -> tuple[Contest, ...]:
             if fingerprint in (contest.settings.get("fingerprint"), contest.settings.get(NATURAL)):
                 found.append(contest)
     if not found:
-        raise ValueError("none found in assets/contests")
+        raise ValueError("none found beside assets/precomputed")
     return tuple(sorted(found, key=strength_of))
 
 
