@@ -133,7 +133,7 @@ def counted_bits(checkpoint: Checkpoint, spec: SearchSpec) -> float:
         ]
         stored += group_bits_stored(
             [(x.out_features, x.in_features) for x in layers],
-            layer.bits.weight,
+            layer.bits,
             convention,
             layer.low_rank,
             smoothed,

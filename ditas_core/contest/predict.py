@@ -29,7 +29,8 @@ def predicted_seconds(
             images=spec.samples,
             sampling=spec.sampling,
             variants=2,
-            compensates=each.search.parts.rounding.reads_inputs,
+            rounding=each.search.parts.rounding,
+            rotation=each.search.parts.rotation,
         )
         cost = estimate(shape, speed, plan)
         full = spec.samples * spec.sampling.steps * 2 * shape.flops / speed
