@@ -19,7 +19,14 @@ from .frontier import Allocation, frontier, largest_uniform, priced, uniform_all
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
-from .predicted import PredictedError, predicted_error, predicted_errors, relative
+from .objective import check_objective
+from .predicted import (
+    PredictedError,
+    predicted_error,
+    predicted_errors,
+    predicted_loss,
+    relative,
+)
 from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
@@ -55,6 +62,7 @@ __all__ = [
     "at_width",
     "bits_per_weight",
     "change_db",
+    "check_objective",
     "frontier",
     "iterate_group_search",
     "iterate_search",
@@ -65,6 +73,7 @@ __all__ = [
     "plain_recipe",
     "predicted_error",
     "predicted_errors",
+    "predicted_loss",
     "priced",
     "relative",
     "relative_error",

@@ -29,6 +29,7 @@ from .quantization import (
 from .recipe import (
     LEFT_ALONE,
     MODULATIONS,
+    OBJECTIVES,
     LayerRecipe,
     Recipe,
     all_but,
@@ -36,7 +37,9 @@ from .recipe import (
     summarize,
 )
 from .sampling import (
+    INFLUENCE_SAMPLES,
     LARGEST_SEED,
+    MOST_SAMPLES,
     PRECISIONS,
     SCHEDULERS,
     CalibrationSpec,
@@ -62,11 +65,14 @@ __all__ = [
     "E4M3",
     "FORMATS",
     "FULL_PRECISION_BITS",
+    "INFLUENCE_SAMPLES",
     "LARGEST_SEED",
     "LEFT_ALONE",
     "METHODS",
     "MODULATIONS",
+    "MOST_SAMPLES",
     "NEAREST",
+    "OBJECTIVES",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",

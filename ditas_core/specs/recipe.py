@@ -14,9 +14,14 @@ from .methods import NEAREST, Rounding
 from .quantization import LowRankSpec, get_convention
 from .widths import FULL_PRECISION_BITS, BitWidths
 
-RECIPE_FORMATS = (2, 3)
-"""The first is written of whole numbers that are rounded to the nearest, as it always was; the last
-also names number formats and the parts that round."""
+RECIPE_FORMATS = (2, 3, 4)
+"""The first is written of whole numbers that are rounded to the nearest, as it always was; the
+second also names number formats and the parts that round, the third what a search minimised."""
+OBJECTIVES = {
+    "output": "the error of the layer's output, added up over steps (DiTAS)",
+    "influence": "each step's error over its output, times what the step does to the final latents",
+}
+"""What a search minimises, see ``search.objective``."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -53,7 +58,8 @@ class Recipe:
     ``calibration`` is the sha256 of the Calibration that smoothing factors and
     the weighted branch are taken from ("" when none is needed);
     ``calibration_file`` is only a hint where to find it and is not compared. ``modulation`` is
-    what becomes of the layers that compute shifts, scales and gates, a key of ``MODULATIONS``.
+    what becomes of the layers that compute shifts, scales and gates, a key of ``MODULATIONS``;
+    ``objective``, a key of ``OBJECTIVES``, is what the search that made it minimised.
 
     >>> import ditas_core as ditas
     >>> _, report = ditas.quantize("assets/fluent-emoji-dit", "W4A8", method="plain",
@@ -70,12 +76,14 @@ class Recipe:
     calibration: str = ""
     calibration_file: str = field(default="", compare=False)
     modulation: str = "none"
+    objective: str = "output"
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
         for field_name in ("name", "checkpoint", "calibration", "calibration_file"):
             check_text(field_name, getattr(self, field_name))
         check_choice("modulation", self.modulation, MODULATIONS)
+        check_choice("objective", self.objective, OBJECTIVES)
         if not isinstance(self.layers, dict) or not self.layers:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
         for bits in self.bits:
@@ -104,13 +112,16 @@ class Recipe:
     def to_json(self) -> str:
         acting = any(layer.rounding.acts for layer in self.layers.values())
         newer = acting or any(bits.formats for bits in self.bits)
-        document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
+        named = self.objective != "output"
+        document = {"format": RECIPE_FORMATS[2 if named else newer], **asdict(self)}
         for name, layer in self.layers.items():
             del document["layers"][name]["rounding"]
             if layer.rounding.acts:
                 document["layers"][name]["rounding"] = layer.rounding.document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
+        if not named:
+            del document["objective"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
