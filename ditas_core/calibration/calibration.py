@@ -169,8 +169,8 @@ class Calibration:
             times = read_timesteps(metadata["timesteps"])
             influence = None
             if metadata["format"] == WITH_INFLUENCE:
-                settings = parse_json("influence", metadata["influence"], list)
-                influence = Influence(*settings, steps=tensors.pop(INFLUENCE))
+                samples, seed = parse_json("influence", metadata["influence"], list)
+                influence = Influence(samples, seed, tensors.pop(INFLUENCE))
                 influence.check(len(times))
             names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
             groups = {

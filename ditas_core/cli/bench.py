@@ -19,6 +19,7 @@ BENCHES = {
     "forward": "one forward pass in every way a CPU offers: milliseconds, SQNR, sizes",
     "stock": "what smoothing does for torchao, sdnq and quanto: SQNR of plain and smoothed, paired",
     "site": "the static site in a browser: what it weighs, how soon it draws",
+    "ranking": "which objective of the search predicts the final latents, over 45 recipes",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",
 }
 

@@ -6,12 +6,14 @@ from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, device_memory, estimate, measure_speed
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
+from .ranks import Correlation, correlations, spearman
 from .shape import ModelShape, shape_of, transformer_flops
 from .strength import Half, Measure, loudest_channels
 
 __all__ = [
     "AtlasError",
     "ChannelRecord",
+    "Correlation",
     "Cost",
     "GroupOutliers",
     "Half",
@@ -22,6 +24,7 @@ __all__ = [
     "OutlierAtlas",
     "Plan",
     "channel_record",
+    "correlations",
     "device_memory",
     "estimate",
     "furthest_factor",
@@ -33,6 +36,7 @@ __all__ = [
     "psnr_db",
     "rescaled_calibration",
     "shape_of",
+    "spearman",
     "sqnr_db",
     "ssim",
     "transformer_flops",
