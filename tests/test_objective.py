@@ -38,6 +38,7 @@ from ditas_core.specs import (
     Recipe,
     SpecError,
     get_convention,
+    summarize,
 )
 
 pytestmark = pytest.mark.numeric
@@ -148,6 +149,7 @@ def test_a_search_chooses_by_its_objective_and_says_so(
     assert isinstance(recipe, Recipe) and recipe.objective == objective
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert json.loads(recipe.to_json())["format"] == 4
+    assert summarize(recipe).endswith(f" · objective {objective}")
     for group in random_checkpoint.groups:
         layer = recipe.layers[group.name]
         loss, energy = predicted_loss(

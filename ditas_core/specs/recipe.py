@@ -200,15 +200,16 @@ def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
 
 def summarize(recipe: Recipe) -> str:
     """One line for people: bits, method, convention, parts that round, modulation where it is
-    quantized."""
+    quantized, objective where it is not DiTAS's."""
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
     parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.rounding.names)
     rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
+    objective = "" if recipe.objective == "output" else f" · objective {recipe.objective}"
     return (
         f"{'/'.join(bits)} · {recipe.name} · {recipe.convention} · "
         f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}"
-        f"{rounding}{modulation}"
+        f"{rounding}{modulation}{objective}"
     )
