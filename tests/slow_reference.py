@@ -155,3 +155,19 @@ def slow_group_loss(
                 errors.append((got - exact) ** 2)
         total += sum(errors) / len(errors)
     return total
+
+
+def slow_objective(
+    objective: str, error: np.ndarray, output: np.ndarray, steps: int, influence: np.ndarray
+) -> float:
+    """An objective of a search, of errors and outputs (M, C_out), one element at a time."""
+    rows, outputs = error.shape
+    kept, total = rows // steps, 0.0
+    for t in range(steps):
+        mine = range(t * kept, (t + 1) * kept)
+        square = sum(float(error[m, c]) ** 2 for m in mine for c in range(outputs))
+        energy = sum(float(output[m, c]) ** 2 for m in mine for c in range(outputs))
+        total += (
+            square / (kept * outputs) if objective == "output" else influence[t] * square / energy
+        )
+    return total

@@ -66,6 +66,23 @@ def test_conventions(capsys: pytest.CaptureFixture[str]) -> None:
     assert bits["integer"] < bits["released"]  # strided groups carry many scales
 
 
+def test_ranking(capsys: pytest.CaptureFixture[str], stock: Path) -> None:
+    words = "--samples 2 --steps 2 --random 1 --influence 1 --settings integer:W4A4"
+    report = bench(capsys, f"ranking {stock} {words}")
+    names = ["plain", "alpha 0.25", "alpha 0.5", "alpha 0.75"]
+    names += ["search, output", "search, influence", "random 1"]
+    assert [row["recipe"] for row in report["rows"]] == names
+    found = {row["recipe"]: row["predicted_db"] for row in report["rows"]}
+    best = max(each["influence"] for each in found.values())
+    assert found["search, influence"]["influence"] == pytest.approx(best, abs=1e-3)
+    assert len(report["influence"]) == 2 and min(report["influence"]) >= 0
+    for where in ("all", "within"):
+        gain = report["correlations"][where]
+        assert gain["gain"]["rho"] == pytest.approx(
+            gain["influence"]["rho"] - gain["output"]["rho"], abs=2e-4
+        )
+
+
 @pytest.mark.slow
 def test_search_beats_one_loop_per_layer(capsys: pytest.CaptureFixture[str]) -> None:
     report = bench(capsys, "search --runs 1 --steps 2 --samples 2 --xl-steps 1 --xl-samples 1")

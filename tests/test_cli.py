@@ -18,11 +18,11 @@ from diffusers import DDIMScheduler, DiTPipeline
 from PIL import Image
 
 from ditas_core.artifact import load_quantized
-from ditas_core.calibration import calibrate
+from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, CheckpointError
 from ditas_core.cli import main
 from ditas_core.cli.parsing import split_names
-from ditas_core.specs import CalibrationSpec, SamplingSpec
+from ditas_core.specs import CalibrationSpec, Recipe, SamplingSpec
 from ditas_core.writing import whole_folder
 
 
@@ -179,6 +179,29 @@ def test_ablation_reports_paired_gains(
     assert (tmp_path / "images" / "side-by-side.png").is_file()
 
 
+def test_a_search_by_influence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kept by calibrate or measured first, it is the same."""
+    plain, whole = tmp_path / "plain.safetensors", tmp_path / "whole.safetensors"
+    run_json(capsys, f"calibrate {folder} --steps 3 --samples 2 --out {plain}")
+    calibrating = f"calibrate {folder} --steps 3 --samples 2 --influence 4 --out {whole}"
+    found = run_json(capsys, calibrating)
+    assert found["sha256"] == Calibration.load(plain).sha256
+    kept = Calibration.load(whole).influence
+    assert kept is not None and kept.samples == 4 and Calibration.load(plain).influence is None
+    searching = f"search {folder} --bits W4A6 --method search --objective influence"
+    recipes = []
+    for calibration in (plain, whole):
+        out = tmp_path / f"{calibration.stem}.json"
+        found = run_json(capsys, f"{searching} --calibration {calibration} --out {out}")
+        assert found["objective"] == "influence"
+        recipes.append(Recipe.load(out))
+    assert recipes[0].layers == recipes[1].layers and recipes[0].objective == "influence"
+    quantizing = f"quantize {folder} --recipe {tmp_path / 'plain.json'} --out {tmp_path / 'q'}"
+    assert 4 < run_json(capsys, quantizing)["effective_bits"] < 10
+
+
 WRONG = """
 info nowhere
 info facebook/DiT-XL-2-1024
@@ -189,6 +212,8 @@ search FOLDER --calibration nowhere --out OUT
 search FOLDER --calibration nowhere --bits W9A8 --out OUT
 search FOLDER --calibration nowhere --convention best --out OUT
 search FOLDER --calibration nowhere --method magic --out OUT
+search FOLDER --calibration nowhere --objective magic --out OUT
+calibrate FOLDER --influence 257 --out OUT
 quantize FOLDER --recipe nowhere --out OUT
 sample FOLDER --classes unicorn --out OUT
 compare FOLDER

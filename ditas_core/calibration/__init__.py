@@ -9,6 +9,7 @@ from .calibration import (
 )
 from .draw import TokenDraw
 from .exchange import exchange_steps
+from .influence import Influence, InfluenceProgress, iterate_influence, measure_influence
 from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
 from .recorder import StepRecorder, StepStatistics, StepTable, record_inputs
@@ -33,6 +34,8 @@ __all__ = [
     "CalibrationProgress",
     "Exchange",
     "GroupStatistics",
+    "Influence",
+    "InfluenceProgress",
     "MemoryNeed",
     "Shard",
     "StepRecorder",
@@ -45,6 +48,8 @@ __all__ = [
     "check_together",
     "exchange_steps",
     "iterate_calibration",
+    "iterate_influence",
+    "measure_influence",
     "memory_need",
     "memory_of",
     "record_inputs",

@@ -16,8 +16,12 @@ from torch import Tensor
 from ..smoothing import temporal_aggregate
 from ..specs import CalibrationSpec, SamplingSpec, parse_json, read_timesteps
 from ..writing import whole_file
+from .influence import Influence
 
 FORMAT = "ditas-calibration-2"
+WITH_INFLUENCE = "ditas-calibration-3"
+"""What a file with the influence of its steps says, so that older versions do not read it."""
+INFLUENCE = "influence"
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
 
@@ -78,6 +82,9 @@ def check_statistics(name: str, stats: GroupStatistics, steps: int) -> None:
 class Calibration:
     """Statistics of every smoothing group, with the settings that gave them.
 
+    influence  what errors of each step's prediction do to the final latents, where it was measured;
+               no part of the identity, as a conversion does not read it
+
     >>> import tempfile
     >>> from pathlib import Path
     >>> import ditas_core as ditas
@@ -94,6 +101,7 @@ class Calibration:
     spec: CalibrationSpec
     timesteps: tuple[int, ...]
     groups: dict[str, GroupStatistics] = field(repr=False)
+    influence: Influence | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -130,6 +138,10 @@ class Calibration:
             "spec": json.dumps(asdict(self.spec)),
             "timesteps": json.dumps(self.timesteps),
         }
+        if self.influence is not None:
+            tensors[INFLUENCE] = self.influence.steps
+            metadata["format"] = WITH_INFLUENCE
+            metadata["influence"] = json.dumps([self.influence.samples, self.influence.seed])
         with whole_file(path) as part:
             save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=metadata)
             part.chmod(0o644)  # safetensors makes files that only their owner can read
@@ -146,7 +158,7 @@ class Calibration:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
+                if metadata.get("format") not in (FORMAT, WITH_INFLUENCE):
                     raise CalibrationError(
                         f"{path.name}: expected a file that this version's calibrate wrote, "
                         f"got {metadata.get('format', 'another')}; calibrate again"
@@ -155,6 +167,11 @@ class Calibration:
             settings = parse_json("spec", metadata["spec"])
             spec = CalibrationSpec(**{**settings, "sampling": SamplingSpec(**settings["sampling"])})
             times = read_timesteps(metadata["timesteps"])
+            influence = None
+            if metadata["format"] == WITH_INFLUENCE:
+                samples, seed = parse_json("influence", metadata["influence"], list)
+                influence = Influence(samples, seed, tensors.pop(INFLUENCE))
+                influence.check(len(times))
             names = dict.fromkeys(key.rsplit(".", 1)[0] for key in tensors)
             groups = {
                 name: GroupStatistics(
@@ -176,4 +193,4 @@ class Calibration:
             raise CalibrationError(
                 f"{path.name}: expected a file written by calibrate ({error})"
             ) from error
-        return Calibration(checkpoint, spec, times, groups)
+        return Calibration(checkpoint, spec, times, groups, influence)

@@ -23,7 +23,9 @@ from ..calibration import (
     Exchange,
     Shard,
     calibrate,
+    check_together,
     exchange_steps,
+    measure_influence,
     memory_need,
     remove_journals,
     shard_of,
@@ -35,6 +37,7 @@ from ..layers import effective_bits
 from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
 from ..search import CandidateDone, Fitting, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
+    INFLUENCE_SAMPLES,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
@@ -135,6 +138,8 @@ def run_calibrate(args: argparse.Namespace) -> Report:
         exchange = exchange_steps if world > 1 else None
         calibration = calibrated(checkpoint, spec, journal, shard, exchange, resumed)
         if rank == 0:
+            if args.influence:
+                calibration = with_influence(checkpoint, calibration, args.influence)
             calibration.save(args.out)
         wait_for_all()  # until the file is there each finished step may be needed again
         remove_journals(partial)
@@ -171,6 +176,19 @@ def calibrated(
         return calibrate(checkpoint, spec, journal, shard, exchange, lambda _: progress.update(1))
 
 
+def with_influence(
+    checkpoint: Checkpoint, calibration: Calibration, samples: int = INFLUENCE_SAMPLES
+) -> Calibration:
+    """The calibration with how far errors reach on trajectories of its settings and seed."""
+    spec = calibration.spec
+    batch = min(spec.batch, samples)
+    with bar("influence", 2 * spec.sampling.steps * -(-samples // batch)) as progress:
+        found = measure_influence(
+            checkpoint, spec.sampling, samples, spec.seed, batch, lambda _: progress.update(1)
+        )
+    return replace(calibration, influence=found)
+
+
 def searched(
     checkpoint: Checkpoint,
     calibration: Calibration,
@@ -199,7 +217,9 @@ def searched(
 def run_search(args: argparse.Namespace) -> Report:
     bits = BitWidths.parse(args.bits)
     for each in (bits, *widths_of(args)):
-        SearchSpec(each, args.convention, args.method, products=args.precision)
+        SearchSpec(
+            each, args.convention, args.method, products=args.precision, objective=args.objective
+        )
     LowRankSpec(weighting=args.weighting or "none")
     check_new_file(args.out, Path(args.checkpoint))
     checkpoint = load(args)
@@ -209,12 +229,16 @@ def run_search(args: argparse.Namespace) -> Report:
         args.method,
         low_rank_spec(args, checkpoint),
         products=args.precision,
+        objective=args.objective,
     )
     calibration = Calibration.load(args.calibration)
     started = time.perf_counter()
+    check_together(checkpoint, calibration)
+    place_(checkpoint, args.device)
+    if spec.objective != "output" and spec.candidates and calibration.influence is None:
+        calibration = with_influence(checkpoint, calibration)
     hint = os.path.relpath(args.calibration.resolve(), args.out.resolve().parent)
     if args.budget is not None:
-        place_(checkpoint, args.device)
         return search_within_budget(args, checkpoint, calibration, spec, hint)
     journal = SearchJournal(
         args.out.with_name(args.out.name + ".partial"), calibration, checkpoint, spec
@@ -224,7 +248,6 @@ def run_search(args: argparse.Namespace) -> Report:
         say(args, f"going on after {resumed} layers that an earlier run finished")
     elif journal.discards:
         say(args, "finished layers of a search with other settings are dropped")
-    place_(checkpoint, args.device)
     recipe, layers = searched(checkpoint, calibration, spec, hint, journal)
     write_text(args.out, recipe.to_json())
     journal.remove()
@@ -237,6 +260,7 @@ def run_search(args: argparse.Namespace) -> Report:
         "out": str(args.out),
         "recipe": summarize(recipe),
         "alphas": {layer.group: layer.alpha for layer in layers},
+        "objective": recipe.objective,
         "gain_db": {layer.group: round(layer.gain_db, 3) for layer in layers},
         "losses": {layer.group: layer.losses for layer in layers},
         "identity": {layer.group: layer.identity for layer in layers},

@@ -16,6 +16,8 @@ from ..specs import (
     FORMATS,
     METHODS,
     MODULATIONS,
+    MOST_SAMPLES,
+    OBJECTIVES,
     SCHEDULERS,
     CalibrationSpec,
     LowRankSpec,
@@ -178,6 +180,14 @@ def build_parser() -> Parser:
         default=CalibrationSpec.precision,
         help="float32, or bfloat16 for large models on processors that have it (%(default)s)",
     )
+    calibrate.add_argument(
+        "--influence",
+        type=number(int, 0, MOST_SAMPLES),
+        default=0,
+        metavar="SAMPLES",
+        help="also measure on this many samples how far errors reach, for search --objective; "
+        "0: not, 4: about twice the time (%(default)s)",
+    )
     calibrate.add_argument("--out", type=Path, required=True, help="file to write (.safetensors)")
     add_device(calibrate)
     add_sampling(calibrate)
@@ -197,6 +207,14 @@ def build_parser() -> Parser:
         default="ditas",
         help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
         + " (%(default)s)",
+    )
+    search.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="output",
+        help="what is minimised. "
+        + "; ".join(f"{name}: {text}" for name, text in OBJECTIVES.items())
+        + "; all but output need a calibration with --influence, or measure it first (%(default)s)",
     )
     search.add_argument(
         "--precision",

@@ -8,12 +8,14 @@ from .features import Stages, feature_distance, load_stages
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
 from .pairs import holm, paired_probability, t_probability
+from .ranks import Correlation, correlations, spearman
 from .shape import ModelShape, shape_of, transformer_flops
 from .strength import Half, Measure, loudest_channels
 
 __all__ = [
     "AtlasError",
     "ChannelRecord",
+    "Correlation",
     "Cost",
     "GroupOutliers",
     "Half",
@@ -25,6 +27,7 @@ __all__ = [
     "Plan",
     "Stages",
     "channel_record",
+    "correlations",
     "device_memory",
     "estimate",
     "feature_distance",
@@ -40,6 +43,7 @@ __all__ = [
     "psnr_db",
     "rescaled_calibration",
     "shape_of",
+    "spearman",
     "sqnr_db",
     "ssim",
     "t_probability",

@@ -221,7 +221,7 @@ def rescaled_calibration(
     """What calibrating the rescaled transformer would give, without sampling again.
 
     Rescaling preserves the function, so the trajectory is the same and the inputs
-    of the named groups are those recorded, divided by s (C,).
+    of the named groups are those recorded, divided by s (C,); influence is the same.
     """
     groups = dict(calibration.groups)
     for name, s in factors.items():
@@ -232,4 +232,4 @@ def rescaled_calibration(
             tokens=(old.tokens.float() / s).clamp(-HALF_MAX, HALF_MAX).half(),
             energy=old.energy / s.square(),
         )
-    return Calibration(checkpoint, calibration.spec, calibration.timesteps, groups)
+    return replace(calibration, checkpoint=checkpoint, groups=groups)

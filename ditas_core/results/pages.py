@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bench import conventions, stock, tokens
+from ..bench import conventions, ranking, stock, tokens
 from ..writing import write_text
 from .steps import MEASUREMENTS
 
@@ -204,6 +204,7 @@ TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "backends": (MEASUREMENTS / "backends.json", lambda found: crossed(found, "backend")),
     "modulation": (MEASUREMENTS / "modulation.json", lambda found: crossed(found, "modulation")),
     "conventions": (MEASUREMENTS / "conventions.json", tabled(conventions)),
+    "ranking": (MEASUREMENTS / "ranking.json", tabled(ranking)),
     "stock": (MEASUREMENTS / "stock.json", tabled(stock)),
     "exports": (MEASUREMENTS / "exports.json", exports),
     "search": (MEASUREMENTS / "search.json", search),

@@ -13,7 +13,9 @@ from .loop import (
     initial_noise,
     iterate_forwards,
     iterate_latents,
+    predict_eps,
     sample_latents,
+    scheduler_step,
     spread_labels,
 )
 from .processes import batches_of, join_rows, process_group, wait_for_all
@@ -36,8 +38,10 @@ __all__ = [
     "iterate_forwards",
     "iterate_latents",
     "join_rows",
+    "predict_eps",
     "process_group",
     "sample_latents",
+    "scheduler_step",
     "spread_labels",
     "until_stopped",
     "wait_for_all",

@@ -20,7 +20,14 @@ from .group_sizes import GROUP_SIZES, iterate_budget_search, with_group_sizes
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
 from .loss import GroupLoss
-from .predicted import PredictedError, predicted_error, predicted_errors, relative
+from .objective import check_objective
+from .predicted import (
+    PredictedError,
+    predicted_error,
+    predicted_errors,
+    predicted_loss,
+    relative,
+)
 from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
@@ -57,6 +64,7 @@ __all__ = [
     "at_width",
     "bits_per_weight",
     "change_db",
+    "check_objective",
     "frontier",
     "iterate_budget_search",
     "iterate_group_search",
@@ -68,6 +76,7 @@ __all__ = [
     "plain_recipe",
     "predicted_error",
     "predicted_errors",
+    "predicted_loss",
     "priced",
     "relative",
     "relative_error",

@@ -4,10 +4,10 @@ For every smoothing group: the loss of each alpha (and of the identity s = 1)
 
     loss(alpha) = sum over steps t of mean |Y_t - Q_a(X_t / s) Q_w(W s)^T|^2
 
-on the calibration's stored tokens. q, k and v are searched as one. With a
-low-rank branch a quick fit of it is part of the candidate; the identity and the best
-alphas are then fitted as conversion fits them, and the choice is made among these, for
-the layer that will really run. Nothing is sampled again.
+on the calibration's stored tokens, or with other weights (``objective``). q, k and v are
+searched as one. With a low-rank branch a quick fit of it is part of the candidate; the
+identity and the best alphas are then fitted as conversion fits them, and the choice is
+made among these, for the layer that will really run. Nothing is sampled again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..specs import (
     FULL_PRECISION_BITS,
     METHODS,
     NEAREST,
+    OBJECTIVES,
     BitWidths,
     LayerRecipe,
     LowRankSpec,
@@ -37,6 +38,7 @@ from ..specs import (
     get_convention,
 )
 from .loss import PRODUCTS, group_loss
+from .objective import check_objective
 
 FIXED_ALPHA = 0.5
 """The one alpha of methods that smooth without a grid, unless the grid is one other."""
@@ -52,6 +54,8 @@ class SearchSpec:
     low_rank  the branch of methods that have one; None = the convention's for the model's width
     products  dtype of the loss's matrix products; bfloat16 is for large models on
               processors that have it
+    objective  what is minimised, a name of ``OBJECTIVES``: output as DiTAS has it; the others need
+              a calibration with influence
     """
 
     bits: BitWidths
@@ -60,12 +64,14 @@ class SearchSpec:
     low_rank: LowRankSpec | None = None
     grid: tuple[float, ...] = ALPHA_GRID
     products: str = "float32"
+    objective: str = "output"
 
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
         check_choice("method", self.method, METHODS)
         get_convention(self.convention).check_rotation(self.parts.rotation)
         check_choice("products", self.products, PRODUCTS)
+        check_choice("objective", self.objective, OBJECTIVES)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
 
@@ -119,7 +125,7 @@ class LayerDone:
     """One group is finished: the whole curve, relative to the output's energy.
 
     losses    one per grid alpha; ``identity`` is the loss at s = 1
-    energy    sum over steps of mean |Y_t|^2, the curve's natural unit
+    energy    sum over steps of mean |Y_t|^2, weighed as the errors are: the curve's natural unit
     refined   where candidates' branches are fitted quickly: the losses of the identity
               (alpha None) and of the best alphas with the branch that conversion fits;
               the choice is made among these
@@ -205,7 +211,9 @@ def iterate_group_search(
             fits += latest
         inputs = calibration.groups[group.name].to(whole[0].device)
         fits = coded_fits(fits, whole, inputs, layer)
-    loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products, fits)
+    loss = group_loss(
+        checkpoint, group, calibration, layer, convention, spec.products, fits, spec.objective
+    )
     identity = loss(None)
     yield CandidateDone(group.name, None, identity)
     fixed = spec.parts.smoothing == "fixed"
@@ -280,7 +288,8 @@ def partial_recipe(
     if unknown:
         raise SpecError(f"layers: expected some of {checkpoint.name}'s groups, got {unknown[0]!r}")
     chosen = {group: spec.layer(checkpoint.width, alphas.get(group)) for group in names}
-    return Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
+    recipe = Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
+    return replace(recipe, objective=spec.objective)
 
 
 def search(
@@ -317,6 +326,7 @@ def iterate_search(
         recipe = unsearched_recipe(checkpoint, spec, calibration)
         yield replace(recipe, calibration_file=calibration_file if recipe.calibration else "")
         return
+    check_objective(spec.objective, calibration)
     layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):

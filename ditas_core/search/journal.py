@@ -33,7 +33,12 @@ class SearchJournal(Journal):
     def __init__(
         self, path: Path, calibration: Calibration, checkpoint: Checkpoint, spec: SearchSpec
     ) -> None:
-        settings = json.dumps(asdict(spec), sort_keys=True)
+        wanted = asdict(spec)
+        if wanted["objective"] == "output":  # as it was written before there was a choice
+            del wanted["objective"]
+        elif calibration.influence is not None:
+            wanted["influence"] = calibration.influence.sha256
+        settings = json.dumps(wanted, sort_keys=True)
         of = f"{checkpoint.fingerprint}{calibration.sha256}{settings}"
         key = hashlib.sha256(of.encode()).hexdigest()
         self.finished: dict[str, LayerDone] = {}

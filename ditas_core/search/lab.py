@@ -94,7 +94,9 @@ class AlphaLab:
         spec: SearchSpec,
     ) -> None:
         convention, layer = get_convention(spec.convention), spec.layer(checkpoint.width)
-        self.loss = group_loss(checkpoint, group, calibration, layer, convention, spec.products)
+        self.loss = group_loss(
+            checkpoint, group, calibration, layer, convention, spec.products, None, spec.objective
+        )
         self.loss.settle()
         self.frozen_target: Tensor | None = None
         self.frozen_params: tuple[Tensor, Tensor] | None = None

@@ -6,6 +6,8 @@ With X_s = X / s, its rounded X^ and the weight A that stands for W s,
 
     loss(alpha) = sum over steps t of mean over tokens and outputs of E_t^2
 
+or, with another objective, a weighted sum (``objective``).
+
 What candidates share is computed once: where rounding commutes with smoothing
 (one input channel per scale) the weight is rounded before the loop and X_s V^T is
 the same for every s; otherwise the reference X W^T is. Where the layer rotates its inputs, X_s
@@ -42,6 +44,7 @@ from ..specs import (
     LayerRecipe,
     LowRankSpec,
 )
+from .objective import influence_of, weights_of
 
 SEARCH_ITERATIONS = 1
 """Power iterations of a candidate's branch: it is compared, not kept."""
@@ -69,6 +72,7 @@ class GroupLoss:
     products    dtype of the matrix products: float32 or bfloat16
     power_iterations  of a candidate's branch, see ``leading_subspace``
     fits        where rounding commutes with smoothing: of the weights, if known already
+    influence   S_t of the objective influence, (T,); None: errors of all steps are alike
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class GroupLoss:
         products: torch.dtype = torch.float32,
         power_iterations: int = SEARCH_ITERATIONS,
         fits: list[WeightFit] | None = None,
+        influence: Tensor | None = None,
     ) -> None:
         self.convention = convention
         self.statistics = statistics
@@ -101,6 +106,9 @@ class GroupLoss:
                 layer.low_rank.weighting, self.tokens, statistics.energy.float().mean(0)
             )
         reference = self.multiply(self.tokens, self.weight)  # (M, C_out)
+        self.step_weights: Tensor | None = None  # (T,)
+        if influence is not None:
+            self.step_weights = weights_of(influence, self.mean_squares(reference))
         self.energy = self.mean_square(reference)
         self.frozen: RoundedWeight | None = None
         self.fits: list[WeightFit] | None = None
@@ -244,9 +252,16 @@ class GroupLoss:
         return (x.to(self.products) @ weight.to(self.products).T).float()
 
     def mean_square(self, error: Tensor) -> float:
-        """Sum over steps of the mean square of (M, C_out)."""
+        """Sum over steps of the mean square of (M, C_out), times the step's weight."""
+        if self.step_weights is not None:
+            return float(self.mean_squares(error) @ self.step_weights)
         total = torch.linalg.vector_norm(error.reshape(self.steps, -1), dim=1).double().square()
         return float(total.sum()) / (self.kept * len(self.weight))
+
+    def mean_squares(self, error: Tensor) -> Tensor:
+        """Of each step of (M, C_out), (T,) float64."""
+        total = torch.linalg.vector_norm(error.reshape(self.steps, -1), dim=1).double().square()
+        return total / (self.kept * len(self.weight))
 
 
 def group_loss(
@@ -257,6 +272,7 @@ def group_loss(
     convention: Convention,
     products: str = "float32",
     fits: list[WeightFit] | None = None,
+    objective: str = "output",
 ) -> GroupLoss:
     """The loss of a checkpoint's group on what the calibration kept of its input, computed where
     the weights lie; with the layer's bits, branch and rounding, whatever its alpha.
@@ -271,6 +287,7 @@ def group_loss(
         convention,
         PRODUCTS[products],
         fits=fits,
+        influence=influence_of(objective, calibration),
     )
 
 

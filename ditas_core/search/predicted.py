@@ -49,24 +49,44 @@ def predicted_error(
     convention: str,
     layer: LayerRecipe,
     products: str = "float32",
+    objective: str = "output",
 ) -> float:
     """Relative error of one group as the layer's recipe has it, from 0; W16A16 is 0.
 
-    ``products`` is the dtype of the loss's matrix products, as in ``SearchSpec``.
+    ``products`` is the dtype of the loss's matrix products and ``objective`` how errors are
+    weighed, as in ``SearchSpec``.
 
     Raises:
-        SpecError: an unknown convention or dtype, or a group the calibration lacks.
+        SpecError: an unknown convention, dtype or objective, or a group the calibration lacks.
     """
+    return relative(
+        *predicted_loss(checkpoint, group, calibration, convention, layer, products, objective)
+    )
+
+
+@torch.no_grad()
+def predicted_loss(
+    checkpoint: Checkpoint,
+    group: SmoothingGroup,
+    calibration: Calibration,
+    convention: str,
+    layer: LayerRecipe,
+    products: str = "float32",
+    objective: str = "output",
+) -> tuple[float, float]:
+    """The loss and the energy whose ratio ``predicted_error`` is; errors as there."""
     check_choice("products", products, PRODUCTS)
     if group.name not in calibration.groups:
         raise SpecError(f"calibration: expected inputs of {group.title}, got none")
     if layer.bits == LEFT_ALONE.bits:
-        return 0.0
+        return 0.0, 1.0
     # conversion has no branch beside a weight that is not rounded
     whole = layer.bits.weight_bits >= FULL_PRECISION_BITS
     here = replace(layer, low_rank=LowRankSpec() if whole else layer.low_rank)
-    loss = group_loss(checkpoint, group, calibration, here, get_convention(convention), products)
-    return relative(loss.as_converted(layer.alpha), loss.energy)
+    loss = group_loss(
+        checkpoint, group, calibration, here, get_convention(convention), products, None, objective
+    )
+    return loss.as_converted(layer.alpha), loss.energy
 
 
 def predicted_errors(

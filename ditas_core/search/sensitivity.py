@@ -138,7 +138,9 @@ def cell(
     if fixed is None:
         fixed = (None,) if spec.parts.smoothing == "none" else (spec.fixed_alpha,)
     layer = spec.layer(checkpoint.width, fixed[0])
-    error = predicted_error(checkpoint, group, calibration, spec.convention, layer, spec.products)
+    error = predicted_error(
+        checkpoint, group, calibration, spec.convention, layer, spec.products, spec.objective
+    )
     return error, fixed[0]
 
 

@@ -29,6 +29,7 @@ from .quantization import (
 from .recipe import (
     LEFT_ALONE,
     MODULATIONS,
+    OBJECTIVES,
     LayerRecipe,
     Recipe,
     all_but,
@@ -37,7 +38,9 @@ from .recipe import (
     summarize,
 )
 from .sampling import (
+    INFLUENCE_SAMPLES,
     LARGEST_SEED,
+    MOST_SAMPLES,
     PRECISIONS,
     SCHEDULERS,
     CalibrationSpec,
@@ -63,12 +66,15 @@ __all__ = [
     "E4M3",
     "FORMATS",
     "FULL_PRECISION_BITS",
+    "INFLUENCE_SAMPLES",
     "LARGEST_SEED",
     "LEFT_ALONE",
     "METHODS",
     "MODULATIONS",
+    "MOST_SAMPLES",
     "NEAREST",
     "NONE",
+    "OBJECTIVES",
     "PRECISIONS",
     "RELEASED_BRANCH",
     "SCHEDULERS",

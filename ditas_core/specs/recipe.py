@@ -14,11 +14,16 @@ from .methods import NEAREST, NONE, Part, Rounding
 from .quantization import LowRankSpec, get_convention
 from .widths import FULL_PRECISION_BITS, BitWidths
 
-RECIPE_FORMATS = (2, 3)
-"""The first is written of whole numbers that are rounded to the nearest, as it always was; the last
-also names number formats and the parts that round."""
+RECIPE_FORMATS = (2, 3, 4)
+"""The first is written of whole numbers that are rounded to the nearest, as it always was; the
+second also names number formats and the parts of a method, the third what a search minimised."""
 NO_PARTS = {"rounding": {}, "rotation": NONE.document(), "aggregation": NONE.document()}
 """Fields of a layer that are written where they act, as they stand for where they are not."""
+OBJECTIVES = {
+    "output": "the error of the layer's output, added up over steps (DiTAS)",
+    "influence": "each step's error over its output, times what the step does to the final latents",
+}
+"""What a search minimises, see ``search.objective``."""
 MODULATIONS: dict[str, tuple[BitWidths, str] | None] = {
     "none": None,
     "w8": (BitWidths(8, 16), "integer"),
@@ -65,7 +70,8 @@ class Recipe:
     ``calibration`` is the sha256 of the Calibration that smoothing factors and
     the weighted branch are taken from ("" when none is needed);
     ``calibration_file`` is only a hint where to find it and is not compared. ``modulation`` is
-    what becomes of the layers that compute shifts, scales and gates, a key of ``MODULATIONS``.
+    what becomes of the layers that compute shifts, scales and gates, a key of ``MODULATIONS``;
+    ``objective``, a key of ``OBJECTIVES``, is what the search that made it minimised.
 
     >>> import ditas_core as ditas
     >>> _, report = ditas.quantize("assets/fluent-emoji-dit", "W4A8", method="plain",
@@ -82,12 +88,14 @@ class Recipe:
     calibration: str = ""
     calibration_file: str = field(default="", compare=False)
     modulation: str = "none"
+    objective: str = "output"
 
     def __post_init__(self) -> None:
         get_convention(self.convention)
         for field_name in ("name", "checkpoint", "calibration", "calibration_file"):
             check_text(field_name, getattr(self, field_name))
         check_choice("modulation", self.modulation, MODULATIONS)
+        check_choice("objective", self.objective, OBJECTIVES)
         if not isinstance(self.layers, dict) or not self.layers:
             raise SpecError(f"layers: expected at least one, got {brief(self.layers)}")
         for bits in self.bits:
@@ -118,7 +126,8 @@ class Recipe:
     def to_json(self) -> str:
         acting = any(getattr(x, part).acts for x in self.layers.values() for part in NO_PARTS)
         newer = acting or any(bits.formats or bits.group_size for bits in self.bits)
-        document = {"format": RECIPE_FORMATS[newer], **asdict(self)}
+        named = self.objective != "output"
+        document = {"format": RECIPE_FORMATS[2 if named else newer], **asdict(self)}
         for name, layer in self.layers.items():
             document["layers"][name]["bits"] = layer.bits.document()
             for part in NO_PARTS:
@@ -127,6 +136,8 @@ class Recipe:
                     document["layers"][name][part] = getattr(layer, part).document()
         if self.modulation == "none":  # as it was written before there was a choice
             del document["modulation"]
+        if not named:
+            del document["objective"]
         return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
@@ -218,15 +229,16 @@ def all_but(recipe: Recipe, groups: Collection[str]) -> Recipe:
 
 def summarize(recipe: Recipe) -> str:
     """One line for people: bits, method, convention, parts that round, modulation where it is
-    quantized."""
+    quantized, objective where it is not DiTAS's."""
     bits = sorted({str(layer.bits) for layer in recipe.layers.values()})
     ranks = {layer.low_rank.rank for layer in recipe.layers.values()}
     smoothed = sum(layer.alpha is not None for layer in recipe.layers.values())
     parts = dict.fromkeys(name for x in recipe.layers.values() for name in x.part_names)
     rounding = f" · {' + '.join(parts)}" if parts else ""
     modulation = "" if recipe.modulation == "none" else f" · modulation {recipe.modulation}"
+    objective = "" if recipe.objective == "output" else f" · objective {recipe.objective}"
     return (
         f"{'/'.join(bits)} · {recipe.name} · {recipe.convention} · "
         f"{smoothed} of {len(recipe.layers)} layers smoothed · rank {max(ranks)}"
-        f"{rounding}{modulation}"
+        f"{rounding}{modulation}{objective}"
     )

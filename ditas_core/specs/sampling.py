@@ -11,6 +11,9 @@ SCHEDULERS = ("ddim", "ddpm")
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_DTYPES = ("float16", "float32")
 LARGEST_SEED = 2**31 - 1
+MOST_SAMPLES = 256
+INFLUENCE_SAMPLES = 4
+"""Of which it is measured how far errors reach, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class CalibrationSpec:
     """
 
     sampling: SamplingSpec = SamplingSpec()
-    samples: int = whole(8, 1, 256)
+    samples: int = whole(8, 1, MOST_SAMPLES)
     seed: int = whole(0, 0, LARGEST_SEED)
     tokens: int = whole(24, 1, 2**20)
     batch: int = whole(4, 1, 256)
