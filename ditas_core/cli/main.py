@@ -27,7 +27,7 @@ from .convert import add_convert, run_convert
 from .export import add_export, add_modulation, run_export
 from .loading import CHECKPOINT, add_loading
 from .parsing import Parser, number, setting, several
-from .scale import add_evaluate, add_sample
+from .scale import add_cost, add_evaluate, add_sample
 
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
@@ -224,6 +224,12 @@ def build_parser() -> Parser:
     add_backend(sample)
     add_sampling(sample)
 
+    cost = verb("cost", "hours and memory of drawing images by the thousand, before it starts")
+    add_cost(cost)
+    add_device(cost)
+    add_backend(cost)
+    add_sampling(cost)
+
     add_evaluate(verb("evaluate", "sets of images against a reference: Frechet distance, recall"))
 
     compare = verb("compare", "same noise through full precision and quantized models")
@@ -295,6 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # torch and diffusers take seconds to import: after the arguments are known to be good
         from . import commands
         from .compare import run_compare
+        from .cost import run_cost
         from .evaluate import run_evaluate
         from .info import run_info
         from .sample import run_sample
@@ -306,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "quantize": commands.run_quantize,
             "sample": run_sample,
             "evaluate": run_evaluate,
+            "cost": run_cost,
             "compare": run_compare,
             "bench": run_bench,
             "convert": run_convert,

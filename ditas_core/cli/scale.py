@@ -83,3 +83,44 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=number(int, 1, 1024), default=32, help="images at a time (%(default)s)"
     )
+
+
+def add_cost(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb, beside those of sampling."""
+    parser.add_argument(
+        "checkpoint",
+        help=f"{CHECKPOINT}, quantized folder, or a published shape whose weights are not here: "
+        "DiT-S/2, DiT-B/2, DiT-L/2, DiT-XL/2",
+    )
+    add_loading(parser, "--precision")
+    parser.add_argument(
+        "--image-size",
+        type=number(int, 16, 4096),
+        default=256,
+        help="of a published shape (%(default)s)",
+    )
+    parser.add_argument(
+        "--bits",
+        default="",
+        help="first quantize by plain rounding, as in W4A8, so that quantized passes are timed; "
+        "a branch of rank 32 adds about 5 %% to them",
+    )
+    parser.add_argument("--convention", default="integer", help="of --bits (%(default)s)")
+    parser.add_argument(
+        "--samples",
+        "--count",
+        type=number(int, 1, 10_000_000),
+        default=10_000,
+        help="images to draw (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch", type=number(int, 1, 256), default=16, help="as of sample (%(default)s)"
+    )
+    parser.add_argument(
+        "--check",
+        type=number(int, 0, 100_000),
+        default=0,
+        metavar="N",
+        help="also draw N images with the command sample, and show what it took beside what was "
+        "predicted for them",
+    )

@@ -4,15 +4,19 @@ from .atlas_file import AtlasError
 from .chance import guessing_probability
 from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, device_memory, estimate, measure_speed
+from .drawing_cost import DrawingCost, Throughput, drawing_cost, measure_throughput
+from .known import SHAPES, known_autoencoder, known_model, known_transformer
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
-from .shape import ModelShape, shape_of, transformer_flops
+from .shape import ModelShape, decoding, shape_of, transformer_flops
 from .strength import Half, Measure, loudest_channels
 
 __all__ = [
+    "SHAPES",
     "AtlasError",
     "ChannelRecord",
     "Cost",
+    "DrawingCost",
     "GroupOutliers",
     "Half",
     "Interval",
@@ -21,14 +25,21 @@ __all__ = [
     "ModelShape",
     "OutlierAtlas",
     "Plan",
+    "Throughput",
     "channel_record",
+    "decoding",
     "device_memory",
+    "drawing_cost",
     "estimate",
     "furthest_factor",
     "guessing_probability",
     "interval",
+    "known_autoencoder",
+    "known_model",
+    "known_transformer",
     "loudest_channels",
     "measure_speed",
+    "measure_throughput",
     "outlier_atlas",
     "psnr_db",
     "rescaled_calibration",
