@@ -115,9 +115,9 @@ $(VENV)/.installed-app: $(VENV)/.python requirements.txt constraints.txt
 	@$(PIP) --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt training/requirements.txt
+$(VENV)/.installed-dev: $(VENV)/.installed-app requirements-dev.txt ditas_core/fidelity/requirements.txt
 	@echo "installing the test tools"
-	@$(PIP) --requirement requirements-dev.txt --requirement training/requirements.txt
+	@$(PIP) --requirement requirements-dev.txt --requirement ditas_core/fidelity/requirements.txt
 	@touch $@
 
 $(VENV)/stock: $(VENV)/.installed-dev tests/requirements-stock.txt

@@ -93,16 +93,17 @@ def test_the_library_alone_asks_for_nothing_of_the_app(metadata: Message) -> Non
     assert {"gradio", "plotly"} <= set(required(metadata, "app"))
     assert {"pytest", "onnx", "efficientnet-lite-pytorch"} <= set(required(metadata, "dev"))
     assert {"onnx", "onnxruntime", "onnxscript"} <= set(required(metadata, "onnx"))
+    assert "efficientnet-lite-pytorch" in required(metadata, "fidelity")
 
 
 def test_the_library_imports_only_what_it_asks_for(metadata: Message) -> None:
-    """Every third-party import outside ui, figures, bench and training is a dependency."""
+    """Every third-party import outside the rooms that extras are for is a dependency."""
     modules = {"PIL": "pillow"}
     alone = {name.lower().replace("-", "_") for name in required(metadata)}
     found = {
         dotted.partition(".")[0]
         for path in MODULES
-        if room_of(path) not in {"ui", "figures", "bench", "training", "onnx_runtime"}
+        if room_of(path) not in {"ui", "figures", "bench", "training", "onnx_runtime", "fidelity"}
         for dotted in imports(path)
     }
     third = {modules.get(name, name) for name in found - set(sys.stdlib_module_names)}
@@ -125,7 +126,7 @@ def test_every_requirement_is_pinned() -> None:
         "requirements.txt",
         "requirements-dev.txt",
         "ditas_core/onnx_runtime/requirements.txt",
-        "training/requirements.txt",
+        "ditas_core/fidelity/requirements.txt",
     ):
         names = {Requirement(line).name.lower() for line in listed(file)}
         assert names - {"setuptools"} <= pinned, file

@@ -22,6 +22,7 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ditas_core.fidelity import features_of
 from ditas_core.writing import whole_file, write_text
 
 from .data import load_images, read_classes, to_float
@@ -29,7 +30,6 @@ from .dit import DiTConfig
 from .features import (
     frechet_distance,
     load_feature_network,
-    pooled_features,
     right_label,
     wilson_interval,
 )
@@ -242,8 +242,8 @@ def evaluate(
     many = replace(config, steps=config.frechet_steps)
     samples = sample_kept(checkpoint, pipeline, drawn.tolist(), many, run / "samples", log)
     log("features")
-    reference = pooled_features(network, images)
-    sampled = pooled_features(network, samples)
+    reference = features_of(network, images)
+    sampled = features_of(network, samples)
     part = torch.randperm(len(reference), generator=generator)[: len(reference) // 4]
     first = min(config.labelled, config.samples)
     groups = {

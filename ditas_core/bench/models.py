@@ -9,13 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
 from ditas_core.checkpoints import Checkpoint
-
-SHAPES = {
-    "DiT-S/2": (12, 384, 6),
-    "DiT-B/2": (12, 768, 12),
-    "DiT-L/2": (24, 1024, 16),
-    "DiT-XL/2": (28, 1152, 16),
-}
+from ditas_core.evaluation import SHAPES
 
 
 def random_transformer(

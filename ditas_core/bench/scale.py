@@ -16,7 +16,7 @@ from ditas_core.calibration import calibrate, memory_need
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.conversion import quantize_transformer
-from ditas_core.evaluation import ModelShape, Plan, device_memory
+from ditas_core.evaluation import SHAPES, ModelShape, Plan, device_memory
 from ditas_core.layers import QuantizedLinear
 from ditas_core.sampling import sample_latents, spread_labels
 from ditas_core.search import CandidateDone, SearchSpec, search
@@ -31,7 +31,7 @@ from ditas_core.specs import (
 )
 
 from .machine import describe, peak_gb, peak_on_gpu_gb, stage
-from .models import SHAPES, random_model
+from .models import random_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -12,9 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..artifact import save_quantized, whole_model_bits
 from ..calibration import (
@@ -34,7 +31,7 @@ from ..calibration import (
 from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
-from ..sampling import batches_of, join_rows, process_group, spread_labels, wait_for_all
+from ..sampling import process_group, wait_for_all
 from ..search import CandidateDone, Fitting, LayerDone, SearchJournal, SearchSpec, search
 from ..specs import (
     INFLUENCE_SAMPLES,
@@ -47,15 +44,12 @@ from ..specs import (
     get_convention,
     summarize,
 )
-from ..writing import check_new_file, check_new_folder, whole_folder, write_text
+from ..writing import check_new_file, check_new_folder, write_text
 from .budget import search_within_budget, widths_of
-from .images import contact_sheet, to_uint8
 from .loading import load, load_any
-from .parsing import split_names
-from .progress import bar, trajectory
+from .progress import bar
 
 Report = dict[str, Any]
-BATCH = 16
 
 
 def set_threads(count: int) -> None:
@@ -315,62 +309,6 @@ def run_quantize(args: argparse.Namespace) -> Report:
         f"{bits:.2f} per parameter of the whole transformer, {size / 1e6:.1f} MB",
     )
     return report
-
-
-def run_sample(args: argparse.Namespace) -> Report:
-    spec = sampling_spec(args)
-    check_new_folder(args.out)
-    checkpoint, _ = load_any(args, args.backend)
-    if args.classes.strip():
-        chosen = split_names(args.classes, checkpoint.class_names)
-        wanted = [checkpoint.class_index(name) for name in chosen]
-        count = args.samples or len(wanted)
-        labels = torch.tensor([wanted[i % len(wanted)] for i in range(count)])
-    else:
-        labels = spread_labels(args.samples or 16, len(checkpoint.class_names))
-    place_(checkpoint, args.device)
-    started = time.perf_counter()
-    names = [checkpoint.class_names[i] for i in labels.tolist()]
-    with process_group() as (rank, world):
-        first, last = batches_of(len(labels), BATCH, rank, world)
-        mine = torch.zeros(0, checkpoint.image_size, checkpoint.image_size, 3, dtype=torch.uint8)
-        if first < last:
-            result = trajectory(
-                "sampling",
-                checkpoint,
-                checkpoint.transformer,
-                labels[first:last],
-                spec,
-                args.seed + first,
-            )
-            mine = torch.from_numpy(to_uint8(result.images))
-        pixels = join_rows(mine, first, len(labels)).numpy()
-    settings: dict[str, Any] = {"classes": names, "seed": args.seed, "steps": spec.steps}
-    settings.update(guidance_scale=spec.guidance_scale, scheduler=spec.scheduler)
-    if rank == 0:
-        write_images(args.out, pixels, names, settings)
-    seconds = time.perf_counter() - started
-    if rank == 0:
-        say(args, f"wrote {len(labels)} images to {args.out} in {seconds:.1f} s")
-    return {
-        "out": str(args.out),
-        **settings,
-        "processes": world,
-        "rank": rank,
-        "seconds": round(seconds, 2),
-    }
-
-
-def write_images(
-    target: Path, pixels: np.ndarray, names: list[str], settings: dict[str, Any]
-) -> None:
-    """One PNG per sample, a contact sheet and the settings, as a whole folder."""
-    with whole_folder(target) as work:
-        for index, (image, name) in enumerate(zip(pixels, names, strict=True)):
-            safe = "".join(c if c.isalnum() else "-" for c in name)[:40]
-            Image.fromarray(image).save(work / f"{index:04d}-{safe}.png")
-        contact_sheet(pixels).save(work / "contact-sheet.png")
-        (work / "settings.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def finite(value: float) -> float | None:

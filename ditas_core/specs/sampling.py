@@ -8,6 +8,8 @@ from .checks import SpecError, brief, check_fields, check_whole, choice, number,
 from .document import parse_json
 
 SCHEDULERS = ("ddim", "ddpm")
+SPREADS = ("balanced", "drawn")
+"""How images are spread over classes."""
 PRECISIONS = ("float32", "bfloat16")
 TOKEN_DTYPES = ("float16", "float32")
 LARGEST_SEED = 2**31 - 1
