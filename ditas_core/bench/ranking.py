@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ditas_core.calibration import Calibration, calibrate
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
-from ditas_core.cli.commands import BATCH, apply_recipe, finite, with_influence
+from ditas_core.cli.commands import apply_recipe, finite, with_influence
 from ditas_core.cli.parsing import number
 from ditas_core.cli.progress import bar
 from ditas_core.evaluation import Correlation, correlations, interval, sqnr_db
@@ -45,6 +45,7 @@ from .machine import DEMO, describe
 SETTINGS = "integer-tensor:W8A8,integer-tensor:W8A6,integer:W8A6,integer-g32:W4A8,integer:W4A8"
 GRID = tuple(i / 10 for i in range(11))
 FIXED = (0.25, 0.5, 0.75)
+BATCH = 16
 CALIBRATION_SEED = 1_000_000
 """Whose noise is no sample's that is measured."""
 
