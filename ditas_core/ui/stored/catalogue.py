@@ -27,8 +27,9 @@ CHECKPOINTS_VARIABLE = "DITAS_CHECKPOINTS"
 LIKE_VARIABLE = "DITAS_LIKE"
 PRECOMPUTED_VARIABLE = "DITAS_PRECOMPUTED"
 FAVOURITES = (
-    "cat", "police", "mage", "heart", "astronaut", "royalty", "clock", "moon", "cook", "face",
-    "fruit", "flag", "person", "mammal",
+    "fox", "hamburger", "panda", "strawberry", "butterfly", "astronaut",
+    "smiling face with sunglasses", "cupcake", "frog", "avocado", "watermelon", "fire", "mage",
+    "heart", "cat", "mammal", "fruit", "person",
 )  # fmt: skip
 LICENCES = {"cc-by-nc-4.0": "CC-BY-NC 4.0"}
 HALF = " (bfloat16)"
