@@ -119,10 +119,9 @@ def test_invariances(scale: float, size: float, seed: int, at: int) -> None:
     def made(tokens: Tensor, influence: Tensor) -> GroupLoss:
         low, high = tokens.amin(1, keepdim=True).expand(3, 2, 5), tokens.amax(1, keepdim=True)
         statistics = GroupStatistics(low, high.expand(3, 2, 5), tokens, tokens.square().mean(1))
-        return GroupLoss(
-            [weight], statistics, W4A6, get_convention("integer"), LowRankSpec(0),
-            influence=influence,
-        )  # fmt: skip
+        layer = LayerRecipe(W4A6, None, LowRankSpec(0))
+        convention = get_convention("integer")
+        return GroupLoss([weight], statistics, layer, convention, influence=influence)
 
     loss = made(tokens, influence)
     plain = loss.mean_square(error)
@@ -234,7 +233,10 @@ def test_dead_outputs_have_no_error_and_do_not_divide_by_nothing(
     weights = [get_linear(checkpoint.transformer, path).weight for path in group.layers]
     for objective in WEIGHED:
         loss = GroupLoss(
-            weights, calibration.groups[group.name], W4A6, get_convention("integer"),
-            LowRankSpec(0), influence=influence_of(objective, calibration),
-        )  # fmt: skip
+            weights,
+            calibration.groups[group.name],
+            LayerRecipe(W4A6, None, LowRankSpec(0)),
+            get_convention("integer"),
+            influence=influence_of(objective, calibration),
+        )
         assert loss(None) == 0 and math.isfinite(loss.energy)
