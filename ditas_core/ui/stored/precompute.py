@@ -42,7 +42,7 @@ from .ladder import Ladder, save_ladder
 from .results import DITAS, PLAIN, SEARCHED, SMOOTHED, Preset, Shipped, make_result, save_shipped
 
 SAMPLES, SEED, STEPS, GUIDANCE = 8, 7, 50, 2.5
-FRAMES = 11
+FRAMES = 6
 PARTS = {
     "dial": ("dial*", "speeds.json"),
     "results": ("results.json", "atlas.safetensors", "recipe-*", "W*-*"),
