@@ -48,13 +48,12 @@ from ditas_core.contest.packing import pack, unpack
 from ditas_core.conversion import quantize_transformer
 from ditas_core.evaluation import (
     ModelShape,
-    feature_distance,
     holm,
     interval,
-    load_stages,
     paired_probability,
     t_probability,
 )
+from ditas_core.fidelity import feature_distance, load_stages
 from ditas_core.figures import contest_drawing, contest_front
 from ditas_core.layers import QuantizedLinear, effective_bits, multiply_numbers_
 from ditas_core.results import contests as results

@@ -54,7 +54,7 @@ class Checkpoint:
     >>> import ditas_core as ditas
     >>> checkpoint = ditas.load("assets/fluent-emoji-dit")
     >>> isinstance(checkpoint, ditas.Checkpoint), checkpoint.family.name, checkpoint.latent_shape
-    (True, 'DiT', (4, 16, 16))
+    (True, 'DiT', (4, 32, 32))
     """
 
     name: str

@@ -28,7 +28,8 @@ from ..contest import (
     run_contest,
     summary,
 )
-from ..evaluation import ModelShape, Stages, load_stages, measure_speed
+from ..evaluation import ModelShape, measure_speed
+from ..fidelity import Stages, load_stages
 from ..specs import BitWidths, CalibrationSpec, Recipe
 from ..writing import check_new_folder, whole_folder, write_text
 from .commands import Report, calibrated, place_, sampling_spec, say

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, run_trajectory
-from ..evaluation import Stages
+from ..fidelity import Stages
 from ..sampling import decode_latents, spread_labels
 from ..specs import SpecError, brief, check_number, check_text, parse_json
 from ..writing import whole_file

@@ -19,8 +19,9 @@ from ..calibration import Calibration, check_together
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, TrajectoryProgress, compare, iterate_trajectory
 from ..conversion import iterate_conversion
-from ..evaluation import Stages, feature_distance, transformer_flops
+from ..evaluation import transformer_flops
 from ..events import result_of
+from ..fidelity import Stages, feature_distance
 from ..layers import effective_bits, multiply_numbers_
 from ..models import Transformer
 from ..sampling import spread_labels

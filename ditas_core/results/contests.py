@@ -28,7 +28,7 @@ from ..contest import (
     summary,
 )
 from ..conversion import inject_outliers
-from ..evaluation import load_stages
+from ..fidelity import load_stages
 from ..figures import contest_drawing
 from ..specs import BitWidths, CalibrationSpec, SamplingSpec, check_number
 from ..ui.stored.contests import NATURAL, save_contest

