@@ -13,7 +13,7 @@ FILLED = {
     "lab": ("#lab-verdict", "optimum is"),
     "search": ("#edit-outcome", "whole recipe: mean error of 32 layers"),
     "compare": ("#compare-table", "n = 8"),
-    "blind": ("#blind-source", "W4A8"),
+    "blind": ("#blind-source", "shipped"),
     "injector": ("#rung-line", "×60 is on view"),
 }
 """Tab -> a text that says that it has been drawn."""

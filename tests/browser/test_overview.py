@@ -13,7 +13,7 @@ def test_a_useful_view(watched):
     assert "memory" in page.locator("#cost").inner_text()
     assert not page.locator("#bits").is_visible(), "settings fold away"
     widths = page.locator("#worst img").evaluate_all("all => all.map(i => i.naturalWidth)")
-    assert widths == [256, 256]
+    assert widths[0] == widths[1] >= 256
 
 
 def test_the_folded_settings_say_what_they_are(watched):

@@ -118,7 +118,8 @@ def test_every_network_run_of_the_page_takes_this_door():
             if loops:
                 assert node.module == "serving.zerogpu", (path.name, loops)
                 users.add(str(path.relative_to(page)))
-    jobs = {f"tabs/{name}/job.py" for name in ("compare", "injector", "breaking", "overview")}
+    tabs = ("compare", "injector", "breaking", "overview", "contest")
+    jobs = {f"tabs/{name}/job.py" for name in tabs}
     assert users == jobs | {"visitors/backend.py"}
 
 

@@ -30,7 +30,7 @@ from ditas_core.ui.tabs.breaking.trials import notes_of
 from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.session import Session
 
-from .conftest import HUB, SHORT, bar, closed_when, hooked
+from .conftest import CONVENTION, HUB, SHORT, bar, closed_when, hooked
 
 SAMPLED = (1, 4, 7)
 
@@ -55,7 +55,7 @@ def test_one_layer_alone_is_what_the_library_does_with_a_partial_recipe(backend,
     part = run_trajectory(checkpoint, model, labels, spec, 7)
     assert trial.sqnr.mean == pytest.approx(float(compare(full, part).latent_sqnr.mean()), abs=1e-4)
     assert trial.what == "only 0.fc1" and trial.sqnr.n == 1
-    assert trial.images.shape == trial.reference.shape == (1, 64, 64, 3)
+    assert trial.images.shape == trial.reference.shape == (1, *2 * (checkpoint.image_size,), 3)
 
 
 def test_all_but_and_the_whole_break_more_than_one_layer(backend, session):
@@ -124,6 +124,7 @@ def mapped(backend) -> tuple[Ask, SensitivityMap, list[Any]]:
     """The predicted map of DiTAS at W4A8, and the events that led to it."""
     assert backend.shipped is not None, backend.notice
     ask = ask_for(backend, "W4A8", DITAS)
+    ask = replace(ask, choice=replace(ask.choice, convention=CONVENTION))
     before = known_cells(backend, Session("new"), ask, budget.PREDICTED)
     assert {w for _, w in before} == {4, 8} and len(before) == 64, "shipped widths at once"
     somebody = Session("somebody")
@@ -143,7 +144,7 @@ def test_the_map_is_the_librarys(backend, mapped):
         backend.checkpoint(backend.default),
         calibration,
         [BitWidths(w, 8) for w in budget.WIDTHS],
-        SearchSpec(BitWidths(4, 8), "integer", "ditas", branch),
+        SearchSpec(BitWidths(4, 8), CONVENTION, "ditas", branch),
         recipe,
     )
     for event in first:

@@ -19,6 +19,7 @@ from ditas_core.conversion import quantize_transformer
 from ditas_core.figures import split_strip, to_uint8
 from ditas_core.sampling import decode_latents
 from ditas_core.specs import BitWidths, Recipe, SamplingSpec
+from ditas_core.ui.stored.precompute import FRAMES
 from ditas_core.ui.stored.results import (
     BUILT_IN,
     PLAIN,
@@ -36,14 +37,14 @@ from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.running import Progress
 from ditas_core.ui.visitors.session import Session
 
-from .conftest import SHORT, bar, listener, pictures
+from .conftest import CONVENTION, SHORT, bar, listener, pictures
 
 SAMPLING = SamplingSpec(steps=4, guidance_scale=2.5)
 W4A4 = bar(preset="W4A4")
 
 
 def job_for(backend: Backend, bits: str, recipes: tuple[str, ...], seed: int = 3) -> CompareJob:
-    choice = Choice(backend.default, BitWidths.parse(bits), "integer")
+    choice = Choice(backend.default, BitWidths.parse(bits), CONVENTION)
     names = backend.checkpoint(backend.default).class_names
     return CompareJob(choice, recipes, (names[1], names[3]), seed, SAMPLING, SHORT)
 
@@ -109,7 +110,7 @@ def test_a_recipe_that_does_not_exist_yet_is_searched_and_stays_on_the_desk(back
 def test_the_visitors_result_is_shown_only_at_its_own_settings(backend, session, made):
     backend.cache.put(("result", "mine"), made)
     session.result = "mine"
-    own = Choice(backend.default, BitWidths.parse("W4A4"), "integer")
+    own = Choice(backend.default, BitWidths.parse("W4A4"), CONVENTION)
     found = shown(backend, session, own)
     assert found is not None and found.result is made
     assert backend.shipped is not None
@@ -125,7 +126,7 @@ def test_the_viewer_gets_the_last_step_at_once_and_all_when_they_are_decoded(
 ):
     backend.cache.put(("result", "decoded"), made)
     session.result = "decoded"
-    choice = Choice(backend.default, BitWidths.parse("W4A4"), "integer", PLAIN)
+    choice = Choice(backend.default, BitWidths.parse("W4A4"), CONVENTION, PLAIN)
     view = shown(backend, session, choice)
     assert view is not None
     look_at(session, view, choice.recipe).sample = 1
@@ -151,7 +152,7 @@ def test_the_viewer_gets_the_last_step_at_once_and_all_when_they_are_decoded(
 def test_long_runs_show_at_most_25_steps_and_end_with_the_picture(backend):
     assert backend.shipped is not None
     result = backend.shipped.presets["W4A8"].result
-    assert len(studio.shown_frames(result)) == len(result.frames) == 11
+    assert len(studio.shown_frames(result)) == len(result.frames) == FRAMES
     long = replace(result, frames=tuple(range(100)), timesteps=tuple(range(100)))
     places = studio.shown_frames(long)
     assert len(places) == studio.MOST_FRAMES and places[-1] == 99 and places[0] == 0
@@ -229,7 +230,7 @@ def test_picking_a_picture_chooses_sample_and_recipe(demo):
     assert value["sample"].startswith("6 · ") and value["b"] == SMOOTHED and value["pending"]
     assert SMOOTHED in slider["label"]
     *_, full = listener(demo, "on_frames").fn(gr.EventData(None, {}), request, *W4A4)
-    assert len(full["frames"]) == 11 and not full["pending"]
+    assert len(full["frames"]) == FRAMES and not full["pending"]
     told = gr.EventData(None, {"variant": PLAIN, "left": "a"})
     assert PLAIN in listener(demo, "on_ab").fn(told, request, *W4A4)["label"]
     assert set(BUILT_IN) == {one["name"] for one in full["variants"]} - {REFERENCE}

@@ -254,7 +254,7 @@ def test_what_is_asked_for_is_checked(drawing, wrong):
 
 def test_the_bar_has_the_recipe_of_every_stop(drawing):
     backend, dial = drawing
-    free = {"preset": "custom", "weight": 2, "activation": 2}
+    free = {"preset": "custom", "weight": 2, "activation": 2, "convention": "integer"}
     choice = BarInputs(*bar("tiny", **free)).read(backend)
     assert backend.recipes(Session("nobody"), choice)[DITAS] == dial.cells[2, 2].recipe
     paper = replace(choice, convention="paper")
@@ -399,7 +399,7 @@ def test_its_stops_are_drawn_here_and_stand_in_the_bar(twins):
     backend.entries = find_checkpoints(assets, named=[])
     natural, key = list(backend.entries)[:2]
     assert "injected outliers ×32" in key and backend.model_of(key) == model
-    values = bar(key, preset="custom", weight=2, activation=2)
+    values = bar(key, preset="custom", weight=2, activation=2, convention="integer")
     choice = BarInputs(*values).read(backend)
     assert choice.model == model
     assert backend.recipes(Session("nobody"), choice)[DITAS] == twin.cells[2, 2].recipe

@@ -23,7 +23,7 @@ from ditas_core.ui.tabs.lab import draw as lab
 from ditas_core.ui.visitors.backend import Backend
 from ditas_core.ui.visitors.cache import size_of
 
-from .conftest import DEMO, bar, bench_of, listener, measured
+from .conftest import CONVENTION, DEMO, bar, bench_of, listener, measured
 
 SHORT = CalibrationSpec(SamplingSpec(steps=6), samples=2)
 LAYER = "0.proj"
@@ -44,13 +44,13 @@ def calibration(backend) -> Calibration:
 
 
 def setting(backend: Backend, **changes: object) -> lab.Setting:
-    base = lab.Setting(backend.default, LAYER, BitWidths(4, 8), "integer", True)
+    base = lab.Setting(backend.default, LAYER, BitWidths(4, 8), CONVENTION, True)
     return replace(base, **changes)
 
 
 def hand(alpha: object = 0.5, identity: bool = False, **changes: Any) -> list[object]:
     """What the lab's controls and the bar hold."""
-    own = {"layer": LAYER, "weight": 4, "activation": 8, "convention": "integer", "branch": True}
+    own = {"layer": LAYER, "weight": 4, "activation": 8, "convention": CONVENTION, "branch": True}
     own |= {name: changes.pop(name) for name in set(own) & set(changes)}
     return [alpha, identity, *own.values(), *bar(**{"recipe": PLAIN} | changes)]
 
@@ -189,9 +189,9 @@ def test_the_tab_follows_the_bar_until_the_visitor_switches_here(client):
         return list(new)
 
     client.reset_session()
-    assert bits_of(*hand(weight=4)) == [4, 8, "integer"]
-    assert bits_of(*hand(weight=6)) == [6, 8, "integer"]
-    assert bits_of(*hand(weight=6, preset="W8A8")) == [8, 8, "integer"]
+    assert bits_of(*hand(weight=4)) == [4, 8, CONVENTION]
+    assert bits_of(*hand(weight=6)) == [6, 8, CONVENTION]
+    assert bits_of(*hand(weight=6, preset="W8A8")) == [8, 8, CONVENTION]
     client.reset_session()  # what an address brings is kept when the page opens
     assert bits_of(*hand(weight=3, convention="paper")) == [3, 8, "paper"]
 

@@ -45,7 +45,7 @@ from ditas_core.ui.tabs.search.recipes import (
 from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.session import KEPT_SEARCHES, Session
 
-from .conftest import DEMO, HUB, SHORT, bar, bench_of, closed_when, measured, watch
+from .conftest import CONVENTION, DEMO, HUB, SHORT, bar, bench_of, closed_when, measured, watch
 
 W4A8 = BitWidths(4, 8)
 
@@ -64,7 +64,7 @@ def fresh(backend) -> Backend:
 
 @pytest.fixture()
 def choice(backend) -> Choice:
-    return Choice(backend.default, W4A8, "integer")
+    return Choice(backend.default, W4A8, CONVENTION)
 
 
 def as_text(found: Any) -> str:
@@ -185,7 +185,7 @@ def test_predictions_are_the_cores_and_learnt_from_searches(backend, session, ch
 
 def test_predictions_measure_in_turns_and_stay_bounded(backend, monkeypatch):
     found = replace(predictions(backend, backend.default, SHORT), known={})
-    recipe = backend.recipes(Session(""), Choice(backend.default, W4A8, "integer"))[PLAIN]
+    recipe = backend.recipes(Session(""), Choice(backend.default, W4A8, CONVENTION))[PLAIN]
     left = found.fill([recipe], 0.0)
     assert left == 32
     turns = 0
@@ -195,7 +195,7 @@ def test_predictions_measure_in_turns_and_stay_bounded(backend, monkeypatch):
     assert turns > 1 and found.missing(recipe) == []
     monkeypatch.setattr("ditas_core.ui.tabs.search.predicting.MOST_KNOWN", 40)
     for alpha in range(20):
-        found.find("integer", "0.proj", LayerRecipe(W4A8, alpha / 20))
+        found.find(CONVENTION, "0.proj", LayerRecipe(W4A8, alpha / 20))
     assert len(found.known) == 40 < MOST_KNOWN
 
 
@@ -205,7 +205,7 @@ def test_without_a_calibration_only_the_shipped_search_is_known(fresh, session, 
     preset = fresh.shipped.presets["W4A8"]
     shipped = {layer.group: relative_error(layer) for layer in preset.layers}
     assert found.errors(preset.recipe) == [shipped[name] for name in found.groups]
-    assert found.find("integer", "0.qkv", LayerRecipe(BitWidths(5, 8))) is None
+    assert found.find(CONVENTION, "0.qkv", LayerRecipe(BitWidths(5, 8))) is None
     assert found.fill([fresh.recipes(session, choice)[PLAIN]], 1.0) == 0
     edited = EditInputs("0.qkv", 0.9, False, 4, 8).read(fresh, session, choice)
     html, _ = draw_edit(fresh, session, choice, *edited)
@@ -435,7 +435,9 @@ def test_clicks_open_a_layer_at_that_alpha(backend, demo):
     drawn = pick("q", '{"x": "3.fc2", "y": 0.35, "trace": 0}', *settings)
     assert drawn[0]["value"] == "3.fc2" and drawn[1] == 0.35 and drawn[2] is False
     foot = pick("q", '{"x": "0.qkv", "y": -0.05, "trace": 2}', *settings)
-    assert foot[0]["value"] == "0.qkv" and foot[2] is True, "as the recipe has it"
+    assert backend.shipped is not None
+    kept = backend.shipped.presets["W4A8"].recipe.layers["0.qkv"].alpha
+    assert foot[0]["value"] == "0.qkv" and foot[2] is (kept is None), "as the recipe has it"
     # on a curve the trace says which layer
     turn = listener(demo, "search-view", "input")
     turn("q", show.CURVES, *settings)

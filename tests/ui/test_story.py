@@ -17,7 +17,7 @@ from ditas_core.evaluation.outliers import OutlierAtlas
 from ditas_core.specs import CalibrationSpec, Recipe
 from ditas_core.ui.stored import story as module
 from ditas_core.ui.stored.story import MOST_BYTES, story_of, tale_of
-from ditas_core.ui.stored.story_page import Tale, story_html
+from ditas_core.ui.stored.story_page import SHOWN, Tale, story_html
 from ditas_core.ui.visitors.backend import Backend
 
 from .conftest import ROOT, bench_of, pictures
@@ -143,7 +143,7 @@ def test_the_pictures_are_the_shipped_ones(read, backend):
     results += [(backend.ladder.labels, rung.images) for rung in backend.ladder.rungs]
     for labels, images in results:
         for variant, pixels in images.items():
-            for label, each in zip(labels, pixels, strict=True):
+            for label, each in zip(labels[:SHOWN], pixels[:SHOWN], strict=True):
                 assert any(np.array_equal(each, p) for p in found[f"{label}, {variant}"])
 
 

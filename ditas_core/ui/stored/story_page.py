@@ -250,12 +250,12 @@ def search_section(tale: Tale) -> str:
 
 def preset_panel(tale: Tale, bits: str) -> str:
     result = tale.shipped.presets[bits].result
-    found = estimates(result)
-    rows = [row(REFERENCE, "32 bits", strip(result.images[REFERENCE], result.labels, REFERENCE))]
+    found, labels = estimates(result), result.labels[:SHOWN]
+    rows = [row(REFERENCE, "32 bits", strip(result.images[REFERENCE][:SHOWN], labels, REFERENCE))]
     table = []
     for variant in result.variants:
         note = f"{mean_sqnr(tale, bits, variant)} dB"
-        rows.append(row(variant, note, strip(result.images[variant], result.labels, variant)))
+        rows.append(row(variant, note, strip(result.images[variant][:SHOWN], labels, variant)))
         table.append(
             (
                 text(variant),
