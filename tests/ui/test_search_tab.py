@@ -112,13 +112,14 @@ def test_a_registered_method_is_offered_and_searched(backend, session, choice, m
     blocks = build_app(backend).blocks.values()
     (radio,) = (block for block in blocks if getattr(block, "elem_id", None) == "method")
     assert ("my own", "mine") in [tuple(pair) for pair in radio.choices]
-    job = searching.job_of(choice, "mine", SHORT)
+    job = searching.job_of(replace(choice, convention="integer"), "mine", SHORT)
     *_, recipe = searching.run_search(backend, session, job)
     assert recipe.name == "mine" and job.name == "my W4A8 mine"
     assert {layer.rounding for layer in recipe.layers.values()} == {METHODS["gptq"].rounding}
 
 
 def test_other_settings_are_another_search(backend, session, choice):
+    choice = replace(choice, convention="integer")
     jobs = [
         searching.job_of(choice, "search", SHORT),
         searching.job_of(choice, "smoothing", SHORT),
