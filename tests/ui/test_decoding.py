@@ -31,7 +31,7 @@ class Viewers:
         *_, found = run_comparison(self.backend, Session(""), job)
         assert isinstance(found, Result)
         self.result = found
-        self.bar = bar(self.backend.default.key, recipe=PLAIN)
+        self.bar = bar(self.backend.default.key, recipe=PLAIN, convention="integer")
         self.vae = self.backend.checkpoint(self.backend.default).vae
 
     def come(self, name: str) -> tuple[Session, Iterator[Any]]:

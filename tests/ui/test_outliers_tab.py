@@ -297,7 +297,7 @@ def test_a_channel_has_its_values_levels_and_range(scene):
 
 @pytest.mark.parametrize(("name", "count"), [("fp8", 253), ("mxfp4", 15), ("nvfp4", 15)])
 def test_a_channel_has_a_formats_uneven_levels(scene, name, count):
-    found = scene(preset="custom", activation=name, channel="11")
+    found = scene(preset="custom", activation=name, channel="11", convention="integer")
     histogram, over_time, text, kind = show.channel_figures(
         found.atlas, found.look, found.calibration, found.channel
     )

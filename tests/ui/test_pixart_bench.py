@@ -24,7 +24,7 @@ SHORT = CalibrationSpec(SamplingSpec(steps=4), samples=2, tokens=8)
 TEXT_LAYERS = {f"{block}.{kind}" for block in range(2) for kind in ("q2", "kv2", "proj2")}
 
 
-BAR = bar("tiny-sigma", recipe=SMOOTHED)
+BAR = bar("tiny-sigma", recipe=SMOOTHED, convention="integer")
 
 
 @pytest.fixture(scope="module")
