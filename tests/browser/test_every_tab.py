@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from ditas_core.ui.stored.results import load_shipped
 from ditas_core.ui.tabs import TABS
 
-from .conftest import SIZES, drawn, expect, overflow, toast
+from .conftest import ROOT, SIZES, drawn, expect, overflow, toast
 
+STORED = ROOT / "assets" / "precomputed"
+SHIPPED = load_shipped(STORED, json.loads((STORED / "results.json").read_text())["fingerprint"])
 FILLED = {
     "outliers": ("#atlas-channel-line", "stored values"),
     "lab": ("#lab-verdict", "optimum is"),
     "search": ("#edit-outcome", "whole recipe: mean error of 32 layers"),
     "compare": ("#compare-table", "n = 8"),
-    "blind": ("#blind-source", "shipped"),
+    "blind": ("#blind-source", f"{SHIPPED.telling} · {SHIPPED.convention} · shipped"),
     "injector": ("#rung-line", "×60 is on view"),
 }
 """Tab -> a text that says that it has been drawn."""
