@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.numeric
 STEPS, SEED = 3, 7
 DDIM = SamplingSpec(steps=STEPS, guidance_scale=2.5, guided_channels=3)
 PARTLY = replace(DDIM, scheduler="ddpm")
-SIZE = 1e-2
+SIZE = 1e-1
 Change = Callable[[Tensor], Tensor]
 
 
@@ -51,16 +52,16 @@ def final_latents(
     checkpoint: Checkpoint, spec: SamplingSpec, copies: int, step: int, change: Change
 ) -> tuple[Tensor, Tensor]:
     """Of ``copies`` of one sample whose predictions at one step are changed, and the exact
-    prediction of that step; each step written out."""
+    prediction of that step; each step written out, in double precision: differences of results
+    in single precision are noise where an error hardly reaches."""
+    transformer = copy.deepcopy(checkpoint.transformer).double()
     scheduler = build_scheduler(checkpoint.scheduler, spec)
     labels = spread_labels(1, len(checkpoint.class_names)).expand(copies)
     streams = [torch.Generator().manual_seed(SEED) for _ in range(copies)]
-    noise = initial_noise(checkpoint.latent_shape, streams)
+    noise = initial_noise(checkpoint.latent_shape, streams).double()
     latents, exact = noise * float(scheduler.init_noise_sigma), noise
     for index, t in enumerate(scheduler.timesteps.tolist()):
-        prediction = predict_eps(
-            checkpoint.transformer, latents, t, labels, spec, checkpoint.conditions
-        )
+        prediction = predict_eps(transformer, latents, t, labels, spec, checkpoint.conditions)
         if index == step:
             exact, prediction = prediction[:1], change(prediction)
         latents = scheduler_step(scheduler, prediction, t, latents, streams)
@@ -79,12 +80,12 @@ def test_influence_of_a_step_is_that_of_perturbed_predictions(
         final, exact = final_latents(
             random_checkpoint, spec, 2 * size, step, lambda p: p + torch.cat([moves, -moves])
         )
-        plain = final_latents(random_checkpoint, spec, 1, step, lambda p: p)[0]
+        plain = final_latents(random_checkpoint, spec, 1, step, lambda p: p)[0].float()
         v = probes(plain, SEED)[0].double().flatten()
         along = final.double().flatten(1) @ v  # v over |z|
         slopes = (along[:size] - along[size:]) / (2 * SIZE)
         expected = float(exact.double().square().mean() * slopes.square().sum())
-        assert float(found.steps[step]) == pytest.approx(expected, rel=2e-2)
+        assert float(found.steps[step]) == pytest.approx(expected, rel=5e-3)
 
 
 def test_shapes_hooks_and_weights(random_checkpoint: Checkpoint) -> None:
