@@ -12,6 +12,7 @@ from .exchange import exchange_steps
 from .influence import Influence, InfluenceProgress, iterate_influence, measure_influence
 from .journal import CalibrationJournal, remove_journals
 from .memory import MemoryNeed, memory_need, memory_of, tokens_for_budget
+from .reach import Reach, iterate_reach, measure_reach
 from .recorder import StepRecorder, StepStatistics, StepTable, record_inputs
 from .together import check_channels, check_groups, check_together
 from .trajectory import (
@@ -37,6 +38,7 @@ __all__ = [
     "Influence",
     "InfluenceProgress",
     "MemoryNeed",
+    "Reach",
     "Shard",
     "StepRecorder",
     "StepStatistics",
@@ -49,7 +51,9 @@ __all__ = [
     "exchange_steps",
     "iterate_calibration",
     "iterate_influence",
+    "iterate_reach",
     "measure_influence",
+    "measure_reach",
     "memory_need",
     "memory_of",
     "record_inputs",

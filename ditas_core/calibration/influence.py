@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -131,10 +133,28 @@ def iterate_influence(
     yield Influence(samples, seed, every.log().mean(1).exp().float())
 
 
+class Gradients(Protocol):
+    """What is added up on the way back beside S_t; ``reach`` has those of weights."""
+
+    def recording(self) -> AbstractContextManager[None]: ...
+
+    @property
+    def outputs(self) -> list[Tensor]: ...
+
+    def add_(self, slopes: list[Tensor]) -> None: ...
+
+
 def there_and_back(
-    checkpoint: Checkpoint, spec: SamplingSpec, labels: Tensor, seed: int
+    checkpoint: Checkpoint,
+    spec: SamplingSpec,
+    labels: Tensor,
+    seed: int,
+    gradients: Gradients | None = None,
 ) -> Iterator[Tensor | None]:
-    """One batch: None after each step of the trajectory and of the way back, last S_t (T, n)."""
+    """One batch: None after each step of the trajectory and of the way back, last S_t (T, n).
+
+    ``gradients`` record each forward pass, and get the gradients of v . z / |z| by their outputs.
+    """
     scheduler = build_scheduler(checkpoint.scheduler, spec)
     noise = initial_noise(checkpoint.latent_shape, generators(seed, len(labels)))
     states = [noise * float(scheduler.init_noise_sigma)]  # (n, C, H, W) each
@@ -148,13 +168,18 @@ def there_and_back(
     found = torch.zeros(spec.steps, len(labels), dtype=torch.float64)
     for index, timestep in reversed(list(enumerate(scheduler.timesteps.tolist()))):
         latents = states.pop().requires_grad_(True)
+        recording = nullcontext() if gradients is None else gradients.recording()
         with torch.enable_grad():
-            prediction = predict_eps(
-                checkpoint.transformer, latents, timestep, labels, spec, checkpoint.conditions
-            )
+            with recording:
+                prediction = predict_eps(
+                    checkpoint.transformer, latents, timestep, labels, spec, checkpoint.conditions
+                )
             streams = generators(0, len(labels))  # noise that is added has no derivative
             after = scheduler_step(scheduler, prediction, timestep, latents, streams)
-            adjoint, slope = torch.autograd.grad(after, [latents, prediction], adjoint)
+            wanted = [latents, prediction, *(gradients.outputs if gradients is not None else ())]
+            adjoint, slope, *others = torch.autograd.grad(after, wanted, adjoint)
+        if gradients is not None:
+            gradients.add_(others)
         found[index] = squares(prediction.detach()) / prediction[0].numel() * squares(slope)
         yield None
     yield found

@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ..checkpoints import Checkpoint
-from ..layers import group_bits_stored
-from ..models import Absorber, get_linear, group_fed_by
-from ..search import SearchSpec
+from ..search import SearchSpec, counted_bits, layer_bits_range
 from ..specs import (
     FORMATS,
     METHODS,
     BitWidths,
-    LayerRecipe,
     LowRankSpec,
     SamplingSpec,
     SpecError,
@@ -114,36 +111,6 @@ def convention_name(size: int) -> str:
     return f"integer-g{size}" if size else "integer"
 
 
-def counted_bits(checkpoint: Checkpoint, spec: SearchSpec) -> float:
-    """Effective bits per weight of a method's layers, all of them smoothed where it smooths.
-
-    Nothing is built; a little too much rather than too little (see ``group_bits_stored``).
-    """
-    convention, groups = get_convention(spec.convention), checkpoint.groups
-    layer: LayerRecipe = spec.layer(checkpoint.width)
-    smoothed = spec.parts.smoothing != "none"
-    stored = weights = 0
-    for group in groups:
-        layers = [get_linear(checkpoint.transformer, path) for path in group.layers]
-        fed = group_fed_by(group, groups)
-        divided = [
-            index
-            for index, path in enumerate(group.layers)
-            if smoothed and fed is not None and path == fed.absorber_path
-        ]
-        stored += group_bits_stored(
-            [(x.out_features, x.in_features) for x in layers],
-            layer.bits,
-            convention,
-            layer.low_rank,
-            smoothed,
-            group.absorber is Absorber.ON_THE_FLY,
-            divided,
-        )
-        weights += sum(x.weight.numel() for x in layers)
-    return stored / weights
-
-
 def contenders(
     checkpoint: Checkpoint, spec: ContestSpec
 ) -> tuple[tuple[Contender, ...], tuple[LeftOut, ...]]:
@@ -182,14 +149,22 @@ def fits(bits: float, budget: float | None) -> bool:
 
 def fewest(checkpoint: Checkpoint, spec: SearchSpec) -> float:
     """What a method takes at least: the smallest branch that it can have, a scale per row."""
+    if spec.parts.allocates:
+        return layer_bits_range(checkpoint, spec)[0]
     if spec.parts.branch != "none":
         spec = replace(spec, low_rank=LowRankSpec(LEAST_RANK))
     return counted_bits(checkpoint, spec)
 
 
 def of_method(checkpoint: Checkpoint, spec: ContestSpec, method: str) -> Iterator[Contender]:
-    """A method's contenders, coarse to fine."""
+    """A method's contenders, coarse to fine. Bits of layers fill the budget as they are."""
     whole = SearchSpec(spec.bits, "integer", method)
+    if whole.parts.allocates:
+        whole = replace(whole, budget=spec.budget)
+        fewest_bits, counted = layer_bits_range(checkpoint, whole)
+        if fits(fewest_bits, spec.budget):
+            yield Contender(method, whole, counted)
+        return
     if spec.budget is None:
         yield Contender(method, whole, counted_bits(checkpoint, whole))
         return

@@ -37,7 +37,7 @@ from ..writing import write_text
 from .reports import keep
 from .steps import CONTESTS, MEASUREMENTS, SHIPPED_CONTESTS, contest_name
 
-SAMPLES, STEPS, SEED = 16, 20, 0
+SAMPLES, STEPS, SEED = 8, 20, 0
 CALIBRATION_SEED = 1_000_000
 """Far from the compared samples'."""
 WITH_FORMATS = ("W4A8",)

@@ -113,7 +113,7 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("parts", "methods side by side, 8 samples of 20 steps",
                     f"compare {demo} --ablation W4A8 --methods plain,clip,gptq,clip+gptq,search,"
                     "search+gptq,svdquant,svdquant+gptq,ditas,ditas+gptq --samples 8 --steps 20"),
-        contests("methods at equal bits, 16 samples of 20 steps"),
+        contests("methods at equal bits, 8 samples of 20 steps"),
         contests("the same with injected outliers", TWIN_STRENGTH),
         Step("formats", "number formats, the error of every layer", python(".results.formats"),
              (MEASUREMENTS / "formats.json",)),

@@ -5,20 +5,15 @@ from .alpha import (
     CandidateDone,
     Fitting,
     LayerDone,
-    SearchEvent,
     SearchSpec,
     iterate_group_search,
-    iterate_search,
-    partial_recipe,
-    plain_recipe,
-    search,
     search_group,
-    unsearched_recipe,
 )
 from .frontier import Allocation, frontier, largest_uniform, priced, uniform_allocations
 from .group_sizes import GROUP_SIZES, iterate_budget_search, with_group_sizes
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
+from .layer_bits import layer_bits_range
 from .loss import GroupLoss
 from .objective import check_objective
 from .predicted import (
@@ -28,12 +23,21 @@ from .predicted import (
     predicted_loss,
     relative,
 )
+from .recipes import (
+    SearchEvent,
+    iterate_search,
+    partial_recipe,
+    plain_recipe,
+    search,
+    unsearched_recipe,
+)
 from .sensitivity import Cells, SensitivityProgress, iterate_sensitivity, sensitivity
 from .sensitivity_map import SensitivityMap
 from .totals import (
     SearchTotals,
     bits_per_weight,
     change_db,
+    counted_bits,
     mean_error,
     relative_error,
     search_totals,
@@ -65,12 +69,14 @@ __all__ = [
     "bits_per_weight",
     "change_db",
     "check_objective",
+    "counted_bits",
     "frontier",
     "iterate_budget_search",
     "iterate_group_search",
     "iterate_search",
     "iterate_sensitivity",
     "largest_uniform",
+    "layer_bits_range",
     "mean_error",
     "partial_recipe",
     "plain_recipe",

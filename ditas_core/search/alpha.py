@@ -12,12 +12,12 @@ made among these, for the layer that will really run. Nothing is sampled again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..calibration import Calibration, check_channels, check_together
+from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..methods import WeightFit, coded_fits, joined, released_fits
@@ -32,16 +32,17 @@ from ..specs import (
     LayerRecipe,
     LowRankSpec,
     Method,
-    Recipe,
     SpecError,
     check_choice,
+    check_number,
     get_convention,
 )
 from .loss import PRODUCTS, group_loss
-from .objective import check_objective
 
 FIXED_ALPHA = 0.5
 """The one alpha of methods that smooth without a grid, unless the grid is one other."""
+BUDGETS = (1, 16)
+"""Bits per weight that can be asked for."""
 REFINED = 2
 """Best alphas that are looked at again, beside the identity, where fits were quick."""
 
@@ -56,6 +57,8 @@ class SearchSpec:
               processors that have it
     objective  what is minimised, a name of ``OBJECTIVES``: output as DiTAS has it; the others need
               a calibration with influence
+    budget  bits per weight as stored, of methods that choose each layer's bits; None: as many as
+            DiTAS takes at these bits
     """
 
     bits: BitWidths
@@ -65,6 +68,7 @@ class SearchSpec:
     grid: tuple[float, ...] = ALPHA_GRID
     products: str = "float32"
     objective: str = "output"
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
@@ -74,6 +78,16 @@ class SearchSpec:
         check_choice("objective", self.objective, OBJECTIVES)
         if not self.grid or not all(0.0 <= alpha <= 1.0 for alpha in self.grid):
             raise SpecError(f"grid: expected alphas from 0 to 1, got {self.grid}")
+        if self.budget is not None:
+            check_number("budget", self.budget, *BUDGETS)
+            if not self.parts.allocates:
+                raise SpecError(
+                    f"budget: expected a method that chooses each layer's bits, got {self.method}"
+                )
+        if self.parts.allocates and self.bits.weight_format is not None:
+            raise SpecError(
+                f"bits: expected a whole number of weight bits for {self.method}, got {self.bits}"
+            )
 
     @property
     def parts(self) -> Method:
@@ -174,9 +188,6 @@ class Fitting:
     of: int
 
 
-SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
-
-
 def search_group(
     checkpoint: Checkpoint, group: SmoothingGroup, calibration: Calibration, spec: SearchSpec
 ) -> LayerDone:
@@ -242,103 +253,3 @@ def iterate_group_search(
         chosen,
         tuple(refined),
     )
-
-
-def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Recipe:
-    """Plain rounding: no smoothing, no branch."""
-    return unsearched_recipe(checkpoint, SearchSpec(bits, convention, "plain"))
-
-
-def unsearched_recipe(
-    checkpoint: Checkpoint, spec: SearchSpec, calibration: Calibration | None = None
-) -> Recipe:
-    """Of a method that smooths nothing, so that there is nothing to search.
-
-    Raises:
-        SpecError: the method needs a calibration and there is none.
-    """
-    if calibration is None and spec.needs_calibration:
-        raise SpecError(f"calibration: expected one for the method {spec.method}, got none")
-    layer = spec.layer(checkpoint.width)
-    layers = {group.name: layer for group in checkpoint.groups}
-    recipe = Recipe(spec.method, spec.convention, checkpoint.fingerprint, layers)
-    if calibration is None or not recipe.needs_calibration:
-        return recipe
-    return replace(recipe, calibration=calibration.sha256)
-
-
-def partial_recipe(
-    checkpoint: Checkpoint,
-    calibration: Calibration,
-    spec: SearchSpec,
-    layers: Sequence[LayerDone],
-    name: str = "partial",
-) -> Recipe:
-    """The recipe of a search as far as it has come: ``layers`` in any order.
-
-    Groups that are found have their alpha, all others the identity; bits and branch are
-    the spec's everywhere. With all groups it is the recipe of the whole search.
-
-    Raises:
-        SpecError: a layer that the checkpoint does not have.
-    """
-    alphas = {layer.group: layer.alpha for layer in layers}
-    names = [group.name for group in checkpoint.groups]
-    unknown = sorted(set(alphas) - set(names))
-    if unknown:
-        raise SpecError(f"layers: expected some of {checkpoint.name}'s groups, got {unknown[0]!r}")
-    chosen = {group: spec.layer(checkpoint.width, alphas.get(group)) for group in names}
-    recipe = Recipe(name, spec.convention, checkpoint.fingerprint, chosen, calibration.sha256)
-    return replace(recipe, objective=spec.objective)
-
-
-def search(
-    checkpoint: Checkpoint,
-    calibration: Calibration,
-    spec: SearchSpec,
-    calibration_file: str = "",
-    finished: Mapping[str, LayerDone] | None = None,
-    progress: Callable[[CandidateDone | Fitting | LayerDone], object] | None = None,
-) -> Recipe:
-    """What ``iterate_search`` comes to; ``progress`` gets each step and may raise to stop."""
-    events = iterate_search(checkpoint, calibration, spec, calibration_file, finished)
-    return result_of(events, Recipe, progress)
-
-
-def iterate_search(
-    checkpoint: Checkpoint,
-    calibration: Calibration,
-    spec: SearchSpec,
-    calibration_file: str = "",
-    finished: Mapping[str, LayerDone] | None = None,
-) -> Iterator[SearchEvent]:
-    """Search every group in execution order; the last event is the Recipe.
-
-    Closing the generator stops within one candidate. The calibration must be the
-    checkpoint's. Groups that are ``finished`` (from an interrupted run of the same
-    search, see ``SearchJournal``) are repeated as events, at their place in this search,
-    and not searched again.
-    """
-    check_together(checkpoint, calibration)
-    if spec.needs_calibration:
-        check_channels(checkpoint, calibration)
-    if not spec.candidates:
-        recipe = unsearched_recipe(checkpoint, spec, calibration)
-        yield replace(recipe, calibration_file=calibration_file if recipe.calibration else "")
-        return
-    check_objective(spec.objective, calibration)
-    layers: list[LayerDone] = []
-    groups = checkpoint.groups
-    for index, group in enumerate(groups):
-        known = (finished or {}).get(group.name)
-        events: Iterator[CandidateDone | Fitting | LayerDone] = (
-            iter([replace(known, index=index, total=len(groups))])
-            if known is not None
-            else iterate_group_search(checkpoint, group, calibration, spec, index, len(groups))
-        )
-        for event in events:
-            yield event
-            if isinstance(event, LayerDone):
-                layers.append(event)
-    recipe = partial_recipe(checkpoint, calibration, spec, layers, spec.method)
-    yield replace(recipe, calibration_file=calibration_file)

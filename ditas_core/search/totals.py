@@ -11,7 +11,7 @@ from ..checkpoints import Checkpoint
 from ..layers import stored_bits
 from ..models import get_linear
 from ..specs import FULL_PRECISION_BITS, Recipe, get_convention
-from .alpha import LayerDone
+from .alpha import LayerDone, SearchSpec
 from .predicted import relative
 from .sensitivity import divider, size_of
 from .sensitivity_map import NOBODY
@@ -89,3 +89,16 @@ def bits_per_weight(checkpoint: Checkpoint, recipe: Recipe) -> float:
         stored += divided if is_divided else whole
         weights += sum(c_out * c for c_out, c in shapes)
     return stored / weights
+
+
+def counted_bits(checkpoint: Checkpoint, spec: SearchSpec) -> float:
+    """What a method's layers take per weight, all of them smoothed where it smooths.
+
+    Nothing is built; a little too much rather than too little (see ``group_bits_stored``).
+    """
+    alpha = None if spec.parts.smoothing == "none" else spec.fixed_alpha
+    layer = spec.layer(checkpoint.width, alpha)
+    layers = {group.name: layer for group in checkpoint.groups}
+    return bits_per_weight(
+        checkpoint, Recipe(spec.method, spec.convention, checkpoint.fingerprint, layers)
+    )

@@ -12,7 +12,7 @@ from .checks import (
 )
 from .document import parse_json, read_text
 from .formats import E4M3, FORMATS, Element, NumberFormat, get_format
-from .methods import METHODS, NEAREST, NONE, Method, Part, Rounding, parts
+from .methods import METHODS, NEAREST, NONE, RECOMMENDED, Method, Part, Rounding, parts
 from .quantization import (
     BACKENDS,
     CONVENTIONS,
@@ -77,6 +77,7 @@ __all__ = [
     "NONE",
     "OBJECTIVES",
     "PRECISIONS",
+    "RECOMMENDED",
     "RELEASED_BRANCH",
     "SCHEDULERS",
     "SPREADS",

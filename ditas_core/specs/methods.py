@@ -134,6 +134,7 @@ class Method:
     rotation   of inputs, smoothed ones where they are, and of weights against it, before
                anything is rounded
     aggregation  of the channel maxima that smoothing reads over the steps; without one, the largest
+    allocates  whether each layer has weight bits of its own, within the size of all
     """
 
     title: str
@@ -142,6 +143,7 @@ class Method:
     rounding: Rounding = NEAREST
     rotation: Part = NONE
     aggregation: Part = NONE
+    allocates: bool = False
 
     def __post_init__(self) -> None:
         check_choice("smoothing", self.smoothing, SMOOTHINGS)
@@ -168,12 +170,22 @@ METHODS: dict[str, Method] = {
     "search": Method("grid search of α", smoothing="grid"),
     "salience": Method("grid search of α, steps by salience", "grid", aggregation=SALIENCE),
     "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
+    "mixed": Method("bits by layer, grid search of α", "grid", allocates=True),
+    "mixed+gptq": Method(
+        "Recommended: bits by layer, grid search of α, GPTQ",
+        "grid",
+        rounding=COMPENSATED,
+        allocates=True,
+    ),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
     "svdquant+gptq": Method("SVDQuant + GPTQ of what is left", "grid", "first", COMPENSATED),
     "ditas+gptq": Method("DiTAS + GPTQ of what is left", "grid", "own", COMPENSATED),
     "ditas": Method("DiTAS: search + low-rank branch", "grid", "own"),
 }
 """By the names of the command line and of recipes."""
+
+RECOMMENDED = "mixed+gptq"
+"""The closest to full precision of as many bits, see docs/contest.md; DiTAS is the paper's."""
 
 
 def parts(kind: str) -> tuple[str, ...]:

@@ -1,0 +1,90 @@
+"""The bits of every layer within a size, at the smoothing strengths that one search found.
+
+    minimise    sum over layers of R(layer) error(layer, bits)
+    subject to  sum over layers of bits on disk <= budget per weight x weights
+
+error is the relative output error of the layer that conversion would build, at the alpha that it
+has at the method's own bits: the range of its inputs, which alpha trades against that of its
+weights, is the same at every width. R is how far errors of its weights reach (see ``Reach``), so
+that what is minimised is the final latents' error as far as single small errors make it up. A
+method costs one search, a few trajectories there and back, and a fit per layer and width, where
+``iterate_budget_search`` costs a search per layer and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..calibration import Calibration, InfluenceProgress, Reach, iterate_reach
+from ..checkpoints import Checkpoint
+from ..specs import FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe, SpecError, get_convention
+from .allocation import allocate
+from .alpha import Fitting, SearchSpec
+from .sensitivity import SensitivityProgress, iterate_sensitivity
+from .sensitivity_map import stacked_rows
+from .totals import counted_bits
+
+STEPS = (-1, 0, 1, 2)
+"""Weight bits that a layer may have, from the method's own."""
+
+
+def widths_around(spec: SearchSpec) -> tuple[BitWidths, ...]:
+    """What the layers choose from, from few bits to many; activations have the method's own."""
+    convention, found = get_convention(spec.convention), []
+    for step in STEPS:
+        bits = spec.bits.weight_bits + step
+        if WEIGHT_BITS[0] <= bits <= WEIGHT_BITS[-1]:
+            widths = replace(spec.bits, weight=bits)
+            try:
+                convention.check_bits(widths)
+            except SpecError:
+                continue
+            found.append(widths)
+    return tuple(found)
+
+
+def budget_of(checkpoint: Checkpoint, spec: SearchSpec) -> float:
+    """Bits per weight: the spec's, or what DiTAS takes at its bits."""
+    if spec.budget is not None:
+        return spec.budget
+    return counted_bits(checkpoint, SearchSpec(spec.bits, spec.convention, "ditas"))
+
+
+def layer_bits_range(checkpoint: Checkpoint, spec: SearchSpec) -> tuple[float, float]:
+    """The fewest bits per weight that a method which chooses them can take, and the most it will:
+    its budget, or all layers at the widest."""
+    each = [counted_bits(checkpoint, replace(spec, bits=bits)) for bits in widths_around(spec)]
+    return min(each), min(max(each), budget_of(checkpoint, spec))
+
+
+def iterate_layer_bits(
+    checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec, recipe: Recipe
+) -> Iterator[Fitting | Recipe]:
+    """Yields after every fit, last the recipe with each layer at its bits.
+
+    ``recipe`` has the alphas, all layers at the method's own bits.
+
+    Raises:
+        BudgetError: the budget is below the smallest possible size, which it names.
+    """
+    widths = widths_around(spec)
+    if spec.bits.weight_bits >= FULL_PRECISION_BITS or len(widths) < 2:
+        yield recipe
+        return
+    reach: Reach = {}
+    for there in iterate_reach(checkpoint, calibration.spec.sampling, seed=calibration.spec.seed):
+        if isinstance(there, InfluenceProgress):
+            yield Fitting("", there.done, there.total)
+        else:
+            reach = there
+    for event in iterate_sensitivity(checkpoint, calibration, widths, spec, recipe):
+        if isinstance(event, SensitivityProgress):
+            yield Fitting(event.group, event.done, event.total)
+        else:
+            weighed = event.error * stacked_rows([[reach[name]] for name in event.groups])  # (L, B)
+            chosen = allocate(replace(event, error=weighed), budget_of(checkpoint, spec))
+            layers = {
+                name: replace(recipe.layers[name], bits=bits) for name, bits in chosen.items()
+            }
+            yield replace(recipe, layers=layers)
