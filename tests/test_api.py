@@ -35,7 +35,8 @@ import ditas_core as ditas
 from ditas_core.api.progress import fetching
 from ditas_core.checkpoints import CheckpointError, Progress
 from ditas_core.layers import QuantizedLinear
-from ditas_core.specs import RecipeError, SpecError
+from ditas_core.search import SearchSpec, predicted_errors, search
+from ditas_core.specs import BitWidths, RecipeError, SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK: dict[str, Any] = {"samples": 2, "steps": 2, "progress": False}
@@ -230,6 +231,48 @@ def test_a_quantized_folder_is_calibrated_compared_and_drawn_with(
 
 
 @pytest.mark.numeric
+def test_the_objective_can_be_influence() -> None:
+    """In one call, apart, and on a calibration that holds it already: the same alphas, which are
+    the search room's own; errors in the report stay those of the output."""
+    pipeline, told = dit(), []
+    given: dict[str, Any] = {"method": "search", "objective": "influence"}
+    options = {**QUICK, "progress": lambda what, *_: told.append(what)}
+    _, report = ditas.quantize(pipeline, "W4A6", **given, **options)
+    assert list(dict.fromkeys(told)) == [
+        "calibrating", "measuring influence", "searching W4A6", "measuring", "quantizing",
+    ]  # fmt: skip
+    assert report.recipe is not None and report.recipe.objective == "influence"
+    assert set(report.seconds) == {"calibration", "influence", "search", "conversion"}
+
+    bare = ditas.calibrate(pipeline, **QUICK)
+    assert bare.influence is None
+    apart = ditas.search(pipeline, bare, "W4A6", progress=False, **given)
+    held = ditas.calibrate(pipeline, influence=4, **QUICK)
+    assert held.influence is not None and held.influence.samples == 4
+    told.clear()
+    known = ditas.search(
+        pipeline, held, "W4A6", progress=lambda what, *_: told.append(what), **given
+    )
+    assert set(told) == {"searching W4A6"}, "nothing is measured again"
+    checkpoint = ditas.load(pipeline)
+    spec = SearchSpec(BitWidths(4, 6), method="search", objective="influence")
+    assert report.recipe == apart == known == search(checkpoint, held, spec)
+
+    output = ditas.search(pipeline, held, "W4A6", method="search", progress=False)
+    assert output.objective == "output" and output.layers != known.layers
+    errors = predicted_errors(checkpoint, held, report.recipe)
+    for row, one in zip(report.rows, errors, strict=True):
+        assert row.error == pytest.approx(one.error, rel=1e-4)
+    told.clear()
+    given["method"] = "plain"
+    plain = ditas.search(pipeline, bare, progress=lambda what, *_: told.append(what), **given)
+    assert plain.objective == "output" and set(told) == {"searching W4A8"}
+    quantized = ditas.convert(pipeline, apart, bare, progress=False)
+    with pytest.raises(CheckpointError, match="quantized already"):
+        ditas.calibrate(quantized, influence=4, progress=untouched)
+
+
+@pytest.mark.numeric
 def test_alpha_and_rank_can_be_given() -> None:
     pipeline = dit()
     calibration = ditas.calibrate(pipeline, **QUICK)
@@ -310,6 +353,7 @@ def untouched(*_: Any) -> None:
         ({"rank": -1}, "rank"),
         ({"rank": "8"}, "rank"),
         ({"rank": 4, "method": "search"}, "rank: expected none"),
+        ({"objective": "picture"}, "objective"),
         ({"alpha": (2.0,)}, "alpha"),
         ({"alpha": ()}, "grid"),
         ({"alpha": "x"}, "alpha"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..calibration import Calibration
+from ..calibration import Calibration, check_together
 from ..checkpoints import Checkpoint, Prompts, is_pipeline
 from ..onnx_runtime import check_backend
 from ..search import relative_error, unsearched_recipe
@@ -20,7 +20,7 @@ from .models import Model, full_checkpoint
 from .progress import Progress, check_progress
 from .report import Report, make_report
 from .settings import Trajectory, check_calibration, check_is_recipe, what_to_search
-from .steps import apply_recipe, calibrated, predicted, searched
+from .steps import apply_recipe, calibrated, predicted, searched, with_influence
 
 
 def quantize(
@@ -31,6 +31,7 @@ def quantize(
     convention: str = "integer",
     alpha: float | Sequence[float] | None = None,
     rank: int | LowRankSpec | None = None,
+    objective: str = "output",
     samples: int = 8,
     steps: int = 20,
     guidance_scale: float | None = None,
@@ -47,8 +48,8 @@ def quantize(
     model        a diffusers pipeline, which is not changed; a Checkpoint; a path; REPO@COMMIT
     calibration  reused instead of a new one; ``samples``, ``steps``, ``guidance_scale`` and
                  ``seed`` are then not looked at
-    recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``
-                 and ``rank`` are then not looked at
+    recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``,
+                 ``rank`` and ``objective`` are then not looked at
     backend      how its products run: "simulated", in floating point; "integer", in bytes, to
                  the same numbers; "onnx", in bytes with the whole pass on ONNX Runtime, fastest on
                  a CPU. Conventions of the integer kind can
@@ -71,7 +72,7 @@ def quantize(
     ('DiTPipeline', 32)
     """
     check_progress(progress)
-    wanted = what_to_search(bits, method, convention, alpha, rank)
+    wanted = what_to_search(bits, method, convention, alpha, rank, objective)
     check_backend(wanted.spec.convention, backend, [wanted.spec.bits])
     check_choice("modulation", modulation, MODULATIONS)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
@@ -93,10 +94,14 @@ def quantize(
     errors: dict[str, float] = {}
     if recipe is None:
         assert calibration is not None
+        if wanted.spec.reads_influence and calibration.influence is None:
+            check_together(checkpoint, calibration)
+            with clock(seconds, "influence"):
+                calibration = with_influence(checkpoint, calibration, progress)
         with clock(seconds, "search"):
             recipe, layers = searched(checkpoint, calibration, wanted, progress)
         errors = {layer.group: relative_error(layer) for layer in layers}
-        if not layers:
+        if not layers or recipe.objective != "output":  # whose errors weigh otherwise
             errors = predicted(checkpoint, calibration, recipe, progress)
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)

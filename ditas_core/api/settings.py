@@ -64,6 +64,7 @@ def what_to_search(
     convention: str,
     alpha: float | Sequence[float] | None,
     rank: int | LowRankSpec | None,
+    objective: str,
 ) -> Wanted:
     """Checked before anything is loaded.
 
@@ -72,7 +73,8 @@ def what_to_search(
     """
     widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
     branch = branch_of(rank, convention)
-    spec = SearchSpec(widths, convention, method, branch)  # checks all but the grid
+    # checks all but the grid
+    spec = SearchSpec(widths, convention, method, branch, objective=objective)
     if rank is not None and spec.parts.branch == "none":
         raise SpecError(f"rank: expected none of the method {method}, which has no branch")
     if alpha is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..calibration import Calibration, check_together
+from ..calibration import Calibration, check_together, measure_influence
 from ..calibration import calibrate as run_calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
@@ -15,7 +15,14 @@ from ..onnx_runtime import check_backend, run_on_
 from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
-from ..specs import BitWidths, LowRankSpec, Recipe
+from ..specs import (
+    INFLUENCE_SAMPLES,
+    MOST_SAMPLES,
+    BitWidths,
+    LowRankSpec,
+    Recipe,
+    check_whole,
+)
 from .drawing import pipeline_with
 from .models import Model, full_checkpoint
 from .progress import Progress, check_progress, ended, told
@@ -29,6 +36,7 @@ def calibrate(
     steps: int = 20,
     guidance_scale: float | None = None,
     seed: int = 0,
+    influence: int = 0,
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Calibration:
@@ -41,6 +49,8 @@ def calibrate(
     steps           of DDIM, on the model's own betas
     guidance_scale  of classifier-free guidance; None: 1.5 of classes, 4.5 of captions
     seed            image i starts from the noise of seed + i
+    influence       images on which to measure as well how far errors of each step reach, which
+                    searches with the objective "influence" read; 0: not, 4: about twice the time
     captions        of a text-conditioned model: see ``load``
     progress        a bar; a function of (what, done, total), which may raise to stop; or False
 
@@ -56,8 +66,10 @@ def calibrate(
     """
     check_progress(progress)
     wanted = Trajectory(samples, steps, guidance_scale, seed)
-    checkpoint = full_checkpoint(model, captions, progress, or_quantized=True)
-    return calibrated(checkpoint, wanted, progress)
+    check_whole("influence", influence, 0, MOST_SAMPLES)
+    checkpoint = full_checkpoint(model, captions, progress, or_quantized=not influence)
+    found = calibrated(checkpoint, wanted, progress)
+    return with_influence(checkpoint, found, progress, influence) if influence else found
 
 
 def calibrated(checkpoint: Checkpoint, wanted: Trajectory, progress: Progress) -> Calibration:
@@ -65,6 +77,23 @@ def calibrated(checkpoint: Checkpoint, wanted: Trajectory, progress: Progress) -
     total = spec.sampling.steps * -(-spec.samples // spec.batch)
     with told(progress, "calibrating", total) as tell:
         return run_calibration(checkpoint, spec, progress=lambda event: tell(event.done))
+
+
+def with_influence(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    progress: Progress,
+    samples: int = INFLUENCE_SAMPLES,
+) -> Calibration:
+    """The calibration with how far errors reach on trajectories of its settings and seed."""
+    spec = calibration.spec
+    batch = min(spec.batch, samples)
+    total = 2 * spec.sampling.steps * -(-samples // batch)
+    with told(progress, "measuring influence", total) as tell:
+        found = measure_influence(
+            checkpoint, spec.sampling, samples, spec.seed, batch, lambda event: tell(event.done)
+        )
+    return replace(calibration, influence=found)
 
 
 def search(
@@ -76,6 +105,7 @@ def search(
     convention: str = "integer",
     alpha: float | Sequence[float] | None = None,
     rank: int | LowRankSpec | None = None,
+    objective: str = "output",
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Recipe:
@@ -90,6 +120,9 @@ def search(
     alpha       None: the grid 0, 0.05, ... 1; a sequence: that grid; a number: fixed everywhere
     rank        of the low-rank branch; None: 32 in proportion to the width, as the paper's; or
                 a whole LowRankSpec
+    objective   what is minimised: "output", the error of the layer's output (DiTAS); "influence",
+                what it does to the final latents, which is measured first unless the calibration
+                holds it
 
     Raises:
         SpecError: a setting out of its range, or a calibration of another checkpoint.
@@ -103,9 +136,13 @@ def search(
     'W4A8'
     """
     check_progress(progress)
-    wanted = what_to_search(bits, method, convention, alpha, rank)
+    wanted = what_to_search(bits, method, convention, alpha, rank, objective)
     check_calibration(calibration)
-    return searched(full_checkpoint(model, captions, progress), calibration, wanted, progress)[0]
+    checkpoint = full_checkpoint(model, captions, progress)
+    if wanted.spec.reads_influence and calibration.influence is None:
+        check_together(checkpoint, calibration)
+        calibration = with_influence(checkpoint, calibration, progress)
+    return searched(checkpoint, calibration, wanted, progress)[0]
 
 
 def searched(

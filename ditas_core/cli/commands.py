@@ -229,7 +229,7 @@ def run_search(args: argparse.Namespace) -> Report:
     started = time.perf_counter()
     check_together(checkpoint, calibration)
     place_(checkpoint, args.device)
-    if spec.objective != "output" and spec.candidates and calibration.influence is None:
+    if spec.reads_influence and calibration.influence is None:
         calibration = with_influence(checkpoint, calibration)
     hint = os.path.relpath(args.calibration.resolve(), args.out.resolve().parent)
     if args.budget is not None:

@@ -109,6 +109,11 @@ class SearchSpec:
         parts = self.parts
         return parts.smoothing != "none" or parts.branch != "none" or parts.rounding.reads_inputs
 
+    @property
+    def reads_influence(self) -> bool:
+        """Whether what it chooses depends on how far errors reach."""
+        return self.objective != "output" and self.candidates > 0
+
     def branch(self, width: int) -> LowRankSpec:
         """The low-rank branch that the method really has on a model of this width."""
         if self.parts.branch == "none" or self.bits.weight_bits >= FULL_PRECISION_BITS:

@@ -13,7 +13,17 @@ from ditas_core.bench.pages import Served, Visitor, served
 from ditas_core.calibration import calibrate
 from ditas_core.contest import Contest, ContestSpec, Row, run_contest
 from ditas_core.conversion import inject_outliers
-from ditas_core.specs import METHODS, BitWidths, Method, Part, Recipe, SamplingSpec, SpecError
+from ditas_core.quantizer import levels
+from ditas_core.specs import (
+    FORMATS,
+    METHODS,
+    BitWidths,
+    Method,
+    Part,
+    Recipe,
+    SamplingSpec,
+    SpecError,
+)
 from ditas_core.ui.page.picking import Pick
 from ditas_core.ui.stored.contests import NATURAL, load_contests, save_contest, title_of
 from ditas_core.ui.stored.results import REFERENCE
@@ -30,7 +40,16 @@ from ditas_core.ui.tabs.contest.job import (
     sources,
 )
 from ditas_core.ui.tabs.contest.layout import first_source
-from ditas_core.ui.tabs.contest.methods import cards, drawing, parts_of, sentence
+from ditas_core.ui.tabs.contest.methods import (
+    MEANINGS,
+    cards,
+    drawing,
+    format_drawing,
+    format_sentence,
+    lanes,
+    parts_of,
+    sentence,
+)
 from ditas_core.ui.visitors.backend import INJECTED_CHANNELS, Backend, Choice
 from ditas_core.ui.visitors.running import Progress
 from ditas_core.ui.visitors.session import Session
@@ -181,15 +200,42 @@ class Newer(Method):
     ranges: int = 3
 
 
-def test_every_method_of_the_registry_has_a_sentence_and_a_picture() -> None:
+def test_every_method_of_the_registry_has_a_sentence_of_its_own_and_a_picture() -> None:
     page = cards()
+    assert page.count("<svg") == len(METHODS) + len(FORMATS)
+    told = {name: sentence(method) for name, method in METHODS.items()}
+    assert len(set(told.values())) == len(METHODS)
     for name, method in METHODS.items():
-        assert f"<b>{name}</b>" in page and sentence(method).endswith(".")
-    assert page.count("<svg") == len(METHODS)
-    assert sentence(METHODS["plain"]) == "Every number goes to the nearest level."
+        unknown = [part for part in parts_of(method) if part not in MEANINGS]
+        assert not unknown, f"{name}: MEANINGS lacks {unknown}"
+        assert f"<b>{name}</b>" in page and told[name].endswith(".")
+        kinds, (inputs, weights, branch) = dict(parts_of(method)), lanes(method)
+        assert ("÷ s" in inputs) == ("× s" in weights) == (method.smoothing != "none")
+        assert ("rotate" in inputs) == ("rotate" in weights) == ("rotation" in kinds)
+        assert bool(branch) == (method.branch != "none") == ("+</text>" in drawing(method))
+        assert weights[-1] == kinds.get("compensation", "round") and inputs[-1] == "round"
+        assert ("clip" in weights) == ("clipping" in kinds)
+        assert kinds.get("aggregation", "") in drawing(method)
+    assert told["plain"] == "Every number goes to the nearest level."
+
+
+def test_a_method_with_a_part_that_the_page_does_not_know_is_told_by_its_name() -> None:
     newer = Newer("x", smoothing="grid")
     assert parts_of(newer)[1:] == [("rotation", "hadamard"), ("ranges", "3")]
-    assert "rotation: hadamard; ranges: 3" in sentence(newer) and "rotate" in drawing(newer)
+    assert sentence(newer).endswith("rotated against it; ranges: 3.")
+    assert lanes(newer) == (["÷ s", "rotate", "round"], ["× s", "rotate", "3", "round"], "")
+
+
+def test_every_number_format_has_a_sentence_and_its_levels() -> None:
+    page = cards()
+    for name, each in FORMATS.items():
+        drawn, text = format_drawing(each), format_sentence(each)
+        assert f"<b>{name}</b>" in page and drawn in page and text in page
+        assert drawn.count("V52") == len(levels(each.element))
+        assert f"{each.bits_with_scale:g} bits" in text
+        uneven = each.element.exponent or each.element.table
+        assert ("denser towards zero" in text) == bool(uneven)
+    assert "16 inputs share a scale, an FP8 number" in format_sentence(FORMATS["nvfp4"])
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def build_contest(backend: Backend, page: Page) -> View:
         label="All contenders: a click on a header sorts", show_search="search", max_height=420,
         elem_id="contest-table", buttons=[],
     )  # fmt: skip
-    with gr.Accordion("What each method does", open=False):
+    with gr.Accordion("What each method and number format does", open=False):
         gr.HTML(cards(), padding=False, elem_id="contest-methods")
     gr.HTML(lead(LIVE), padding=False)
     live, running = build_live(page)
