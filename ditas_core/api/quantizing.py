@@ -32,6 +32,7 @@ def quantize(
     alpha: float | Sequence[float] | None = None,
     rank: int | LowRankSpec | None = None,
     objective: str = "output",
+    budget: float | None = None,
     samples: int = 8,
     steps: int = 20,
     guidance_scale: float | None = None,
@@ -49,7 +50,7 @@ def quantize(
     calibration  reused instead of a new one; ``samples``, ``steps``, ``guidance_scale`` and
                  ``seed`` are then not looked at
     recipe       converted instead of a search; ``bits``, ``method``, ``convention``, ``alpha``,
-                 ``rank`` and ``objective`` are then not looked at
+                 ``rank``, ``objective`` and ``budget`` are then not looked at
     backend      how its products run: "simulated", in floating point; "integer", in bytes, to
                  the same numbers; "onnx", in bytes with the whole pass on ONNX Runtime, fastest on
                  a CPU. Conventions of the integer kind can
@@ -72,7 +73,7 @@ def quantize(
     ('DiTPipeline', 32)
     """
     check_progress(progress)
-    wanted = what_to_search(bits, method, convention, alpha, rank, objective)
+    wanted = what_to_search(bits, method, convention, alpha, rank, objective, budget)
     check_backend(wanted.spec.convention, backend, [wanted.spec.bits])
     check_choice("modulation", modulation, MODULATIONS)
     trajectory = Trajectory(samples, steps, guidance_scale, seed)
@@ -101,7 +102,8 @@ def quantize(
         with clock(seconds, "search"):
             recipe, layers = searched(checkpoint, calibration, wanted, progress)
         errors = {layer.group: relative_error(layer) for layer in layers}
-        if not layers or recipe.objective != "output":  # whose errors weigh otherwise
+        weighed = recipe.objective != "output"
+        if not layers or weighed or wanted.spec.chooses_bits:  # whose errors are others
             errors = predicted(checkpoint, calibration, recipe, progress)
     elif calibration is not None:
         errors = predicted(checkpoint, calibration, recipe, progress)

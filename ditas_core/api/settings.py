@@ -65,6 +65,7 @@ def what_to_search(
     alpha: float | Sequence[float] | None,
     rank: int | LowRankSpec | None,
     objective: str,
+    budget: float | None,
 ) -> Wanted:
     """Checked before anything is loaded.
 
@@ -74,7 +75,7 @@ def what_to_search(
     widths = bits if isinstance(bits, BitWidths) else BitWidths.parse(bits)
     branch = branch_of(rank, convention)
     # checks all but the grid
-    spec = SearchSpec(widths, convention, method, branch, objective=objective)
+    spec = SearchSpec(widths, convention, method, branch, objective=objective, budget=budget)
     if rank is not None and spec.parts.branch == "none":
         raise SpecError(f"rank: expected none of the method {method}, which has no branch")
     if alpha is None:

@@ -12,7 +12,7 @@ from ..calibration import calibrate as run_calibration
 from ..checkpoints import Checkpoint, Prompts, is_pipeline, remember_
 from ..conversion import quantize_transformer
 from ..onnx_runtime import check_backend, run_on_
-from ..search import CandidateDone, Fitting, LayerDone, partial_recipe
+from ..search import BitsProgress, CandidateDone, LayerDone, Searching, layer_bits_steps
 from ..search import predicted_errors as error_events
 from ..search import search as run_search
 from ..specs import (
@@ -106,6 +106,7 @@ def search(
     alpha: float | Sequence[float] | None = None,
     rank: int | LowRankSpec | None = None,
     objective: str = "output",
+    budget: float | None = None,
     captions: Prompts = None,
     progress: Progress = True,
 ) -> Recipe:
@@ -123,6 +124,8 @@ def search(
     objective   what is minimised: "output", the error of the layer's output (DiTAS); "influence",
                 what it does to the final latents, which is measured first unless the calibration
                 holds it
+    budget      bits per weight as stored, of the methods that choose each layer's bits, "mixed"
+                and "mixed+gptq"; None: as many as DiTAS takes at ``bits``
 
     Raises:
         SpecError: a setting out of its range, or a calibration of another checkpoint.
@@ -136,7 +139,7 @@ def search(
     'W4A8'
     """
     check_progress(progress)
-    wanted = what_to_search(bits, method, convention, alpha, rank, objective)
+    wanted = what_to_search(bits, method, convention, alpha, rank, objective, budget)
     check_calibration(calibration)
     checkpoint = full_checkpoint(model, captions, progress)
     if wanted.spec.reads_influence and calibration.influence is None:
@@ -151,11 +154,12 @@ def searched(
     """The recipe, and every layer's curve; none of a method that smooths nothing."""
     spec, layers = wanted.spec, list[LayerDone]()
     total = len(checkpoint.groups) * spec.candidates
+    total += layer_bits_steps(checkpoint, calibration, spec)
     done = itertools.count(1)
     with told(progress, f"searching {spec.bits}", total) as tell:
 
-        def listen(event: CandidateDone | Fitting | LayerDone) -> None:
-            if isinstance(event, CandidateDone):
+        def listen(event: Searching) -> None:
+            if isinstance(event, CandidateDone | BitsProgress):
                 tell(next(done))
             elif isinstance(event, LayerDone):
                 layers.append(event)
@@ -163,7 +167,8 @@ def searched(
         recipe = run_search(checkpoint, calibration, spec, progress=listen)
     if wanted.fixed is not None:  # whatever the identity would have been
         layers = [replace(layer, alpha=wanted.fixed) for layer in layers]
-        recipe = partial_recipe(checkpoint, calibration, spec, layers, recipe.name)
+        fixed = {g: replace(each, alpha=wanted.fixed) for g, each in recipe.layers.items()}
+        recipe = replace(recipe, layers=fixed)
     return recipe, layers
 
 

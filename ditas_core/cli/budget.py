@@ -12,7 +12,7 @@ from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..search import SearchSpec, bits_per_weight, iterate_budget_search, with_group_sizes
-from ..specs import BitWidths, Recipe, SpecError, summarize
+from ..specs import METHODS, BitWidths, Recipe, SpecError, summarize
 from ..writing import write_text
 from .progress import bar
 
@@ -26,6 +26,13 @@ def widths_of(args: argparse.Namespace) -> tuple[BitWidths, ...]:
     if args.budget is None:
         if args.widths:
             raise SpecError("widths: expected --budget with them, got none; pass --budget BITS")
+        return ()
+    if METHODS[args.method].allocates:
+        if args.widths:
+            raise SpecError(
+                f"widths: expected none of the method {args.method}, which has its own, got "
+                f"{args.widths!r}"
+            )
         return ()
     if not args.widths:
         return with_group_sizes(BitWidths.parse(args.bits))

@@ -32,15 +32,27 @@ from ..checkpoints import Checkpoint
 from ..conversion import quantize_transformer
 from ..layers import effective_bits
 from ..sampling import process_group, wait_for_all
-from ..search import CandidateDone, Fitting, LayerDone, SearchJournal, SearchSpec, search
+from ..search import (
+    BitsProgress,
+    CandidateDone,
+    LayerDone,
+    Searching,
+    SearchJournal,
+    SearchSpec,
+    bits_per_weight,
+    layer_bits_steps,
+    search,
+)
 from ..specs import (
     INFLUENCE_SAMPLES,
+    METHODS,
     BitWidths,
     CalibrationSpec,
     LowRankSpec,
     Recipe,
     SamplingSpec,
     SpecError,
+    check_choice,
     get_convention,
     summarize,
 )
@@ -195,10 +207,11 @@ def searched(
     finished = {} if journal is None else journal.finished
     label = f"searching {spec.bits} {spec.method}"
     total = len(checkpoint.groups) * per_group
+    total += layer_bits_steps(checkpoint, calibration, spec)
     with bar(label, total, len(finished) * per_group) as progress:
 
-        def tell(event: CandidateDone | Fitting | LayerDone) -> None:
-            if isinstance(event, CandidateDone):
+        def tell(event: Searching) -> None:
+            if isinstance(event, CandidateDone | BitsProgress):
                 progress.update(1)
             elif isinstance(event, LayerDone):
                 layers.append(event)
@@ -210,9 +223,16 @@ def searched(
 
 def run_search(args: argparse.Namespace) -> Report:
     bits = BitWidths.parse(args.bits)
+    check_choice("method", args.method, METHODS)
+    budget = args.budget if METHODS[args.method].allocates else None
     for each in (bits, *widths_of(args)):
         SearchSpec(
-            each, args.convention, args.method, products=args.precision, objective=args.objective
+            each,
+            args.convention,
+            args.method,
+            products=args.precision,
+            objective=args.objective,
+            budget=budget,
         )
     LowRankSpec(weighting=args.weighting or "none")
     check_new_file(args.out, Path(args.checkpoint))
@@ -224,6 +244,7 @@ def run_search(args: argparse.Namespace) -> Report:
         low_rank_spec(args, checkpoint),
         products=args.precision,
         objective=args.objective,
+        budget=budget,
     )
     calibration = Calibration.load(args.calibration)
     started = time.perf_counter()
@@ -232,7 +253,7 @@ def run_search(args: argparse.Namespace) -> Report:
     if spec.reads_influence and calibration.influence is None:
         calibration = with_influence(checkpoint, calibration)
     hint = os.path.relpath(args.calibration.resolve(), args.out.resolve().parent)
-    if args.budget is not None:
+    if args.budget is not None and not spec.parts.allocates:
         return search_within_budget(args, checkpoint, calibration, spec, hint)
     journal = SearchJournal(
         args.out.with_name(args.out.name + ".partial"), calibration, checkpoint, spec
@@ -248,12 +269,22 @@ def run_search(args: argparse.Namespace) -> Report:
     seconds = time.perf_counter() - started
     for layer in layers:
         alpha = "identity" if layer.alpha is None else f"{layer.alpha:.2f}"
-        say(args, f"{layer.title:>18}  alpha {alpha:>8}  {layer.gain_db:6.2f} dB over identity")
-    say(args, f"wrote {args.out}: {summarize(recipe)}, {seconds:.1f} s")
+        own = f"  {recipe.layers[layer.group].bits}" if spec.chooses_bits else ""
+        say(
+            args,
+            f"{layer.title:>18}  alpha {alpha:>8}  {layer.gain_db:6.2f} dB over identity{own}",
+        )
+    size = bits_per_weight(checkpoint, recipe)
+    say(
+        args,
+        f"wrote {args.out}: {summarize(recipe)}, {size:.3f} bits per weight, {seconds:.1f} s",
+    )
     return {
         "out": str(args.out),
         "recipe": summarize(recipe),
         "alphas": {layer.group: layer.alpha for layer in layers},
+        "widths": {group: str(layer.bits) for group, layer in recipe.layers.items()},
+        "bits_per_weight": round(size, 4),
         "objective": recipe.objective,
         "gain_db": {layer.group: round(layer.gain_db, 3) for layer in layers},
         "losses": {layer.group: layer.losses for layer in layers},

@@ -227,7 +227,9 @@ def build_parser() -> Parser:
         type=number(float, 1, 16),
         metavar="BITS",
         help="bits per weight on disk, scales and branches counted: every layer gets those of "
-        "--widths that leave the smallest sum of predicted errors within it",
+        "--widths that leave the smallest sum of predicted errors within it. Methods that choose "
+        "each layer's bits themselves, mixed and mixed+gptq, do so within it, by default within "
+        "what ditas takes at --bits",
     )
     search.add_argument(
         "--widths",

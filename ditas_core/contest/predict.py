@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..calibration import Calibration
 from ..evaluation import ModelShape, Plan, estimate
+from ..search import widths_around
 from .contenders import Contender, ContestSpec
 
 
@@ -31,6 +32,7 @@ def predicted_seconds(
             variants=2,
             rounding=each.search.parts.rounding,
             rotation=each.search.parts.rotation,
+            widths=len(widths_around(each.search)) if each.search.chooses_bits else 0,
         )
         cost = estimate(shape, speed, plan)
         full = spec.samples * spec.sampling.steps * 2 * shape.flops / speed

@@ -25,7 +25,7 @@ from ..fidelity import Stages, feature_distance
 from ..layers import effective_bits, multiply_numbers_
 from ..models import Transformer
 from ..sampling import spread_labels
-from ..search import iterate_search
+from ..search import iterate_search, layer_bits_steps
 from ..specs import Recipe, SpecError
 from .contenders import Contender, ContestSpec, LeftOut, contenders
 from .table import Contest, Row, rows_with
@@ -181,6 +181,7 @@ def measured(
     begun = time.perf_counter()
     recipe: Recipe | None = None
     total, done = contender.search.candidates * len(checkpoint.groups), 0
+    total += layer_bits_steps(checkpoint, calibration, contender.search)
     for event in iterate_search(checkpoint, calibration, contender.search):
         if isinstance(event, Recipe):
             recipe = event

@@ -22,6 +22,7 @@ from ..methods import rotation_of, roundings
 from ..sampling import forward_arguments
 from ..specs import (
     FULL_PRECISION_BITS,
+    INFLUENCE_SAMPLES,
     NEAREST,
     NONE,
     BitWidths,
@@ -106,6 +107,7 @@ class Plan:
     branch      the low-rank branch of every group (``SearchSpec.branch``)
     candidates  what a search tries per group: the grid's alphas and the identity; 0 = no search
     rounding, rotation   of every group
+    widths      that each layer's bits are chosen from after the search; 0 where all have the same
     images      sampled with each of ``variants``, the first of them in full precision
     """
 
@@ -119,6 +121,7 @@ class Plan:
     variants: int = 3
     rounding: Rounding = NEAREST
     rotation: Part = NONE
+    widths: int = 0
 
     def __post_init__(self) -> None:
         get_convention(self.convention).check_bits(self.bits)
@@ -181,9 +184,10 @@ def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
     runs = guided + (plan.variants - 1) * (QUANTIZED * guided + 2 * turned)
     sampled = plan.images * plan.sampling.steps * runs
     groups = shape.groups
+    chosen = 0.0 if plan.widths < 2 else choosing_flops(shape, plan)
     return Cost(
         calibrate_s=recorded / speed,
-        search_s=sum(group_search_flops(*group, plan) for group in groups) / speed,
+        search_s=(sum(group_search_flops(*group, plan) for group in groups) + chosen) / speed,
         quantize_s=sum(group_fit_flops(*group, plan) for group in groups) / speed,
         compare_s=sampled / speed,
         memory_bytes=memory_bytes(shape, plan),
@@ -214,6 +218,16 @@ def group_search_flops(channels: int, outputs: int, plan: Plan) -> float:
     # the branch's error and what passes it are two products; the weight is rounded twice
     one += weights * (2.0 * tokens + 12 * (plan.branch.rank + OVERSAMPLING) + ROUNDING)
     return (plan.candidates + refitted) * one + refitted * fit
+
+
+def choosing_flops(shape: ModelShape, plan: Plan) -> float:
+    """Operations of choosing every layer's bits: each fitted and tried at every width, and how far
+    errors reach, on trajectories there and back, a pass back being two."""
+    there = INFLUENCE_SAMPLES * plan.calibration.sampling.steps * 2 * shape.flops
+    return 4 * there + plan.widths * sum(
+        group_fit_flops(channels, outputs, plan) + 2.0 * plan.kept * channels * outputs
+        for channels, outputs in shape.groups
+    )
 
 
 def group_fit_flops(channels: int, outputs: int, plan: Plan) -> float:

@@ -13,7 +13,7 @@ from .frontier import Allocation, frontier, largest_uniform, priced, uniform_all
 from .group_sizes import GROUP_SIZES, iterate_budget_search, with_group_sizes
 from .journal import SearchJournal
 from .lab import AlphaLab, Grid, Histogram, LabView
-from .layer_bits import layer_bits_range
+from .layer_bits import BitsProgress, layer_bits_range, layer_bits_steps, widths_around
 from .loss import GroupLoss
 from .objective import check_objective
 from .predicted import (
@@ -25,6 +25,7 @@ from .predicted import (
 )
 from .recipes import (
     SearchEvent,
+    Searching,
     iterate_search,
     partial_recipe,
     plain_recipe,
@@ -48,6 +49,7 @@ __all__ = [
     "GROUP_SIZES",
     "Allocation",
     "AlphaLab",
+    "BitsProgress",
     "BudgetError",
     "CandidateDone",
     "Cells",
@@ -62,6 +64,7 @@ __all__ = [
     "SearchJournal",
     "SearchSpec",
     "SearchTotals",
+    "Searching",
     "SensitivityMap",
     "SensitivityProgress",
     "allocate",
@@ -77,6 +80,7 @@ __all__ = [
     "iterate_sensitivity",
     "largest_uniform",
     "layer_bits_range",
+    "layer_bits_steps",
     "mean_error",
     "partial_recipe",
     "plain_recipe",
@@ -93,5 +97,6 @@ __all__ = [
     "uniform_allocations",
     "unsearched_recipe",
     "weighted",
+    "widths_around",
     "with_group_sizes",
 ]

@@ -110,6 +110,11 @@ class SearchSpec:
         return parts.smoothing != "none" or parts.branch != "none" or parts.rounding.reads_inputs
 
     @property
+    def chooses_bits(self) -> bool:
+        """Whether each layer gets bits of its own, within ``budget``."""
+        return self.parts.allocates and self.bits.weight_bits < FULL_PRECISION_BITS
+
+    @property
     def reads_influence(self) -> bool:
         """Whether what it chooses depends on how far errors reach."""
         return self.objective != "output" and self.candidates > 0

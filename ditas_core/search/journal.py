@@ -34,6 +34,7 @@ class SearchJournal(Journal):
         self, path: Path, calibration: Calibration, checkpoint: Checkpoint, spec: SearchSpec
     ) -> None:
         wanted = asdict(spec)
+        del wanted["budget"]  # which no strength of smoothing depends on
         if wanted["objective"] == "output":  # as it was written before there was a choice
             del wanted["objective"]
         elif calibration.influence is not None:

@@ -14,19 +14,27 @@ method costs one search, a few trajectories there and back, and a fit per layer 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..calibration import Calibration, InfluenceProgress, Reach, iterate_reach
 from ..checkpoints import Checkpoint
-from ..specs import FULL_PRECISION_BITS, WEIGHT_BITS, BitWidths, Recipe, SpecError, get_convention
+from ..specs import WEIGHT_BITS, BitWidths, Recipe, SpecError, get_convention
 from .allocation import allocate
-from .alpha import Fitting, SearchSpec
+from .alpha import SearchSpec
 from .sensitivity import SensitivityProgress, iterate_sensitivity
 from .sensitivity_map import stacked_rows
 from .totals import counted_bits
 
 STEPS = (-1, 0, 1, 2)
 """Weight bits that a layer may have, from the method's own."""
+
+
+@dataclass(frozen=True)
+class BitsProgress:
+    """``done`` of ``total`` steps towards the bits of every layer are finished."""
+
+    done: int
+    total: int
 
 
 def widths_around(spec: SearchSpec) -> tuple[BitWidths, ...]:
@@ -58,29 +66,39 @@ def layer_bits_range(checkpoint: Checkpoint, spec: SearchSpec) -> tuple[float, f
     return min(each), min(max(each), budget_of(checkpoint, spec))
 
 
+def layer_bits_steps(checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec) -> int:
+    """How many events come before the recipe; 0 where all layers have the same bits."""
+    widths = widths_around(spec) if spec.chooses_bits else ()
+    if len(widths) < 2:
+        return 0
+    return 2 * calibration.spec.sampling.steps + len(checkpoint.groups) * len(widths)
+
+
 def iterate_layer_bits(
     checkpoint: Checkpoint, calibration: Calibration, spec: SearchSpec, recipe: Recipe
-) -> Iterator[Fitting | Recipe]:
-    """Yields after every fit, last the recipe with each layer at its bits.
+) -> Iterator[BitsProgress | Recipe]:
+    """Yields after every step of a trajectory and every fit, last the recipe with each layer at
+    its bits.
 
     ``recipe`` has the alphas, all layers at the method's own bits.
 
     Raises:
         BudgetError: the budget is below the smallest possible size, which it names.
     """
-    widths = widths_around(spec)
-    if spec.bits.weight_bits >= FULL_PRECISION_BITS or len(widths) < 2:
+    total = layer_bits_steps(checkpoint, calibration, spec)
+    if not total:
         yield recipe
         return
     reach: Reach = {}
+    widths, before = widths_around(spec), 2 * calibration.spec.sampling.steps
     for there in iterate_reach(checkpoint, calibration.spec.sampling, seed=calibration.spec.seed):
         if isinstance(there, InfluenceProgress):
-            yield Fitting("", there.done, there.total)
+            yield BitsProgress(there.done, total)
         else:
             reach = there
     for event in iterate_sensitivity(checkpoint, calibration, widths, spec, recipe):
         if isinstance(event, SensitivityProgress):
-            yield Fitting(event.group, event.done, event.total)
+            yield BitsProgress(before + event.done, total)
         else:
             weighed = event.error * stacked_rows([[reach[name]] for name in event.groups])  # (L, B)
             chosen = allocate(replace(event, error=weighed), budget_of(checkpoint, spec))

@@ -13,10 +13,11 @@ from ..checkpoints import Checkpoint
 from ..events import result_of
 from ..specs import BitWidths, Recipe, SpecError
 from .alpha import CandidateDone, Fitting, LayerDone, SearchSpec, iterate_group_search
-from .layer_bits import iterate_layer_bits
+from .layer_bits import BitsProgress, iterate_layer_bits
 from .objective import check_objective
 
-SearchEvent = CandidateDone | Fitting | LayerDone | Recipe
+Searching = CandidateDone | Fitting | LayerDone | BitsProgress
+SearchEvent = Searching | Recipe
 
 
 def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Recipe:
@@ -73,7 +74,7 @@ def search(
     spec: SearchSpec,
     calibration_file: str = "",
     finished: Mapping[str, LayerDone] | None = None,
-    progress: Callable[[CandidateDone | Fitting | LayerDone], object] | None = None,
+    progress: Callable[[Searching], object] | None = None,
 ) -> Recipe:
     """What ``iterate_search`` comes to; ``progress`` gets each step and may raise to stop."""
     events = iterate_search(checkpoint, calibration, spec, calibration_file, finished)
@@ -117,7 +118,7 @@ def iterate_search(
                 layers.append(event)
     recipe = partial_recipe(checkpoint, calibration, spec, layers, spec.method)
     recipe = replace(recipe, calibration_file=calibration_file)
-    if spec.parts.allocates:
+    if spec.chooses_bits:
         yield from iterate_layer_bits(checkpoint, calibration, spec, recipe)
     else:
         yield recipe

@@ -7,7 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ....calibration import Calibration
-from ....search import Fitting, LayerDone, SearchSpec, iterate_search, partial_recipe
+from ....search import (
+    BitsProgress,
+    Fitting,
+    LayerDone,
+    SearchSpec,
+    iterate_search,
+    partial_recipe,
+)
 from ....specs import CalibrationSpec, Recipe
 from ...visitors.backend import Backend, Choice, Model
 from ...visitors.session import Session
@@ -91,9 +98,14 @@ def run_search(
     with closing(iterate_search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
         for step in steps:
             if isinstance(step, Recipe):
-                predictions(backend, job.model, job.calibration).learn(step, found.values())
+                if not job.spec.chooses_bits:  # whose layers have other errors at theirs
+                    predictions(backend, job.model, job.calibration).learn(step, found.values())
                 yield step
                 return
+            if isinstance(step, BitsProgress):
+                text = f"choosing each layer's bits: {step.done} of {step.total}"
+                yield Searching(text, step.done / step.total, (parts + 1, parts + 1))
+                continue
             is_new = False
             if isinstance(step, LayerDone):
                 is_new = step.group not in known
