@@ -1,5 +1,6 @@
 """Arrays in, plotly figures (and display images) out."""
 
+from .ablation import ablation_drawing
 from .bars import Estimate, metric_bars
 from .breaking import layer_bars, parting_curves, step_curve
 from .channels import channel_range, factor_lines, weight_mirror
@@ -48,6 +49,7 @@ __all__ = [
     "Line",
     "LogRange",
     "Standing",
+    "ablation_drawing",
     "alpha_curve",
     "channel_histogram",
     "channel_maps",

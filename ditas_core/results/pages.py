@@ -114,6 +114,23 @@ def contest(report: Json) -> list[str]:
     return made
 
 
+def recommended(report: Json) -> list[str]:
+    """A table for each setting; gains over DiTAS, or over the search where it does not fit."""
+    made = [f"{report['steps']} steps; {machine(report)}. *: not told apart from it."]
+    for one in report["settings"]:
+        header = ("", "bits per weight", "latent SQNR, dB", f"gain over {one['rival']}, dB",
+                  "to convert, s", "by layers, dB", "by reach, dB")  # fmt: skip
+        rows = [
+            (row["label"], f"{row['effective_bits']:.2f}", spread(row["latent_sqnr_db"]),
+             spread(row.get("gain_db")) + (" *" if row.get("tie") else ""),
+             f"{row['conversion_s']:.0f}", f"{row['layers_db']:.1f}", f"{row['reach_db']:.1f}")
+            for row in one["rows"]
+        ]  # fmt: skip
+        said = f"**{one['bits']}, at most {one['budget']:g} bits, {one['samples']} samples**"
+        made += ["", said, "", *grid(header, rows)]
+    return made
+
+
 def search(report: Json) -> list[str]:
     rows = [
         (one["model"], f"{one['forwards']['reference']} / {one['forwards']['engine']}",
@@ -199,6 +216,8 @@ TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "parts": (MEASUREMENTS / "parts.json", methods),
     "contests": (MEASUREMENTS / "contests.json", contest),
     "contests-injected": (MEASUREMENTS / "contests-injected.json", contest),
+    "recommended": (MEASUREMENTS / "recommended.json", recommended),
+    "recommended-injected": (MEASUREMENTS / "recommended-injected.json", recommended),
     "formats": (MEASUREMENTS / "formats.json", formats),
     "injected": (MEASUREMENTS / "injected.json", methods),
     "backends": (MEASUREMENTS / "backends.json", lambda found: crossed(found, "backend")),

@@ -82,6 +82,19 @@ def contests(makes: str, strength: float = 1.0) -> Step:
     return Step(name, makes, python(".results.contests", *words), outputs)
 
 
+def recommended_name(strength: float) -> str:
+    """Of its report and figure."""
+    return "recommended" if strength <= 1 else "recommended-injected"
+
+
+def recommended(makes: str, strength: float = 1.0) -> Step:
+    """The recommended method against DiTAS, of the checkpoint or of its twin."""
+    name = recommended_name(strength)
+    words = ("--inject", f"{strength:g}") if strength > 1 else ()
+    outputs = tuple(MEASUREMENTS / f"{name}.{kind}" for kind in ("json", "svg"))
+    return Step(name, makes, python(".results.recommended", *words), outputs)
+
+
 def steps(shipped: list[Path]) -> list[Step]:
     """All of them.
 
@@ -115,6 +128,8 @@ def steps(shipped: list[Path]) -> list[Step]:
                     "search+gptq,svdquant,svdquant+gptq,ditas,ditas+gptq --samples 8 --steps 20"),
         contests("methods at equal bits, 8 samples of 20 steps"),
         contests("the same with injected outliers", TWIN_STRENGTH),
+        recommended("the recommended method against DiTAS at equal bits, 64 and 16 samples"),
+        recommended("the same with injected outliers", TWIN_STRENGTH),
         Step("formats", "number formats, the error of every layer", python(".results.formats"),
              (MEASUREMENTS / "formats.json",)),
         measurement("backends", "three backends, 16 samples of 20 steps",
