@@ -231,6 +231,25 @@ def test_a_quantized_folder_is_calibrated_compared_and_drawn_with(
 
 
 @pytest.mark.numeric
+def test_layers_can_have_bits_of_their_own() -> None:
+    """In one call and apart, the search room's own; errors are those at the chosen bits; one given
+    alpha leaves the bits."""
+    pipeline = dit()
+    given: dict[str, Any] = {"method": "mixed", "budget": 5.5}
+    _, report = ditas.quantize(pipeline, "W4A8", **given, **QUICK)
+    calibration = ditas.calibrate(pipeline, **QUICK)
+    apart = ditas.search(pipeline, calibration, "W4A8", progress=False, **given)
+    checkpoint = ditas.load(pipeline)
+    spec = SearchSpec(BitWidths(4, 8), method="mixed", budget=5.5)
+    assert report.recipe == apart == search(checkpoint, calibration, spec)
+    assert len(apart.bits) > 1
+    for row, one in zip(report.rows, predicted_errors(checkpoint, calibration, apart), strict=True):
+        assert row.error == pytest.approx(one.error, rel=1e-4)
+    fixed = ditas.search(pipeline, calibration, "W4A8", alpha=0.5, progress=False, **given)
+    assert {layer.alpha for layer in fixed.layers.values()} == {0.5} and len(fixed.bits) > 1
+
+
+@pytest.mark.numeric
 def test_the_objective_can_be_influence() -> None:
     """In one call, apart, and on a calibration that holds it already: the same alphas, which are
     the search room's own; errors in the report stay those of the output."""
@@ -354,6 +373,8 @@ def untouched(*_: Any) -> None:
         ({"rank": "8"}, "rank"),
         ({"rank": 4, "method": "search"}, "rank: expected none"),
         ({"objective": "picture"}, "objective"),
+        ({"budget": 5.0}, "budget"),
+        ({"method": "mixed", "budget": 0.5}, "budget"),
         ({"alpha": (2.0,)}, "alpha"),
         ({"alpha": ()}, "grid"),
         ({"alpha": "x"}, "alpha"),

@@ -70,16 +70,17 @@ def test_ranking(capsys: pytest.CaptureFixture[str], stock: Path) -> None:
     words = "--samples 2 --steps 2 --random 1 --influence 1 --settings integer:W4A4"
     report = bench(capsys, f"ranking {stock} {words}")
     names = ["plain", "alpha 0.25", "alpha 0.5", "alpha 0.75"]
-    names += ["search, output", "search, influence", "random 1"]
+    names += ["search, output", "search, influence", "random 1", "random bits 1", "bits by layer"]
     assert [row["recipe"] for row in report["rows"]] == names
     found = {row["recipe"]: row["predicted_db"] for row in report["rows"]}
-    best = max(each["influence"] for each in found.values())
+    assert all(set(each) == {"output", "influence", "reach"} for each in found.values())
+    best = max(each["influence"] for name, each in found.items() if "bits" not in name)
     assert found["search, influence"]["influence"] == pytest.approx(best, abs=1e-3)
     assert len(report["influence"]) == 2 and min(report["influence"]) >= 0
     for where in ("all", "within"):
         gain = report["correlations"][where]
         assert gain["gain"]["rho"] == pytest.approx(
-            gain["influence"]["rho"] - gain["output"]["rho"], abs=2e-4
+            gain["reach"]["rho"] - gain["output"]["rho"], abs=2e-4
         )
 
 

@@ -19,10 +19,11 @@ from PIL import Image
 
 from ditas_core.artifact import load_quantized
 from ditas_core.calibration import Calibration, calibrate
-from ditas_core.checkpoints import Checkpoint, CheckpointError
+from ditas_core.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.cli.parsing import split_names
-from ditas_core.specs import CalibrationSpec, Recipe, SamplingSpec
+from ditas_core.search import SearchSpec, counted_bits, search
+from ditas_core.specs import BitWidths, CalibrationSpec, Recipe, SamplingSpec
 from ditas_core.writing import whole_folder
 
 
@@ -200,6 +201,29 @@ def test_a_search_by_influence(
     assert recipes[0].layers == recipes[1].layers and recipes[0].objective == "influence"
     quantizing = f"quantize {folder} --recipe {tmp_path / 'plain.json'} --out {tmp_path / 'q'}"
     assert 4 < run_json(capsys, quantizing)["effective_bits"] < 10
+
+
+def test_bits_of_layers_within_a_size(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the size of DiTAS, or in the one that is asked for; the same as in Python."""
+    calibration = tmp_path / "calibration.safetensors"
+    run_json(capsys, f"calibrate {folder} --steps 2 --samples 2 --out {calibration}")
+    searching = f"search {folder} --calibration {calibration} --bits W4A8 --method mixed+gptq"
+    checkpoint = load_checkpoint(str(folder))
+    for index, budget in enumerate((None, 5.5)):
+        out = tmp_path / f"{index}.json"
+        asked = "" if budget is None else f"--budget {budget}"
+        found = run_json(capsys, f"{searching} {asked} --out {out}")
+        spec = SearchSpec(BitWidths(4, 8), method="mixed+gptq", budget=budget)
+        most = budget or counted_bits(checkpoint, replace(spec, method="ditas"))
+        assert found["bits_per_weight"] <= most + 1e-4
+        recipe = Recipe.load(out)
+        assert found["widths"] == {name: str(x.bits) for name, x in recipe.layers.items()}
+        assert recipe.layers == search(checkpoint, Calibration.load(calibration), spec).layers
+    refused = f"{searching} --budget 5 --widths W3A8 --out {tmp_path / 'none.json'}"
+    assert main(refused.split()) == 2
+    assert "widths: expected none of the method mixed+gptq" in capsys.readouterr().err
 
 
 WRONG = """

@@ -18,7 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditas_core.artifact import load_quantized, save_quantized
-from ditas_core.calibration import Calibration, CalibrationJournal, calibrate, iterate_calibration
+from ditas_core.calibration import (
+    Calibration,
+    CalibrationJournal,
+    calibrate,
+    iterate_calibration,
+    measure_reach,
+)
 from ditas_core.checkpoints import Checkpoint, CheckpointError, fingerprint, load_checkpoint
 from ditas_core.cli import main
 from ditas_core.comparison import measured_sensitivity, run_trajectory
@@ -110,6 +116,15 @@ def test_a_stock_folder_loads_with_its_captions(
     assert (checkpoint.image_tokens, checkpoint.fewest_tokens) == ((64, 12) if told else (16, 12))
     again = load_checkpoint(folders[told])
     assert again.fingerprint == checkpoint.fingerprint and again.origin == checkpoint.origin
+
+
+@BOTH
+def test_reach_is_of_every_group_also_of_those_that_read_captions(
+    checkpoints: dict[bool, Checkpoint], told: bool
+) -> None:
+    found = measure_reach(checkpoints[told], SAMPLING, 2, 3)
+    assert list(found) == [group.name for group in checkpoints[told].groups]
+    assert all(0 < value < float("inf") for value in found.values())
 
 
 @BOTH

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ditas_core.bench.machine import ROOT
-from ditas_core.checkpoints import shipped_folders
-from ditas_core.results import pages
+from ditas_core.calibration import calibrate, measure_reach
+from ditas_core.checkpoints import Checkpoint, shipped_folders
+from ditas_core.figures import ablation_drawing
+from ditas_core.results import pages, recommended
 from ditas_core.results.running import Ledger, chosen, identity, run_all
 from ditas_core.results.steps import MEASUREMENTS, Step, steps
+from ditas_core.search import predicted_errors
+from ditas_core.specs import RECOMMENDED, CalibrationSpec, Recipe, SamplingSpec
 
 MACHINE: dict[str, object] = {"cpu": "some", "cores": 2, "date": "2000-01-01"}
 
@@ -125,3 +131,39 @@ def test_a_table_is_filled_and_a_name_that_is_gone_is_replaced(tmp_path: Path) -
     assert pages.rendered(found, tmp_path, ["new-model"]) == found
     with pytest.raises(KeyError):
         pages.rendered("<!-- results: none -->\n<!-- end -->", tmp_path, ["new-model"])
+
+
+def test_the_recommended_method_is_held_against_ditas(
+    random_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """One of each method; gains are paired; what was finished is not run again."""
+    sampling = SamplingSpec(steps=recommended.STEPS)
+    calibration = calibrate(random_checkpoint, CalibrationSpec(sampling, samples=1, tokens=4))
+    setting = recommended.Setting("W4A8", 16.0, 2, ("plain", "ditas", RECOMMENDED))
+    said: list[str] = []
+    journal = tmp_path / "journal.partial"
+    contest = recommended.held(random_checkpoint, calibration, setting, journal, said.append)
+    assert [row.method for row in contest.rows] == ["plain", "ditas", RECOMMENDED]
+    assert len(said) == 3 and not journal.exists()
+    assert max(row.effective_bits for row in contest.rows) <= 16.0
+    reach = measure_reach(random_checkpoint, sampling, 1)
+    report = recommended.told(random_checkpoint, calibration, setting, contest, reach)
+    assert report["rival"] == contest.rows[1].label
+    rows = {row["label"]: row for row in report["rows"]}
+    ours, theirs = (
+        torch.tensor(contest.row(name).samples["latent_sqnr_db"])
+        for name in (RECOMMENDED, report["rival"])
+    )
+    assert rows[RECOMMENDED]["gain_db"]["mean"] == pytest.approx(
+        float((ours - theirs).mean()), abs=1e-3
+    )
+    assert "gain_db" not in rows[report["rival"]]
+    recipe = Recipe.from_json(contest.row(RECOMMENDED).recipe)
+    errors = {e.group: e.error for e in predicted_errors(random_checkpoint, calibration, recipe)}
+    total = sum(reach[name] * error for name, error in errors.items())
+    assert rows[RECOMMENDED]["reach_db"] == pytest.approx(-10 * math.log10(total), abs=0.01)
+    lines = pages.recommended({"settings": [report], "steps": 20, "machine": {**MACHINE}})
+    assert sum(line.startswith("| ") for line in lines) == 4
+    drawn = ablation_drawing(contest.standings(), "these & those")
+    assert drawn.count("<circle") == 3 and "these &amp; those" in drawn
+    assert all(row.label in drawn for row in contest.rows)

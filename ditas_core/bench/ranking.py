@@ -3,9 +3,11 @@
 python -m ditas_core bench ranking
 
 Of every setting (convention and bits): plain rounding, one alpha everywhere, what a search finds
-with each objective, and alphas drawn at random. Of every recipe: latent SQNR against full
-precision, and what each objective predicts of its layers. Reported is Spearman's correlation of the
-two over all recipes, and within settings, where neither bits nor convention help.
+with each objective, alphas drawn at random, and each layer's weight bits drawn at random or chosen
+within the size of all. Of every recipe: latent SQNR against full precision, and what each objective
+predicts of its layers, beside the sum of their errors weighed by reach. Reported is Spearman's
+correlation of the two over all recipes, and within settings, where neither bits nor convention
+help; ``gain`` is that of reach less that of the first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ditas_core.calibration import Calibration, calibrate
+from ditas_core.calibration import Calibration, Reach, calibrate, measure_reach
 from ditas_core.checkpoints import Checkpoint, load_checkpoint
 from ditas_core.cli.commands import apply_recipe, finite, with_influence
 from ditas_core.cli.parsing import number
@@ -33,6 +35,7 @@ from ditas_core.specs import (
     INFLUENCE_SAMPLES,
     MOST_SAMPLES,
     OBJECTIVES,
+    WEIGHT_BITS,
     BitWidths,
     CalibrationSpec,
     LayerRecipe,
@@ -43,8 +46,10 @@ from ditas_core.specs import (
 from .machine import DEMO, describe
 
 SETTINGS = "integer-tensor:W8A8,integer-tensor:W8A6,integer:W8A6,integer-g32:W4A8,integer:W4A8"
+PREDICTIONS = (*OBJECTIVES, "reach")
 GRID = tuple(i / 10 for i in range(11))
 FIXED = (0.25, 0.5, 0.75)
+MIXED = "bits by layer"
 BATCH = 16
 CALIBRATION_SEED = 1_000_000
 """Whose noise is no sample's that is measured."""
@@ -56,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=number(int, 1, 1000), default=20)
     parser.add_argument("--settings", default=SETTINGS, help="CONVENTION:BITS with commas")
     parser.add_argument(
-        "--random", type=number(int, 0, 100), default=3, help="recipes of random alphas a setting"
+        "--random",
+        type=number(int, 0, 100),
+        default=3,
+        help="recipes of random alphas a setting, and as many of random bits",
     )
     parser.add_argument(
         "--influence",
@@ -92,25 +100,42 @@ def recipes_of(
     for index in range(drawn):
         alphas = [chance.choice((None, *GRID)) for _ in names]
         yield f"random {index + 1}", recipe(alphas)
+    widths = [replace(spec.bits, weight=bits) for bits in around(spec.bits.weight_bits)]
+    for index in range(drawn):
+        found = recipe([None] * len(names)).layers.items()
+        layers = {name: replace(each, bits=chance.choice(widths)) for name, each in found}
+        yield f"random bits {index + 1}", replace(recipe([None] * len(names)), layers=layers)
+    yield MIXED, search(checkpoint, calibration, replace(spec, method="mixed"))
+
+
+def around(bits: int) -> list[int]:
+    """Weight bits that random layers have: one fewer, as many, one more."""
+    return [each for each in (bits - 1, bits, bits + 1) if each in WEIGHT_BITS]
 
 
 def predicted_db(
-    checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe, objective: str
-) -> float:
-    """What an objective says of a recipe, as an SQNR in dB.
+    checkpoint: Checkpoint, calibration: Calibration, recipe: Recipe, reach: Reach
+) -> dict[str, float]:
+    """What a recipe's layers say of it, as SQNRs in dB.
 
     output     of the mean over layers of their relative errors
     influence  of the sum over layers of their losses
+    reach      of the sum over layers of their relative errors times how far each reaches
     """
-    total = 0.0
+    totals = dict.fromkeys(PREDICTIONS, 0.0)
     for group in checkpoint.groups:
-        loss, energy = predicted_loss(
-            checkpoint, group, calibration, recipe.convention, recipe.layers[group.name],
-            objective=objective,
-        )  # fmt: skip
-        share = relative(loss, energy) / len(checkpoint.groups)
-        total += share if objective == "output" else loss
-    return -10 * math.log10(max(total, 1e-30))
+        layer = recipe.layers[group.name]
+        for objective in OBJECTIVES:
+            loss, energy = predicted_loss(
+                checkpoint, group, calibration, recipe.convention, layer, objective=objective
+            )
+            if objective == "output":
+                share = relative(loss, energy)
+                totals["output"] += share / len(checkpoint.groups)
+                totals["reach"] += reach[group.name] * share
+            else:
+                totals[objective] += loss
+    return {name: round(-10 * math.log10(max(total, 1e-30)), 4) for name, total in totals.items()}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,6 +148,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     calibration = with_influence(checkpoint, calibration, args.influence)
     assert calibration.influence is not None
     seconds = time.perf_counter() - begun
+    reach = measure_reach(checkpoint, spec, args.influence, CALIBRATION_SEED)
 
     def final(transformer: nn.Module) -> Tensor:
         parts = [
@@ -137,7 +163,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     reference = final(checkpoint.transformer)
     rows: list[dict[str, Any]] = []
     settings = [each.split(":") for each in args.settings.split(",")]
-    of_each = 1 + len(FIXED) + len(OBJECTIVES) + args.random
+    of_each = 2 + len(FIXED) + len(OBJECTIVES) + 2 * args.random
     with bar("ranking", len(settings) * of_each) as progress:
         for convention, bits in settings:
             wanted = SearchSpec(BitWidths.parse(bits), convention, "search", grid=GRID)
@@ -147,10 +173,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 spread = finite(found.half_width)
                 row: dict[str, Any] = {"convention": convention, "bits": bits, "recipe": name}
                 row["latent_sqnr_db"] = {"mean": finite(found.mean), "ci95": spread}
-                row["predicted_db"] = {
-                    objective: round(predicted_db(checkpoint, calibration, recipe, objective), 4)
-                    for objective in OBJECTIVES
-                }
+                row["predicted_db"] = predicted_db(checkpoint, calibration, recipe, reach)
                 rows.append(row)
                 progress.update(1)
     return {
@@ -170,12 +193,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def ranked(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Spearman's correlations over all recipes and within settings; ``gain`` is the difference."""
     measured = [row["latent_sqnr_db"]["mean"] for row in rows]
-    predictions = [[row["predicted_db"][name] for row in rows] for name in OBJECTIVES]
+    predictions = [[row["predicted_db"][name] for row in rows] for name in PREDICTIONS]
     keys = [(row["convention"], row["bits"]) for row in rows]
     strata = [list(dict.fromkeys(keys)).index(key) for key in keys]
 
     def told(found: list[Correlation]) -> dict[str, Any]:
-        names = (*OBJECTIVES, "gain")
+        names = (*PREDICTIONS, "gain")
         return {
             name: {key: finite(value) for key, value in asdict(one).items()}
             for name, one in zip(names, found, strict=True)
@@ -195,7 +218,7 @@ def lines(report: dict[str, Any]) -> list[str]:
             return "none"
         return f"{found['rho']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
-    names = list(OBJECTIVES)
+    names = list(PREDICTIONS)
     count, settings = len(report["rows"]), {(r["convention"], r["bits"]) for r in report["rows"]}
     made = [
         f"| Spearman's correlation | {' | '.join(names)} | gain |",
@@ -207,7 +230,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     ):
         found = report["correlations"][key]
         made.append(f"| {title} | {' | '.join(cell(found[each]) for each in (*names, 'gain'))} |")
-    columns = ["plain", *(f"search, {name}" for name in names)]
+    columns = ["plain", *(f"search, {name}" for name in OBJECTIVES), MIXED]
     cells = {(r["convention"], r["bits"], r["recipe"]): r["latent_sqnr_db"] for r in report["rows"]}
     made += ["", "| latent SQNR, dB | " + " | ".join(columns) + " |"]
     made.append("|---" * (len(columns) + 1) + "|")

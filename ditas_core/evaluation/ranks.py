@@ -66,7 +66,8 @@ def correlations(
     strata: Sequence[int] | None = None,
     seed: int = 0,
 ) -> list[Correlation]:
-    """Of each prediction with what was measured; where there are two, of their difference as well.
+    """Of each prediction with what was measured; where there are several, of the difference of the
+    last from the first as well.
 
     With ``strata`` it is the mean of the correlations within them, and what the strata have in
     common does not count. The interval is that of the percentile bootstrap (Efron, 1979) over
@@ -79,7 +80,7 @@ def correlations(
 
     def all_of(rows: Tensor) -> list[float]:
         found = [within(one[rows], real[rows], of[rows]) for one in every]
-        return [*found, found[1] - found[0]] if len(found) == 2 else found
+        return [*found, found[-1] - found[0]] if len(found) > 1 else found
 
     groups = [(of == stratum).nonzero().flatten() for stratum in of.unique()]
     drawn = []
