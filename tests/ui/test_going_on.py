@@ -142,7 +142,7 @@ def test_a_strength_goes_on_from_its_runs_and_layers(backend, whole, monkeypatch
     setting = Setting(BitWidths(4, 8), "integer", 1, SEARCHED, SHORT.sampling)
     loud = Model(backend.default.key, 40)
     *_, expected = inject_live(whole, loud, SHORT, setting, 1)
-    layers = watch(monkeypatch, "search.alpha.iterate_group_search")
+    layers = watch(monkeypatch, "search.recipes.iterate_group_search")
     runs = watch(monkeypatch, "ui.tabs.injector.job.iterate_trajectory")
     reached: list[Any] = []
 

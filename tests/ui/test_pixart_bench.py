@@ -60,11 +60,20 @@ def test_outliers_of_every_layer_are_measured_and_drawn(client: Client, backend:
 
 def test_search_finds_every_layer(client: Client) -> None:
     job = client.submit(
-        "search", 4, 2, True, None, [SMOOTHED, PLAIN], None, *BAR, api_name="/search"
+        "search",
+        "output",
+        4,
+        2,
+        True,
+        None,
+        [SMOOTHED, PLAIN],
+        None,
+        *BAR,
+        api_name="/search",
     )
     text = as_text(job.result(timeout=120))
     assert "kept as “my W4A8 grid search”" in text and "14 of 14" in text
-    shown = as_text(client.predict(MAP, "search", 4, 2, *BAR, api_name="/search_layers"))
+    shown = as_text(client.predict(MAP, "search", "output", 4, 2, *BAR, api_name="/search_layers"))
     assert "All 14 layers are found" in shown and all(name in shown for name in TEXT_LAYERS)
 
 

@@ -30,8 +30,8 @@ USUAL: dict[str, list[Any]] = {
     "outlier_channel": [*ATLAS, False, False, 0.5, "7"],
     "partial": ["only", "0.qkv", 1, 1, 4, 0],
     "predict_layer": ["0.qkv", 0.5, False, 4, 8],
-    "search": ["ditas", 4, 1, False, None, [], None],
-    "search_layers": [MAP, "ditas", 4, 1],
+    "search": ["ditas", "output", 4, 1, False, None, [], None],
+    "search_layers": [MAP, "ditas", "output", 4, 1],
     "use_alpha": LAB,
 }
 NAME, LONG, MARKUP = "nobody's", "x" * 10_000, "<script>alert(1)</script>"
@@ -71,8 +71,8 @@ WRONG: dict[str, dict[int, list[Any]]] = {
     },
     "partial": {0: ["half", None], 1: ["9" * 300, None], 2: [2.5, []]},
     "predict_layer": {0: ["99.qkv", None], 1: [None, -0.1, "0.5"], 2: ["yes"], 3: [9], 4: [4.5]},
-    "search": {0: ["everything"], 1: [3, True], 2: [1.5], 3: ["yes"]},
-    "search_layers": {0: [LONG], 1: [None]},
+    "search": {0: ["everything"], 1: [MARKUP, None], 2: [3, True], 3: [1.5], 4: ["yes"]},
+    "search_layers": {0: [LONG], 1: [None], 2: ["picture", ["output"]]},
     "use_alpha": {5: ["paper"], 12: [DITAS]},
 }
 """What else may not stand at a place, the bar's places after the tab's own."""

@@ -13,6 +13,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from ditas_core.calibration import measure_influence
 from ditas_core.search import (
     LayerDone,
     SearchSpec,
@@ -45,7 +46,18 @@ from ditas_core.ui.tabs.search.recipes import (
 from ditas_core.ui.visitors.backend import Backend, Choice, Model
 from ditas_core.ui.visitors.session import KEPT_SEARCHES, Session
 
-from .conftest import CONVENTION, DEMO, HUB, SHORT, bar, bench_of, closed_when, measured, watch
+from .conftest import (
+    CONVENTION,
+    DEMO,
+    HUB,
+    SHORT,
+    bar,
+    bench_of,
+    closed_when,
+    hooked,
+    measured,
+    watch,
+)
 
 W4A8 = BitWidths(4, 8)
 
@@ -89,7 +101,7 @@ def test_a_search_goes_on_where_it_was_cancelled(backend, session, choice, monke
     assert [layer.index for layer in kept] == [0, 1, 2]
     assert event.text == "3 of 32 layers found" and event.fresh and event.part == (1, 1)
 
-    calls = watch(monkeypatch, "search.alpha.iterate_group_search").asked
+    calls = watch(monkeypatch, "search.recipes.iterate_group_search").asked
     *steps, recipe = searching.run_search(backend, session, job)
     assert isinstance(recipe, Recipe)
     assert len(calls) == 29
@@ -134,6 +146,56 @@ def test_other_settings_are_another_search(backend, session, choice):
     for job in jobs:
         session.found(job.key)
     assert len(session.searches) == KEPT_SEARCHES
+
+
+def test_influence_is_measured_first_and_shared(tiny, choice, monkeypatch):
+    """By a first search, once for everybody; cancelled, it leaves nothing. The recipe is the
+    search room's own and says what it minimised."""
+    backend, session = measured(bench_of(tiny)), Session("first")
+    choice = replace(choice, model=backend.default)
+    job = searching.job_of(choice, "search", SHORT, "influence")
+    calls = watch(monkeypatch, "ui.visitors.measuring.iterate_influence").asked
+    cancelled = closed_when(
+        searching.run_search(backend, session, job), lambda step: step.fraction >= 0.5
+    )
+    assert {step.part for step in cancelled} == {(1, 2)}
+    assert cancelled[-1].text == "measuring influence: 16 of 32 steps there and back"
+    assert searching.keep_partial(backend, session, job) is None and session.recipes == {}
+    assert not hooked(backend.checkpoint(backend.default).transformer)
+
+    *steps, recipe = searching.run_search(backend, session, job)
+    assert len(calls) == 2, "what was cancelled is measured anew"
+    assert [step.part for step in steps] == sorted(step.part for step in steps)
+    assert steps[-1].part == (2, 2) and recipe.objective == "influence"
+    checkpoint = backend.checkpoint(backend.default)
+    influence = measure_influence(checkpoint, SHORT.sampling, seed=SHORT.seed, batch=1)
+    calibration = replace(backend.measured(backend.default, SHORT), influence=influence)
+    assert recipe == search(checkpoint, calibration, job.spec)
+    assert job.name == f"my W4A8 grid search, {CONVENTION}, influence"
+
+    known = predictions(backend, backend.default, SHORT)
+    assert known.missing(recipe) == known.groups, "weighed errors are not the output's"
+    loud = replace(choice, model=Model(choice.model.key, 30), bits=BitWidths(4, 6))
+    twin = searching.job_of(loud, "search", SHORT, "influence")
+    *steps, _ = searching.run_search(backend, Session("second"), twin)
+    assert len(calls) == 2 and {step.part for step in steps} == {(1, 1)}
+
+
+def test_an_objective_is_of_a_search_that_chooses(choice):
+    for method in METHODS:
+        job = searching.job_of(choice, method, SHORT, "influence")
+        assert job.spec.reads_influence == (METHODS[method].smoothing == "grid"), method
+        assert job.name.endswith(", influence") == job.spec.reads_influence
+        assert searching.job_of(choice, method, SHORT).spec.objective == "output"
+
+
+def test_errors_that_are_weighed_are_called_so(backend):
+    layers = backend.shipped.presets["W4A8"].layers[:4]
+    for objective, heading in (("output", "error, % of output"), ("influence", show.WEIGHED)):
+        table = show.layer_table(layers, objective)["value"]
+        assert table["headers"][-1] == heading and len(table["data"]) == 4
+        weighed = "error, weighed by influence" in show.totals_html(layers, 32, objective)
+        assert weighed == (objective == "influence")
 
 
 def test_cancel_while_calibrating_leaves_nothing(fresh, session, choice):
@@ -418,7 +480,7 @@ def test_listeners_refuse_what_no_component_sends(backend, demo):
     pick = listener(demo, "search-plot-pick", "input")
     for text in (None, "{}", '{"x": "nobody", "y": 1, "trace": 0}', "[" * 200):
         with pytest.raises(gr.Error):
-            pick("p", text, "ditas", 4, 1, *bar())
+            pick("p", text, "ditas", "output", 4, 1, *bar())
     row = listener(demo, "search-table", "select")
     for value in (None, [], [None], ["99.qkv"], "0.qkv", [["0.qkv"]]):
         with pytest.raises(gr.Error):
@@ -432,7 +494,7 @@ def test_listeners_refuse_what_no_component_sends(backend, demo):
 
 def test_clicks_open_a_layer_at_that_alpha(backend, demo):
     pick = listener(demo, "search-plot-pick", "input")
-    settings = ["ditas", 4, 1, *bar()]
+    settings = ["ditas", "output", 4, 1, *bar()]
     drawn = pick("q", '{"x": "3.fc2", "y": 0.35, "trace": 0}', *settings)
     assert drawn[0]["value"] == "3.fc2" and drawn[1] == 0.35 and drawn[2] is False
     foot = pick("q", '{"x": "0.qkv", "y": -0.05, "trace": 2}', *settings)

@@ -81,7 +81,8 @@ def mixed(backend: Backend, choice: Choice, calibration: str) -> Recipe:
     }
     layers["0.fc2"] = LayerRecipe(BitWidths(8, 8))
     layers["1.qkv"] = LayerRecipe(choice.bits, 0.55, LowRankSpec(rank=4, weighting="energy"))
-    return replace(plain, name="mixed", layers=layers, calibration=calibration)
+    more = {"calibration": calibration, "objective": "influence"}
+    return replace(plain, name="mixed", layers=layers, **more)
 
 
 def compared(
@@ -153,6 +154,7 @@ def expected(result: Result) -> dict[str, dict[str, str]]:
 def test_the_program_prints_the_metrics_on_view(taken, tmp_path):
     """Plain, uniform and mixed recipes: the same digits in another process."""
     assert run(snippet(taken), tmp_path) == expected(taken.result)
+    assert snippet(taken).count('objective="influence",') == 1, "of the mixed one"
 
 
 def test_the_program_repeats_injected_outliers(backend, tmp_path):

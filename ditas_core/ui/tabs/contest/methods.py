@@ -27,10 +27,14 @@ MEANINGS = {
     ("branch", "first"): "a low-rank branch takes the largest part of the weight before it is "
     "rounded",
     ("clipping", "mse"): "a weight's range is clipped where that leaves less error",
+    (
+        "allocates",
+        "True",
+    ): "each layer has the bits that its errors' reach into the picture is worth",
     ("compensation", "gptq"): "later columns of the weight make up for each rounding error",
 }
 """Of the parts that are known here; any other is told by its name."""
-ORDER = ("smoothing", "aggregation", "rotation", "branch", "clipping", "compensation")
+ORDER = ("smoothing", "aggregation", "rotation", "allocates", "branch", "clipping", "compensation")
 """Of what happens to a layer; kinds that are not known here come last."""
 NEAREST = "every number goes to the nearest level"
 BOX, GAP, LEFT, HEIGHT = 50, 8, 14, 66
@@ -38,7 +42,12 @@ LANES = {"x": 31, "W": 55}
 TOP = 9
 """Of the branch."""
 INPUT_BOXES = {"smoothing": "÷ s", "rotation": "rotate"}
-WEIGHT_BOXES = {"smoothing": "× s", "rotation": "rotate", "clipping": "clip"}
+WEIGHT_BOXES = {
+    "smoothing": "× s",
+    "rotation": "rotate",
+    "allocates": "own bits",
+    "clipping": "clip",
+}
 BRANCH_BOXES = {"own": "low rank", "first": "SVD first"}
 ALPHAS = {"fixed": "α = 0.5", "grid": "best α"}
 

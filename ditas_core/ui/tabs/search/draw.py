@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import plotly.graph_objects as go
 
@@ -31,6 +32,8 @@ from ...stored.results import BUILT_IN, REFERENCE
 from .predicting import Predictions
 
 SEARCH_HEADERS = ["layer", "best α", "gain, dB", "error, % of output"]
+WEIGHED = "weighed error, %"
+"""The last of them where a search weighs the errors of steps."""
 RECIPE_HEADERS = [
     "recipe", "method", "bits", "smoothed layers", "bits per weight", "predicted error, %",
 ]  # fmt: skip
@@ -73,8 +76,14 @@ def layer_rows(layers: Sequence[LayerDone]) -> list[list[Any]]:
     ]
 
 
-def by_gain(layers: Sequence[LayerDone]) -> list[list[Any]]:
-    return layer_rows(sorted(layers, key=lambda layer: -layer.gain_db))
+def layer_table(layers: Sequence[LayerDone], objective: str) -> Any:
+    """Rows with their headings."""
+    last = SEARCH_HEADERS[-1] if objective == "output" else WEIGHED
+    return gr.update(value={"headers": [*SEARCH_HEADERS[:-1], last], "data": layer_rows(layers)})
+
+
+def by_gain(layers: Sequence[LayerDone]) -> list[LayerDone]:
+    return sorted(layers, key=lambda layer: -layer.gain_db)
 
 
 def search_figure(
@@ -108,17 +117,18 @@ def tiles(pairs: Sequence[tuple[str, str]]) -> str:
     return f'<div class="stats" style="{columns}">{cards}</div>'
 
 
-def totals_html(layers: Sequence[LayerDone], total: int) -> str:
+def totals_html(layers: Sequence[LayerDone], total: int, objective: str = "output") -> str:
     """The running total of a search."""
     sums = search_totals(layers)
     if not sums.layers:
         return tiles([(f"0 of {total}" if total else UNKNOWN, "layers found")])
+    error = "error of the output" if objective == "output" else "error, weighed by influence"
     return tiles(
         [
             (f"{sums.layers} of {total}", f"layers found, {sums.smoothed} of them smoothed"),
             (f"{signed(sums.gain_db, 1)} dB", "gain against no smoothing, all layers added up"),
             (f"{signed(sums.mean_gain_db)} dB", f"mean gain per layer, n = {sums.layers}"),
-            (f"{percent(sums.mean_error)} %", f"mean error of the output, n = {sums.layers}"),
+            (f"{percent(sums.mean_error)} %", f"mean {error}, n = {sums.layers}"),
         ]
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....calibration import Calibration
 from ....search import (
@@ -15,8 +15,9 @@ from ....search import (
     iterate_search,
     partial_recipe,
 )
-from ....specs import CalibrationSpec, Recipe
+from ....specs import METHODS, CalibrationSpec, Recipe
 from ...visitors.backend import Backend, Choice, Model
+from ...visitors.measuring import influence_key, with_influence
 from ...visitors.session import Session
 from .predicting import predictions
 
@@ -44,6 +45,8 @@ class SearchJob:
         name = f"my {self.spec.bits} {NAMES.get(self.spec.method, self.spec.method)}"
         if self.spec.convention != "integer":
             name += f", {self.spec.convention}"
+        if self.spec.objective != "output":
+            name += f", {self.spec.objective}"
         return name + (f", outliers ×{self.model.strength:g}" if self.model.injected else "")
 
 
@@ -60,8 +63,14 @@ class Searching:
     fresh: bool = False
 
 
-def job_of(choice: Choice, method: str, calibration: CalibrationSpec) -> SearchJob:
-    return SearchJob(choice.model, SearchSpec(choice.bits, choice.convention, method), calibration)
+def job_of(
+    choice: Choice, method: str, calibration: CalibrationSpec, objective: str = "output"
+) -> SearchJob:
+    """A method without a grid chooses nothing that an objective could change."""
+    spec = SearchSpec(choice.bits, choice.convention, method)
+    if METHODS[method].smoothing == "grid":
+        spec = replace(spec, objective=objective)
+    return SearchJob(choice.model, spec, calibration)
 
 
 def kept_layers(session: Session, job: SearchJob) -> list[LayerDone]:
@@ -77,9 +86,9 @@ def run_search(
 
     Closing it at any moment leaves every finished layer on the session.
     """
-    parts = 1
-    if backend.measured(job.model, job.calibration) is None:
-        parts = 2
+    calibrates = backend.measured(job.model, job.calibration) is None
+    key, reads = influence_key(job.model, job.calibration), job.spec.reads_influence
+    parts = 1 + calibrates + (reads and backend.cache.get(key) is None)
     calibration: Calibration | None = None
     with closing(backend.calibrated(job.model, job.calibration)) as events:  # type: ignore[type-var]
         for event in events:
@@ -89,6 +98,14 @@ def run_search(
                 text = f"calibrating: denoising step {event.step} of {event.total}"
                 yield Searching(text, event.step / event.total, (1, parts))
     assert calibration is not None
+    if reads:
+        with closing(with_influence(backend, job.model, calibration)) as reach:  # type: ignore[type-var]
+            for way in reach:
+                if isinstance(way, Calibration):
+                    calibration = way
+                else:
+                    text = f"measuring influence: {way.done} of {way.total} steps there and back"
+                    yield Searching(text, way.done / way.total, (parts - 1, parts))
     checkpoint = backend.checkpoint(job.model)
     found = session.found(job.key)
     if afresh:
@@ -98,8 +115,7 @@ def run_search(
     with closing(iterate_search(checkpoint, calibration, job.spec, finished=known)) as steps:  # type: ignore[type-var]
         for step in steps:
             if isinstance(step, Recipe):
-                if not job.spec.chooses_bits:  # whose layers have other errors at theirs
-                    predictions(backend, job.model, job.calibration).learn(step, found.values())
+                learn(backend, job, step, found.values())
                 yield step
                 return
             if isinstance(step, BitsProgress):
@@ -120,6 +136,13 @@ def run_search(
             yield Searching(text, share, (parts, parts), is_new)
 
 
+def learn(backend: Backend, job: SearchJob, recipe: Recipe, layers: Iterable[LayerDone]) -> None:
+    """Errors of the output at the searched bits are what recipes predict; other objectives weigh
+    them otherwise."""
+    if job.spec.objective == "output" and recipe.bits == (job.spec.bits,):
+        predictions(backend, job.model, job.calibration).learn(recipe, layers)
+
+
 def keep_partial(backend: Backend, session: Session, job: SearchJob) -> Recipe | None:
     """What a cancelled search has found, as a recipe on the session; None if nothing."""
     layers = kept_layers(session, job)
@@ -129,6 +152,6 @@ def keep_partial(backend: Backend, session: Session, job: SearchJob) -> Recipe |
     recipe = partial_recipe(
         backend.checkpoint(job.model), calibration, job.spec, layers, f"{job.spec.method}, partial"
     )
-    predictions(backend, job.model, job.calibration).learn(recipe, layers)
+    learn(backend, job, recipe, layers)
     session.keep(PARTIAL, recipe)
     return recipe

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ....search import LayerDone
-from ....specs import METHODS, CalibrationSpec, Recipe, summarize
+from ....specs import METHODS, OBJECTIVES, CalibrationSpec, Recipe, summarize
 from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
@@ -27,7 +27,7 @@ from .draw import (
     MAP,
     SEARCH_HEADERS,
     by_gain,
-    layer_rows,
+    layer_table,
     search_figure,
     totals_html,
 )
@@ -36,6 +36,11 @@ from .job import PARTIAL, SearchJob, job_of, keep_partial, kept_layers, run_sear
 from .wiring import build_keeping, wire_keeping
 
 NOTE = "search"
+GOALS = {
+    "output": "output error of the layer (DiTAS)",
+    "influence": "influence on the final picture",
+}
+"""What a search minimises, for people."""
 REDRAW_S = 0.6
 
 
@@ -44,6 +49,7 @@ class SearchInputs(Inputs):
     """What is searched; ``afresh`` is the job's, ``hand`` only for those who draw all of it."""
 
     method: Any
+    objective: Any
     steps: Any
     images: Any
     afresh: Any
@@ -54,9 +60,11 @@ class SearchInputs(Inputs):
         """Check everything but ``afresh`` and ``hand``."""
         choice, first = self.bar.read(backend), backend.spec
         method = one_of(self.method, "method", tuple(METHODS))
+        objective = one_of(self.objective, "objective", tuple(OBJECTIVES))
         sampling = replace(first.sampling, steps=whole(self.steps, "denoising steps", 4, 100))
         images = whole(self.images, "images", 1, 16)
-        return choice, job_of(choice, method, replace(first, sampling=sampling, samples=images))
+        run = replace(first, sampling=sampling, samples=images)
+        return choice, job_of(choice, method, run, objective)
 
 
 def found_layers(
@@ -73,8 +81,8 @@ def found_layers(
     if (
         shipped is not None
         and preset is not None
-        and (job.model, spec.method, spec.convention)
-        == (backend.default, "ditas", shipped.convention)
+        and (job.model, spec.method, spec.convention, spec.objective)
+        == (backend.default, "ditas", shipped.convention, "output")
     ):
         return list(preset.layers), f"Shipped search: {summarize(preset.recipe)}", "done"
     text = f"{job.model.title} · {spec.bits} · {spec.convention}: not searched yet. Press “Start”."
@@ -106,6 +114,12 @@ def build_search(backend: Backend, page: Page) -> View | None:
                 label="Method",
                 elem_id="method",
             )
+            objective = gr.Radio(
+                [(GOALS[name], name) for name in OBJECTIVES], value="output", label="Objective",
+                info="Of a grid search. Influence weighs each step's error by how far it moves the "
+                "final picture, which is measured first.",
+                elem_id="objective",
+            )  # fmt: skip
             with gr.Accordion("Calibration run", open=False, elem_id="search-calibration"):
                 steps = gr.Slider(
                     4, 100, first.sampling.steps, step=1, label="Denoising steps",
@@ -133,7 +147,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
     lower = build_keeping(backend, page)
     searched = gr.Textbox(visible="hidden", elem_id="searched-mark", label="searched mark")
     bar = page.bar.inputs
-    started = SearchInputs(method, steps, images, afresh, lower.hand, bar)
+    started = SearchInputs(method, objective, steps, images, afresh, lower.hand, bar)
     inputs = replace(started, afresh=None)
     settings = replace(inputs, hand=None)
     search_shows = [table, plot, totals]
@@ -146,9 +160,9 @@ def build_search(backend: Backend, page: Page) -> View | None:
         names = backend.group_names(choice.model)
         return (
             status(text, mood),
-            by_gain(layers),
+            layer_table(by_gain(layers), job.spec.objective),
             search_figure(names, layers, notes_of(session)["view"], choice.dark),
-            totals_html(layers, len(names)),
+            totals_html(layers, len(names), job.spec.objective),
         )
 
     def sliders(session: Session) -> tuple[Any, Any]:
@@ -188,9 +202,9 @@ def build_search(backend: Backend, page: Page) -> View | None:
                     drawn = time.monotonic()
                     layers, names = kept_layers(session, job), backend.group_names(job.model)
                     outputs = (
-                        layer_rows(layers)[::-1],
+                        layer_table(layers[::-1], job.spec.objective),
                         search_figure(names, layers, notes_of(session)["view"], choice.dark),
-                        totals_html(layers, len(names)),
+                        totals_html(layers, len(names), job.spec.objective),
                         *rest,
                     )
                 yield Progress(event.text, event.fraction, event.part, outputs)
@@ -228,7 +242,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
         [*search_shows, *lower.with_bar, searched], api_name="search", stopped=stopped,
     )  # fmt: skip
     gr.on(
-        [kind.input, method.input, steps.input, images.input],
+        [kind.input, method.input, objective.input, steps.input, images.input],
         *answer(backend, on_settings, [kind, settings]),
         [controls.line, *search_shows], api_name="search_layers", **QUIET,
     )  # fmt: skip
@@ -259,7 +273,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
     picked.input(*answer(backend, on_pick, [picked, settings]), lower.editor.outputs, **PRIVATE)
     wire_keeping(backend, page, lower)
 
-    page.fields["method"] = method
+    page.fields["method"], page.fields["objective"] = method, objective
     page.actions["search"] = [searched.change]
     shown = [steps, images, controls.line, *search_shows, *lower.outputs]
     return View(refresh, [inputs], shown)

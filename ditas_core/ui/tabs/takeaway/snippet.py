@@ -172,6 +172,8 @@ def recipe_code(taken: Taken) -> list[str]:
         lines += [start, f"    {settings},", f"    {layers_code(recipe)},"]
         if recipe.modulation != "none":
             lines.append(f"    modulation={quoted(recipe.modulation)},")
+        if recipe.objective != "output":
+            lines.append(f"    objective={quoted(recipe.objective)},")
         lines.append(")")
     if taken.recipe is None:
         method = METHOD_OF.get(taken.name, "ditas")
