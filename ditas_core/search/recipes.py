@@ -53,7 +53,8 @@ def partial_recipe(
     """The recipe of a search as far as it has come: ``layers`` in any order.
 
     Groups that are found have their alpha, all others the identity; bits and branch are
-    the spec's everywhere. With all groups it is the recipe of the whole search.
+    the spec's everywhere. With all groups it is the recipe of the whole search, but for the bits of
+    a method that chooses them.
 
     Raises:
         SpecError: a layer that the checkpoint does not have.
