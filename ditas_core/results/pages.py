@@ -213,7 +213,6 @@ def page(report: Json) -> list[str]:
 
 TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "methods": (MEASUREMENTS / "methods.json", methods),
-    "parts": (MEASUREMENTS / "parts.json", methods),
     "contests": (MEASUREMENTS / "contests.json", contest),
     "contests-injected": (MEASUREMENTS / "contests-injected.json", contest),
     "recommended": (MEASUREMENTS / "recommended.json", recommended),

@@ -123,9 +123,6 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("methods", "plain and DiTAS, 16 samples of 20 steps",
                     f"compare {demo} --ablation W8A8,W4A8,W4A4 --methods plain,ditas "
                     "--samples 16 --steps 20"),
-        measurement("parts", "methods side by side, 8 samples of 20 steps",
-                    f"compare {demo} --ablation W4A8 --methods plain,clip,gptq,clip+gptq,search,"
-                    "search+gptq,svdquant,svdquant+gptq,ditas,ditas+gptq --samples 8 --steps 20"),
         contests("methods at equal bits, 8 samples of 20 steps"),
         contests("the same with injected outliers", TWIN_STRENGTH),
         recommended("the recommended method against DiTAS at equal bits, 64 and 16 samples"),

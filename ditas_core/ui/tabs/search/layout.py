@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ....search import LayerDone
-from ....specs import METHODS, OBJECTIVES, CalibrationSpec, Recipe, summarize
+from ....specs import METHODS, OBJECTIVES, RECOMMENDED, CalibrationSpec, Recipe, summarize
 from ...page.bar import BarInputs, Page, View
 from ...page.glossary import lead
 from ...page.picking import picker, read_pick
@@ -94,6 +94,11 @@ def notes_of(session: Session) -> dict[str, Any]:
     return found
 
 
+def order() -> list[str]:
+    """Methods as they are offered: the paper's and the recommended one first."""
+    return sorted(reversed(METHODS), key=lambda name: name not in ("ditas", RECOMMENDED))
+
+
 def build_search(backend: Backend, page: Page) -> View | None:
     """Lay out the tab."""
     gr.HTML(
@@ -109,7 +114,7 @@ def build_search(backend: Backend, page: Page) -> View | None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             method = gr.Radio(
-                [(METHODS[name].title, name) for name in reversed(METHODS)],
+                [(METHODS[name].title, name) for name in order()],
                 value="ditas",
                 label="Method",
                 elem_id="method",
