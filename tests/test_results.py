@@ -11,7 +11,7 @@ import pytest
 from ditas_core.bench.machine import ROOT
 from ditas_core.checkpoints import shipped_folders
 from ditas_core.results import pages
-from ditas_core.results.running import Ledger, chosen, identity, run_all
+from ditas_core.results.running import Ledger, chosen, identity, longest_first, run_all
 from ditas_core.results.steps import MEASUREMENTS, Step, steps
 
 MACHINE: dict[str, object] = {"cpu": "some", "cores": 2, "date": "2000-01-01"}
@@ -61,6 +61,21 @@ def test_a_failure_is_told_and_keeps_back_what_needs_it(tmp_path: Path) -> None:
     order = (tmp_path / "order").read_text().split()
     assert order[-1] == "last" and "after" not in order, "alone when all others are done"
     assert set(Ledger.read(tmp_path, "one").entries) == {"last", "good"}
+
+
+def test_the_longest_chain_begins_first(tmp_path: Path) -> None:
+    took = {"short": 5, "long": 60, "first": 10, "second": 90, "alone": 500}
+    every = [
+        step("short", ""),
+        step("alone", "", "second", alone=True),
+        step("long", ""),
+        step("first", ""),
+        step("second", "", "first"),
+        step("new", ""),
+    ]
+    entries = {name: {"seconds": seconds} for name, seconds in took.items()}
+    order = [each.name for each in longest_first(every, Ledger(tmp_path, "m", entries))]
+    assert order == ["new", "first", "second", "long", "short", "alone"]
 
 
 def test_a_report_is_kept_with_its_machine_and_command(tmp_path: Path) -> None:
