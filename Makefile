@@ -4,7 +4,7 @@
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make site   the demo's static site that draws in the browser, in the folder site (three minutes)
-# make results  all that is made from the shipped checkpoint, two hours; done steps are skipped
+# make results  all that is made from the shipped checkpoint, an hour and a half (reckoned); done steps are skipped
 # make pictures  screenshots of the page, and the animation in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)

@@ -15,7 +15,7 @@ from ditas_core.calibration import calibrate, measure_reach
 from ditas_core.checkpoints import Checkpoint, shipped_folders
 from ditas_core.figures import ablation_drawing
 from ditas_core.results import pages, recommended
-from ditas_core.results.running import Ledger, chosen, identity, run_all
+from ditas_core.results.running import Ledger, chosen, identity, longest_first, run_all
 from ditas_core.results.steps import MEASUREMENTS, Step, steps
 from ditas_core.search import predicted_errors
 from ditas_core.specs import RECOMMENDED, CalibrationSpec, Recipe, SamplingSpec
@@ -67,6 +67,21 @@ def test_a_failure_is_told_and_keeps_back_what_needs_it(tmp_path: Path) -> None:
     order = (tmp_path / "order").read_text().split()
     assert order[-1] == "last" and "after" not in order, "alone when all others are done"
     assert set(Ledger.read(tmp_path, "one").entries) == {"last", "good"}
+
+
+def test_the_longest_chain_begins_first(tmp_path: Path) -> None:
+    took = {"short": 5, "long": 60, "first": 10, "second": 90, "alone": 500}
+    every = [
+        step("short", ""),
+        step("alone", "", "second", alone=True),
+        step("long", ""),
+        step("first", ""),
+        step("second", "", "first"),
+        step("new", ""),
+    ]
+    entries = {name: {"seconds": seconds} for name, seconds in took.items()}
+    order = [each.name for each in longest_first(every, Ledger(tmp_path, "m", entries))]
+    assert order == ["new", "first", "second", "long", "short", "alone"]
 
 
 def test_a_report_is_kept_with_its_machine_and_command(tmp_path: Path) -> None:

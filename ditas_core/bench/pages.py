@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
 from ditas_core.specs import CalibrationSpec, SamplingSpec
 from ditas_core.ui import Backend, build_app, launch_options
+from ditas_core.ui.page.bar import first_choice
 from ditas_core.ui.serving.limits import Limits
 from ditas_core.ui.stored.catalogue import Entry
 
@@ -73,11 +74,11 @@ class Served:
         return self.backend.default.key
 
     def bar(self, **changes: Any) -> list[Any]:
-        """The bar's ten values."""
+        """The bar's ten values, in the convention that the page opens with."""
         values = {
             "checkpoint": self.checkpoint, "preset": "W4A8", "weight": 4, "activation": 8,
-            "convention": "integer", "recipe": "plain rounding", "inject": False,
-            "strength": 60, "dark": False, "backend": "simulated",
+            "convention": first_choice(self.backend).convention, "recipe": "plain rounding",
+            "inject": False, "strength": 60, "dark": False, "backend": "simulated",
         }  # fmt: skip
         return list({**values, **changes}.values())
 

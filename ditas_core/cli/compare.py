@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ..artifact import whole_model_bits
 from ..calibration import Calibration
 from ..checkpoints import Checkpoint
 from ..comparison import Trajectory, compare
-from ..conversion import inject_outliers
+from ..conversion import inject_outliers, quantize_modulation
 from ..evaluation import Interval, interval
 from ..layers import effective_bits
 from ..models import Transformer
@@ -99,9 +100,11 @@ def ablation(
                 checkpoint, CalibrationSpec(sampling_spec(args), seed=1_000_000)
             )
         recipe, _ = searched(checkpoint, calibration, spec)
+        converted = apply_recipe(checkpoint, recipe, calibration)
         for modulation in args.modulation:
             changed = replace(recipe, modulation=modulation)
-            transformer = apply_recipe(checkpoint, changed, calibration)
+            # of a copy: a backend is attached to the transformer itself
+            transformer = quantize_modulation(copy.deepcopy(converted), modulation)
             for backend in args.backend:
                 run_on_(checkpoint, transformer, backend)
                 label = f"{spec.bits} {spec.method}"

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CEILING_DB = 200.0
@@ -70,12 +69,18 @@ def psnr_db(reference: Tensor, other: Tensor) -> Tensor:
     return (-10 * torch.log10(error.clamp(min=1e-30))).clamp(max=CEILING_DB).float()
 
 
-def gaussian_window(size: int = 11, sigma: float = 1.5) -> Tensor:
-    """Normalised 2-D Gaussian, (size, size)."""
+def gaussian_band(length: int, size: int = 11, sigma: float = 1.5) -> Tensor:
+    """What takes normalised Gaussian means of ``size`` neighbours, (length - size + 1, length).
+
+    The window of images is its own outer product, so that a mean over it is two products with
+    this matrix: an order of magnitude faster than a convolution in double precision.
+    """
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    g = torch.exp(-x.square() / (2 * sigma**2))
-    g = g / g.sum()
-    return torch.outer(g, g)
+    weights = torch.exp(-x.square() / (2 * sigma**2))
+    band = torch.zeros(length - size + 1, length, dtype=torch.float64)
+    for row, line in enumerate(band):
+        line[row : row + size] = weights / weights.sum()
+    return band
 
 
 def ssim(reference: Tensor, other: Tensor) -> Tensor:
@@ -92,11 +97,10 @@ def ssim(reference: Tensor, other: Tensor) -> Tensor:
             "images: expected two equal shapes of at least 11 x 11, got "
             f"{tuple(reference.shape)} and {tuple(other.shape)}"
         )
-    channels = reference.shape[1]
-    window = gaussian_window().expand(channels, 1, 11, 11)
+    over_rows, over_columns = map(gaussian_band, reference.shape[-2:])
 
     def blur(x: Tensor) -> Tensor:
-        return F.conv2d(x, window, groups=channels)
+        return over_rows @ x @ over_columns.T
 
     x, y = reference.double(), other.double()
     mx, my = blur(x), blur(y)

@@ -134,18 +134,34 @@ def chosen(
     return run, [step for step in wanted if step not in run]
 
 
+def longest_first(steps: Sequence[Step], ledger: Ledger) -> list[Step]:
+    """In the order to begin them: by what they and the longest chain behind them took last, so
+    that no long one is left over when the others are done.
+
+    Those that were never run come first, those that run alone last, each as they are listed.
+    """
+
+    def chain(step: Step) -> float:
+        behind = [each for each in steps if step.name in each.after and not each.alone]
+        own = ledger.seconds(step)
+        return (float("inf") if own is None else own) + max(map(chain, behind), default=0.0)
+
+    return sorted(steps, key=lambda step: 0.0 if step.alone else -chain(step))
+
+
 def run_all(
     steps: Sequence[Step],
     ledger: Ledger,
     machine: dict[str, object],
     report: Report,
 ) -> list[str]:
-    """Run them; what failed, in words. What depends on a failed step is not begun.
+    """Run them, see ``longest_first``; what failed, in words. What depends on a failed step is not
+    begun.
 
     Steps that are ``alone`` come when all others are done.
     """
     failed: dict[str, str] = {}
-    waiting, going = list(steps), dict[Future[float], Step]()
+    waiting, going = longest_first(steps, ledger), dict[Future[float], Step]()
     total, begun = len(steps), 0
 
     def ready(step: Step) -> bool:

@@ -237,15 +237,28 @@ class GroupLoss:
         scaled: list[Tensor],
     ) -> float:
         """Loss where the rounded weight depends on s."""
-        if self.products == torch.float32 and all(fit.up.shape[1] == 0 for fit in fits):
-            weight = stacked([fit.rounded for fit in fits])
-            return self.mean_square(torch.addmm(self.known, rounded, weight.T, beta=-1))
+        if self.products == torch.float32 and (self.rounds_activations or not has_branch(fits)):
+            return self.mean_square(self.error_in_one(smoothed, rounded, fits))
         frozen = self.rounded_weight(fits, scaled)
         moved = rounded - smoothed  # (M, C)
         error = self.multiply(smoothed, frozen.error)  # (M, C_out)
         if self.rounds_activations:
             error.add_(self.multiply(moved, frozen.weight))
         return self.mean_square(error)
+
+    def error_in_one(self, smoothed: Tensor, rounded: Tensor, fits: list[WeightFit]) -> Tensor:
+        """E = X^ Q^T + X_b (L R)^T - Y, (M, C_out): one wide product instead of the two of D and V,
+        and X_b the input that the convention's branch sees."""
+        weight = stacked([fit.rounded for fit in fits])  # (C_out, C)
+        error = torch.addmm(self.known, rounded, weight.T, beta=-1)  # (M, C_out)
+        source = smoothed if self.convention.branch_input == "full" else rounded
+        first = 0
+        for fit in fits:
+            rows = slice(first, first + len(fit.up))
+            if fit.up.shape[1]:
+                error[:, rows].addmm_(source @ fit.down.T, fit.up.T)
+            first = rows.stop
+        return error
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """x W^T in the products' dtype, (M, C_out) float32."""
@@ -289,6 +302,10 @@ def group_loss(
         fits=fits,
         influence=influence_of(objective, calibration),
     )
+
+
+def has_branch(fits: list[WeightFit]) -> bool:
+    return any(fit.up.shape[1] for fit in fits)
 
 
 def stacked(parts: list[Tensor]) -> Tensor:

@@ -133,6 +133,10 @@ def walk(page: Any) -> Iterator[int]:
     at_top(page, "#contact img")
     still(page, "compare")
     yield LONG
+    tab(page, "Contest")
+    page.locator("#contest-front .main-svg").first.wait_for()
+    if page.locator("#contest-source input").input_value():  # one is shipped
+        still(page, "contest")
     tab(page, "Where it breaks")
     at_top(page, "#map-plot .js-plotly-plot")
     still(page, "breaking")

@@ -307,6 +307,9 @@ def test_the_command_makes_the_dial_and_keeps_the_rest(tiny_dial, tmp_path, monk
     assert main(words_of_it) == 0
     chosen = json.loads((target / "dial.json").read_text())
     assert set(chosen["settings"]["tried"]) == set(SHORT.conventions), "those are of another model"
+    assert main(words_of_it) == 0
+    again = json.loads((target / "dial.json").read_text())
+    assert again["settings"] == chosen["settings"], "what the convention was chosen by is kept"
 
 
 def test_the_lab_begins_with_the_layer_that_breaks_first(backend):
@@ -360,11 +363,10 @@ def twins(tiny_dial, tmp_path_factory):
         patch.setattr(
             "ditas_core.ui.stored.precompute.measured", lambda made, *_: calibrate(made, FEW)
         )
-        words_of_it = [str(folder / "tiny"), "--only", "dial", "--convention", "integer",
-                       "--inject", f"{TWIN_STRENGTH:g}",
+        words_of_it = [str(folder / "tiny"), "--only", "dial", "--inject", f"{TWIN_STRENGTH:g}",
                        "--out", str(home / "precomputed-injected")]  # fmt: skip
-        assert main(words_of_it) == 0
         patch.setenv(PRECOMPUTED_VARIABLE, str(home / "precomputed"))
+        assert main(words_of_it) == 0
         backend = bench_of(folder / "tiny", FEW)
         assert len(backend.dials) == 2
     return backend, dial
@@ -375,6 +377,7 @@ def test_the_twin_is_the_same_model_with_louder_channels(twins):
     model, twin = list(backend.dials.items())[1]
     assert model == replace(backend.default, strength=TWIN_STRENGTH) and twin.like(natural)
     assert twin.fingerprint == natural.fingerprint, "the checkpoint that it is made of"
+    assert twin.convention == natural.convention and not twin.settings["tried"], "none is tried"
     # the same function: the same pictures in full precision, but for their encoding
     stored = backend.dials[backend.default].reference
     assert abs(twin.reference.astype(int) - stored).mean() < 2

@@ -13,18 +13,25 @@ import gradio as gr
 import pytest
 import torch
 
-from ditas_core.bench.pages import until
+from ditas_core.bench.pages import Served, until
 from ditas_core.checkpoints import CheckpointError
 from ditas_core.specs import BitWidths, CalibrationSpec, LayerRecipe, Recipe, SamplingSpec
 from ditas_core.ui.app import only_changes
-from ditas_core.ui.page.bar import BarInputs, View, recipe_names, setup_notice, why_simulated
+from ditas_core.ui.page.bar import (
+    BarInputs,
+    View,
+    first_choice,
+    recipe_names,
+    setup_notice,
+    why_simulated,
+)
 from ditas_core.ui.page.glossary import TERMS, explained, term
 from ditas_core.ui.page.picking import read_pick
 from ditas_core.ui.serving.inputs import Inputs, components, filled
 from ditas_core.ui.serving.validate import flag, one_of, real, some_of, whole
 from ditas_core.ui.stored.catalogue import CHECKPOINTS_VARIABLE, find_checkpoints
 from ditas_core.ui.stored.precompute import precompute, write
-from ditas_core.ui.stored.results import BUILT_IN, DITAS, load_shipped
+from ditas_core.ui.stored.results import BUILT_IN, DITAS, PLAIN, load_shipped
 from ditas_core.ui.tabs.about.layout import listed
 from ditas_core.ui.tabs.overview.costs import cost_of, cost_table
 from ditas_core.ui.tabs.overview.draw import card, worst_layer
@@ -35,7 +42,7 @@ from ditas_core.ui.visitors.cache import Cache, usual_limit
 from ditas_core.ui.visitors.queue import JobQueue, QueueFull
 from ditas_core.ui.visitors.session import KEPT_RECIPES, Session, Sessions
 
-from .conftest import HUB, at_once, bar
+from .conftest import CONVENTION, HUB, at_once, bar
 
 
 def test_first_come_first_served_and_everybody_knows_the_place():
@@ -227,6 +234,12 @@ def test_overview_says_what_the_shipped_results_hold(backend):
         atlas.ranking(backend.alphas(session, choice)[0]), key=lambda r: r.strength - r.smoothed
     )
     assert f"{rank.strength:.1f}×" in worst and f"{rank.smoothed:.1f}×" in worst
+
+
+def test_benchmarks_send_what_the_page_opens_with(backend):
+    asked = BarInputs(*Served(backend, None, "").bar()).read(backend)
+    assert asked.convention == first_choice(backend).convention == CONVENTION
+    assert asked == replace(BarInputs(*bar()).read(backend), recipe=PLAIN)
 
 
 def test_cost_is_said_before_anything_starts(backend):

@@ -11,8 +11,9 @@ import torch
 from ...artifact import stored_bytes
 from ...calibration import Calibration
 from ...checkpoints import Checkpoint
-from ...comparison import Trajectory, compare, run_trajectory
+from ...comparison import Trajectory, run_trajectory
 from ...conversion import quantize_transformer
+from ...evaluation import sqnr_db
 from ...figures import to_uint8
 from ...search import LayerDone, SearchSpec, iterate_search, plain_recipe, search
 from ...specs import Recipe, SamplingSpec
@@ -99,7 +100,7 @@ class Turner:
             run = run_trajectory(
                 self.checkpoint, made, self.labels, self.spec.sampling, self.spec.seed
             )
-            near = compare(self.reference, run).latent_sqnr  # (N,)
+            near = sqnr_db(self.reference.final, run.final)  # (N,)
             sqnr[way] = near.nan_to_num(nan=WORST_DB).tolist()
             images[way] = to_uint8(run.images.nan_to_num())  # (N, H, W, 3)
         return Cell(stop, sqnr, megabytes, recipes[DITAS], images)

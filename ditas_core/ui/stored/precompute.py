@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -173,13 +174,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def convention_of(target: Path, fingerprint: str) -> str | None:
-    """That of the checkpoint's results or dial, where they are there: all parts have the same."""
+    """That of the checkpoint's results or dial, where they are there: all parts have the same, and
+    those of its twin with injected outliers."""
     for name in ("results.json", DOCUMENT):
         if (target / name).is_file():
             document = json.loads((target / name).read_text("utf-8"))
             if document.get("fingerprint") == fingerprint:
                 return str(document["convention"])
     return None
+
+
+def tried_of(target: Path, fingerprint: str) -> dict[str, Any] | None:
+    """What the convention of the checkpoint's dial was chosen by, where it is there."""
+    if not (target / DOCUMENT).is_file():
+        return None
+    document = json.loads((target / DOCUMENT).read_text("utf-8"))
+    return document["settings"]["tried"] if document.get("fingerprint") == fingerprint else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,8 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dials = DialSpec(samples=options.samples)
         parts = [options.only] if options.only else list(PARTS)
         convention, tried = options.convention, None
-        if convention is None and options.only:
+        if convention is None and options.inject is not None:
+            convention = convention_of(precomputed_folder(), natural.fingerprint)
+        elif convention is None and options.only:
             convention = convention_of(target, natural.fingerprint)
+            tried = tried_of(target, natural.fingerprint)
         if convention is None:
             convention, tried = choose_convention(checkpoint, calibration, dials, report)
         dial = shipped = steps = None
