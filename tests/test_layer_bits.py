@@ -154,6 +154,16 @@ def test_reach_yields_every_step_and_leaves_the_model_as_it_was(
     assert all(p.grad is None for p in random_checkpoint.transformer.parameters())
 
 
+def test_reach_is_the_same_in_batches_of_any_size(random_checkpoint: Checkpoint) -> None:
+    whole = measure_reach(random_checkpoint, DDIM, 3, SEED)
+    for batch in (1, 2):
+        *events, found = iterate_reach(random_checkpoint, DDIM, 3, SEED, batch)
+        assert len(events) == 2 * STEPS * (4 - batch)
+        assert isinstance(found, dict)
+        for name, value in found.items():
+            assert value == pytest.approx(whole[name], rel=1e-3)
+
+
 def test_hooks_go_when_it_is_broken_off(random_checkpoint: Checkpoint) -> None:
     events = iterate_reach(random_checkpoint, DDIM, 1, SEED)
     for _ in range(STEPS + 1):

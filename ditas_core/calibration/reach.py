@@ -102,36 +102,45 @@ def measure_reach(
     spec: SamplingSpec,
     samples: int = INFLUENCE_SAMPLES,
     seed: int = 0,
+    batch: int = INFLUENCE_SAMPLES,
     progress: Callable[[InfluenceProgress], object] | None = None,
 ) -> Reach:
     """What ``iterate_reach`` comes to; ``progress`` gets each step and may raise to stop."""
-    return result_of(iterate_reach(checkpoint, spec, samples, seed), dict, progress)
+    return result_of(iterate_reach(checkpoint, spec, samples, seed, batch), dict, progress)
 
 
 def iterate_reach(
-    checkpoint: Checkpoint, spec: SamplingSpec, samples: int = INFLUENCE_SAMPLES, seed: int = 0
+    checkpoint: Checkpoint,
+    spec: SamplingSpec,
+    samples: int = INFLUENCE_SAMPLES,
+    seed: int = 0,
+    batch: int = INFLUENCE_SAMPLES,
 ) -> Iterator[InfluenceProgress | Reach]:
     """Yields after every step there and back, last R of every group.
 
-    Sample i starts from the noise of seed + i; labels are spread over all classes or captions. All
-    run at once. No data are needed.
+    Sample i starts from the noise of seed + i; labels are spread over all classes or captions.
+    ``batch`` samples run at once: of them the activations of one step are kept for its backward
+    pass. No data are needed.
 
     Raises:
         SpecError: a number out of its range; or a quantized checkpoint, as rounding has no
             derivative.
     """
     check_whole("reach: samples", samples, 1, MOST_SAMPLES)
+    check_whole("batch", batch, 1, MOST_SAMPLES)
     if find_origin(checkpoint) is not None:
         raise SpecError("reach: expected a checkpoint in full precision, got a quantized one")
     labels = spread_labels(samples, len(checkpoint.class_names))
     groups = checkpoint.groups
     paths = [path for group in groups for path in group.layers]
     gradients = LayerGradients([get_linear(checkpoint.transformer, path) for path in paths])
-    done, total = 0, 2 * spec.steps
-    for event in there_and_back(checkpoint, spec, labels, seed, gradients):
-        if event is None:
-            done += 1
-            yield InfluenceProgress(done, total)
+    done, total = 0, 2 * spec.steps * -(-samples // batch)
+    for first in range(0, samples, batch):
+        some = labels[first : first + batch]
+        for event in there_and_back(checkpoint, spec, some, seed + first, gradients):
+            if event is None:
+                done += 1
+                yield InfluenceProgress(done, total)
     found = dict(zip(paths, gradients.found, strict=True))
     yield {
         group.name: reach_of([found[path] for path in group.layers], samples) for group in groups

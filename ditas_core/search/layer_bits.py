@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from ..calibration import Calibration, InfluenceProgress, Reach, iterate_reach
 from ..checkpoints import Checkpoint
-from ..specs import WEIGHT_BITS, BitWidths, Recipe, SpecError, get_convention
+from ..specs import INFLUENCE_SAMPLES, WEIGHT_BITS, BitWidths, Recipe, SpecError, get_convention
 from .allocation import allocate
 from .alpha import SearchSpec
 from .sensitivity import SensitivityProgress, iterate_sensitivity
@@ -71,7 +71,17 @@ def layer_bits_steps(checkpoint: Checkpoint, calibration: Calibration, spec: Sea
     widths = widths_around(spec) if spec.chooses_bits else ()
     if len(widths) < 2:
         return 0
-    return 2 * calibration.spec.sampling.steps + len(checkpoint.groups) * len(widths)
+    return steps_of_reach(calibration) + len(checkpoint.groups) * len(widths)
+
+
+def batch_of(calibration: Calibration) -> int:
+    """Samples that go there and back at once: as many as were calibrated at once."""
+    return min(calibration.spec.batch, INFLUENCE_SAMPLES)
+
+
+def steps_of_reach(calibration: Calibration) -> int:
+    batches = -(-INFLUENCE_SAMPLES // batch_of(calibration))
+    return 2 * calibration.spec.sampling.steps * batches
 
 
 def iterate_layer_bits(
@@ -90,8 +100,11 @@ def iterate_layer_bits(
         yield recipe
         return
     reach: Reach = {}
-    widths, before = widths_around(spec), 2 * calibration.spec.sampling.steps
-    for there in iterate_reach(checkpoint, calibration.spec.sampling, seed=calibration.spec.seed):
+    widths, before = widths_around(spec), steps_of_reach(calibration)
+    settings = calibration.spec
+    for there in iterate_reach(
+        checkpoint, settings.sampling, seed=settings.seed, batch=batch_of(calibration)
+    ):
         if isinstance(there, InfluenceProgress):
             yield BitsProgress(there.done, total)
         else:
