@@ -230,7 +230,12 @@ def test_without_a_budget_it_takes_no_more_than_ditas(
 
 @pytest.mark.parametrize(
     ("bits", "expected"),
-    [("W4A8", "W3A8 W4A8 W5A8 W6A8"), ("W8A8", "W7A8 W8A8"), ("W2A4", "W2A4 W3A4 W4A4")],
+    [
+        ("W4A8", "W3A8 W4A8 W5A8 W6A8"),
+        ("W8A8", "W7A8 W8A8 W8g128A8 W8g32A8"),
+        ("W7A4", "W6A4 W7A4 W8A4 W8g128A4"),
+        ("W2A4", "W2A4 W3A4 W4A4"),
+    ],
 )
 def test_widths_around(bits: str, expected: str) -> None:
     spec = replace(SPEC, bits=BitWidths.parse(bits))

@@ -27,6 +27,8 @@ from .totals import counted_bits
 
 STEPS = (-1, 0, 1, 2)
 """Weight bits that a layer may have, from the method's own."""
+FINER = (128, 32)
+"""Inputs that share a scale, in the place of more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,22 @@ class BitsProgress:
 
 
 def widths_around(spec: SearchSpec) -> tuple[BitWidths, ...]:
-    """What the layers choose from, from few bits to many; activations have the method's own."""
-    convention, found = get_convention(spec.convention), []
+    """What the layers choose from, from few bits to many; activations have the method's own.
+
+    Where more than 8 bits would be next the weights are rounded in groups instead.
+    """
+    convention, most, found = get_convention(spec.convention), WEIGHT_BITS[-1], []
     for step in STEPS:
         bits = spec.bits.weight_bits + step
-        if WEIGHT_BITS[0] <= bits <= WEIGHT_BITS[-1]:
-            widths = replace(spec.bits, weight=bits)
-            try:
-                convention.check_bits(widths)
-            except SpecError:
-                continue
-            found.append(widths)
-    return tuple(found)
+        widths = replace(spec.bits, weight=min(max(bits, WEIGHT_BITS[0]), most))
+        if bits > most:
+            widths = replace(widths, group_size=FINER[bits - most - 1])
+        try:
+            convention.check_bits(widths)
+        except SpecError:
+            continue
+        found.append(widths)
+    return tuple(dict.fromkeys(found))
 
 
 def budget_of(checkpoint: Checkpoint, spec: SearchSpec) -> float:
