@@ -45,7 +45,7 @@ from ditas_core.specs import (
 
 from .machine import DEMO, describe
 
-SETTINGS = "integer-tensor:W8A8,integer-tensor:W8A6,integer:W8A6,integer-g32:W4A8,integer:W4A8"
+SETTINGS = "integer-tensor:W8A8,integer-tensor:W8A6,integer:W8A6,integer:W4A8"
 PREDICTIONS = (*OBJECTIVES, "reach")
 GRID = tuple(i / 10 for i in range(11))
 FIXED = (0.25, 0.5, 0.75)

@@ -141,7 +141,7 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("conventions", "conventions by bits, 8 samples of 20 steps",
                     "bench conventions --conventions integer,integer-tensor,paper,released "
                     "--bits W8A8,W4A8,W4A4"),
-        measurement("ranking", "what predicts closeness, 65 recipes, 8 samples of 20 steps",
+        measurement("ranking", "what predicts closeness, 52 recipes, 8 samples of 20 steps",
                     "bench ranking --samples 8"),
         measurement("stock", "torchao, sdnq and quanto, where installed, 8 samples of 20 steps",
                     "bench stock --samples 8"),
