@@ -71,11 +71,11 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("W4A8", 5.0, 64, INGREDIENTS),
-    Setting("W4A8", 4.25, 16),
-    Setting("W4A8", 5.5, 16),
-    Setting("W4A4", 5.0, 16),
-    Setting("W8A8", 9.0, 16),
+    Setting("W4A8", 5.0, 32, INGREDIENTS),
+    Setting("W4A8", 4.25, 8),
+    Setting("W4A8", 5.5, 8),
+    Setting("W4A4", 5.0, 8),
+    Setting("W8A8", 9.0, 8),
 )
 
 

@@ -125,7 +125,7 @@ def steps(shipped: list[Path]) -> list[Step]:
                     "--samples 16 --steps 20"),
         contests("methods at equal bits, 8 samples of 20 steps"),
         contests("the same with injected outliers", TWIN_STRENGTH),
-        recommended("the recommended method against DiTAS at equal bits, 64 and 16 samples"),
+        recommended("the recommended method against DiTAS at equal bits, 32 and 8 samples"),
         recommended("the same with injected outliers", TWIN_STRENGTH),
         Step("formats", "number formats, the error of every layer", python(".results.formats"),
              (MEASUREMENTS / "formats.json",)),
