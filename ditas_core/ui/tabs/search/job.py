@@ -88,7 +88,8 @@ def run_search(
     """
     calibrates = backend.measured(job.model, job.calibration) is None
     key, reads = influence_key(job.model, job.calibration), job.spec.reads_influence
-    parts = 1 + calibrates + (reads and backend.cache.get(key) is None)
+    chooses = job.spec.chooses_bits
+    parts = 1 + calibrates + (reads and backend.cache.get(key) is None) + chooses
     calibration: Calibration | None = None
     with closing(backend.calibrated(job.model, job.calibration)) as events:  # type: ignore[type-var]
         for event in events:
@@ -105,7 +106,7 @@ def run_search(
                     calibration = way
                 else:
                     text = f"measuring influence: {way.done} of {way.total} steps there and back"
-                    yield Searching(text, way.done / way.total, (parts - 1, parts))
+                    yield Searching(text, way.done / way.total, (parts - chooses - 1, parts))
     checkpoint = backend.checkpoint(job.model)
     found = session.found(job.key)
     if afresh:
@@ -120,7 +121,7 @@ def run_search(
                 return
             if isinstance(step, BitsProgress):
                 text = f"choosing each layer's bits: {step.done} of {step.total}"
-                yield Searching(text, step.done / step.total, (parts + 1, parts + 1))
+                yield Searching(text, step.done / step.total, (parts, parts))
                 continue
             is_new = False
             if isinstance(step, LayerDone):
@@ -133,7 +134,7 @@ def run_search(
                 tried = min(0.95, tried + 1 / (len(job.spec.grid) + 2))
             share = (fresh + tried) / max(1, total - len(known))
             text = f"{len(found)} of {total} layers found"
-            yield Searching(text, share, (parts, parts), is_new)
+            yield Searching(text, share, (parts - chooses, parts), is_new)
 
 
 def learn(backend: Backend, job: SearchJob, recipe: Recipe, layers: Iterable[LayerDone]) -> None:
