@@ -185,7 +185,7 @@ METHODS: dict[str, Method] = {
 """By the names of the command line and of recipes."""
 
 RECOMMENDED = "mixed+gptq"
-"""The closest to full precision at W4A8 and 5 bits, see docs/contest.md; DiTAS is the paper's."""
+"""The closest at W4A8 and W3A8, see docs/contest.md; DiTAS is the paper's."""
 
 
 def parts(kind: str) -> tuple[str, ...]:
