@@ -4,7 +4,8 @@
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make site   the demo's static site that draws in the browser, in the folder site (three minutes)
-# make results  all that is made from the shipped checkpoint, an hour and a half (reckoned); done steps are skipped
+# make results  all that is made from the shipped checkpoint, in an hour; done steps are skipped
+# make contests  methods held against each other on it, in an hour
 # make pictures  screenshots of the page, and the animation in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)
@@ -24,7 +25,7 @@ PYTEST_ARGS ?=
 PROCESSORS_ARGS ?=
 RESULTS_ARGS ?=
 
-.PHONY: help app results site test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
+.PHONY: help app results contests site test thorough rest browser pictures slow stock formats processors hosting pins audit lint format chromium axe clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -50,6 +51,9 @@ site: $(VENV)/.installed-dev
 
 results: $(VENV)/.installed-dev chromium
 	$(PY) -m ditas_core.results $(RESULTS_ARGS)
+
+contests: $(VENV)/.installed-dev
+	$(PY) -m ditas_core.results contests $(RESULTS_ARGS)
 
 pictures: $(VENV)/.installed-dev chromium
 	$(PY) -m ditas_core.results --only pictures --force

@@ -7,9 +7,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ditas_core.heap import keep_freed_memory
 from ditas_core.threads import share_cores
 
 share_cores()  # before torch is loaded
+keep_freed_memory()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores out
 

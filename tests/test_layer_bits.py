@@ -43,6 +43,7 @@ from ditas_core.search import (
     layer_bits_steps,
     predicted_error,
     search,
+    unsearched_recipe,
     widths_around,
 )
 from ditas_core.specs import (
@@ -50,6 +51,7 @@ from ditas_core.specs import (
     RECOMMENDED,
     BitWidths,
     CalibrationSpec,
+    Method,
     Recipe,
     SamplingSpec,
     SpecError,
@@ -209,10 +211,11 @@ def test_bits_are_the_best_within_the_budget(
             assert sum(table[i, b] for i, b in zip(free, others, strict=True)) >= own * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.allocates])
 def test_without_a_budget_it_takes_no_more_than_ditas(
-    random_checkpoint: Checkpoint, calibration: Calibration
+    random_checkpoint: Checkpoint, calibration: Calibration, method: str
 ) -> None:
-    recipe = search(random_checkpoint, calibration, replace(SPEC, method=RECOMMENDED))
+    recipe = search(random_checkpoint, calibration, replace(SPEC, method=method))
     ditas = counted_bits(random_checkpoint, SearchSpec(W4A8, method="ditas"))
     assert bits_per_weight(random_checkpoint, recipe) <= ditas + 1e-9
     made = quantize_transformer(random_checkpoint, recipe, calibration)
@@ -226,6 +229,22 @@ def test_without_a_budget_it_takes_no_more_than_ditas(
         SEED,
     )
     assert bool(torch.isfinite(drawn).all())
+
+
+def test_without_smoothing_bits_are_chosen_all_the_same(
+    random_checkpoint: Checkpoint, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "bits only", Method("bits by layer", allocates=True))
+    spec = replace(SPEC, method="bits only", budget=4.9)
+    assert spec.needs_calibration
+    *events, recipe = iterate_search(random_checkpoint, calibration, spec, "file")
+    assert isinstance(recipe, Recipe)
+    assert len(events) == layer_bits_steps(random_checkpoint, calibration, spec)
+    assert {layer.alpha for layer in recipe.layers.values()} == {None}
+    assert len({layer.bits for layer in recipe.layers.values()}) > 1
+    assert bits_per_weight(random_checkpoint, recipe) <= 4.9 + 1e-9
+    with pytest.raises(SpecError, match="calibration: expected one for the method bits only"):
+        unsearched_recipe(random_checkpoint, spec)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def search(
                 what it does to the final latents, which is measured first unless the calibration
                 holds it
     budget      bits per weight as stored, of the methods that choose each layer's bits, "mixed"
-                and "mixed+gptq"; None: as many as DiTAS takes at ``bits``
+                and those that begin with "mixed+"; None: as many as DiTAS takes at ``bits``
 
     Raises:
         SpecError: a setting out of its range, or a calibration of another checkpoint.

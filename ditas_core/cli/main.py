@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..heap import keep_freed_memory
 from ..specs import (
     BACKENDS,
     FORMATS,
@@ -228,8 +229,8 @@ def build_parser() -> Parser:
         metavar="BITS",
         help="bits per weight on disk, scales and branches counted: every layer gets those of "
         "--widths that leave the smallest sum of predicted errors within it. Methods that choose "
-        "each layer's bits themselves, mixed and mixed+gptq, do so within it, by default within "
-        "what ditas takes at --bits",
+        "each layer's bits themselves, the mixed ones, do so within it, by default within what "
+        "ditas takes at --bits",
     )
     search.add_argument(
         "--widths",
@@ -334,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     share_cores()
+    keep_freed_memory()
     args = build_parser().parse_args(arguments)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)

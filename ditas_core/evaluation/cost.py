@@ -184,10 +184,13 @@ def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
     runs = guided + (plan.variants - 1) * (QUANTIZED * guided + 2 * turned)
     sampled = plan.images * plan.sampling.steps * runs
     groups = shape.groups
-    chosen = 0.0 if plan.widths < 2 else choosing_flops(shape, plan)
+    searched, chosen = plan, 0.0
+    if plan.widths > 1:  # candidates are compared without compensation, see SearchSpec.judged
+        searched = replace(plan, rounding=replace(plan.rounding, compensation=NONE))
+        chosen = choosing_flops(shape, searched)
     return Cost(
         calibrate_s=recorded / speed,
-        search_s=(sum(group_search_flops(*group, plan) for group in groups) + chosen) / speed,
+        search_s=(sum(group_search_flops(*group, searched) for group in groups) + chosen) / speed,
         quantize_s=sum(group_fit_flops(*group, plan) for group in groups) / speed,
         compare_s=sampled / speed,
         memory_bytes=memory_bytes(shape, plan),

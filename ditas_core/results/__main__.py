@@ -1,4 +1,7 @@
-"""``python -m ditas_core.results``, or ``make results``: all that is made from what is shipped.
+"""``python -m ditas_core.results``: what is made from the shipped checkpoint.
+
+``model``, or ``make results``: all that the page opens on, exports, measurements and pictures.
+``contests``, or ``make contests``: methods held against each other at equal bits.
 
 Steps that are done for the same models by the same command are skipped; an interrupted run goes on
 where it was. The tables of the documentation are written anew each time.
@@ -14,11 +17,14 @@ from ..bench.machine import ROOT, describe
 from ..checkpoints import shipped_folders
 from .pages import write_pages
 from .running import Ledger, chosen, identity, run_all
-from .steps import steps
+from .steps import PARTS, steps
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m ditas_core.results", description=__doc__)
+    found.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: {PARTS[0]})"
+    )
     found.add_argument("--list", action="store_true", help="what there is, and what it took last")
     found.add_argument("--only", default="", metavar="STEP,...", help="these alone")
     found.add_argument("--force", action="store_true", help="also what is done")
@@ -38,18 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ledger = Ledger.read(ROOT, identity(shipped))
     every = steps([folder.relative_to(ROOT) for folder in shipped])
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        report(f"expected some of {', '.join(PARTS)}; got {min(unknown)}")
+        return 2
+    parts = options.parts or PARTS[:1]
     if options.list:
         for step in every:
             took = ledger.seconds(step)
             state = "done" if ledger.done(step) else "to do"
             last = "?" if took is None else f"{took:.0f} s"
-            print(f"{step.name:12} {state:6} {last:>7}  {step.makes}")
+            print(f"{step.part:8} {step.name:20} {state:6} {last:>7}  {step.makes}")
         return 0
     failed: list[str] = []
     if not options.pages:
         only = [name for name in options.only.split(",") if name]
+        wanted = every if only else [step for step in every if step.part in parts]
         try:
-            run, done = chosen(every, ledger, only, options.force)
+            run, done = chosen(wanted, ledger, only, options.force)
         except ValueError as error:
             report(str(error))
             return 2

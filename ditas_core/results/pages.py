@@ -119,11 +119,13 @@ def recommended(report: Json) -> list[str]:
     made = [f"{report['steps']} steps; {machine(report)}. *: not told apart from it."]
     for one in report["settings"]:
         header = ("", "bits per weight", "latent SQNR, dB", f"gain over {one['rival']}, dB",
-                  "to convert, s", "by layers, dB", "by reach, dB")  # fmt: skip
+                  "to convert, s", "more operations", "by layers, dB",
+                  "by reach, dB")  # fmt: skip
         rows = [
             (row["label"], f"{row['effective_bits']:.2f}", spread(row["latent_sqnr_db"]),
              spread(row.get("gain_db")) + (" *" if row.get("tie") else ""),
-             f"{row['conversion_s']:.0f}", f"{row['layers_db']:.1f}", f"{row['reach_db']:.1f}")
+             f"{row['conversion_s']:.0f}", f"{100 * row['extra_operations']:.1f} %",
+             f"{row['layers_db']:.1f}", f"{row['reach_db']:.1f}")
             for row in one["rows"]
         ]  # fmt: skip
         said = f"**{one['bits']}, at most {one['budget']:g} bits, {one['samples']} samples**"

@@ -50,7 +50,7 @@ from .steps import MEASUREMENTS, recommended_name
 SEED = 10_000
 """Far from the contests' samples and from the calibration's."""
 RIVAL = "ditas"
-INGREDIENTS = ("plain", "search", "search+gptq", RIVAL, "mixed", RECOMMENDED)
+INGREDIENTS = ("plain", "search", "search+gptq", RIVAL, "mixed", "mixed+gptq", RECOMMENDED)
 RIVALS = ("search", RIVAL, RECOMMENDED)
 """The first where the budget bars the second."""
 Report = Callable[[str], None]
@@ -156,6 +156,7 @@ def told(
             "latent_sqnr_db": brief(quality),
             "psnr_db": round(row.mean("psnr_db").mean, 4),
             "conversion_s": round(row.conversion_s, 1),
+            "extra_operations": round(row.extra_operations, 4),
             **predicted(checkpoint, calibration, Recipe.from_json(row.recipe), reach),
         }
         if row.label != rival.label:

@@ -19,6 +19,10 @@ SHIPPED_CONTESTS = (("W4A8", 5.0), ("W8A8", 9.0), ("W4A4", 5.0), ("W3A8", 4.0))
 """Bits, and the most effective bits per weight that a contender may take."""
 
 
+PARTS = ("model", "contests")
+"""What tells of the model; and what holds methods against each other on it."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One command.
@@ -31,6 +35,7 @@ class Step:
     fresh    a folder that the command wants to be absent: it is removed first
     alone    it measures time, or draws with a browser: nothing else runs, on all cores; every
              other command has one thread, and two run at once
+    part     of PARTS
     """
 
     name: str
@@ -41,6 +46,7 @@ class Step:
     after: tuple[str, ...] = ()
     alone: bool = False
     fresh: Path | None = None
+    part: str = "model"
 
 
 def python(module: str, *words: str | Path) -> tuple[str, ...]:
@@ -53,10 +59,12 @@ def opened(folder: Path) -> str:
     return showcase(list(index["id2label"].values()), 1)[0]
 
 
-def measurement(name: str, makes: str, words: str, alone: bool = False) -> Step:
+def measurement(
+    name: str, makes: str, words: str, alone: bool = False, part: str = PARTS[0]
+) -> Step:
     """A verb of the command line whose report is kept."""
-    command = python("", *words.split(), "--json")
-    return Step(name, makes, command, (MEASUREMENTS / f"{name}.json",), True, alone=alone)
+    command, output = python("", *words.split(), "--json"), MEASUREMENTS / f"{name}.json"
+    return Step(name, makes, command, (output,), True, alone=alone, part=part)
 
 
 def stored(folder: Path, target: Path, part: str, makes: str, file: str, after: str = "") -> Step:
@@ -79,7 +87,7 @@ def contests(makes: str, strength: float = 1.0) -> Step:
     words = ("--inject", f"{strength:g}") if strength > 1 else ()
     files = [CONTESTS / f"{contest_name(bits, strength)}.json" for bits, _ in SHIPPED_CONTESTS]
     outputs = (MEASUREMENTS / f"{name}.json", *files)
-    return Step(name, makes, python(".results.contests", *words), outputs)
+    return Step(name, makes, python(".results.contests", *words), outputs, part="contests")
 
 
 def recommended_name(strength: float) -> str:
@@ -92,7 +100,7 @@ def recommended(makes: str, strength: float = 1.0) -> Step:
     name = recommended_name(strength)
     words = ("--inject", f"{strength:g}") if strength > 1 else ()
     outputs = tuple(MEASUREMENTS / f"{name}.{kind}" for kind in ("json", "svg"))
-    return Step(name, makes, python(".results.recommended", *words), outputs)
+    return Step(name, makes, python(".results.recommended", *words), outputs, part="contests")
 
 
 def steps(shipped: list[Path]) -> list[Step]:
@@ -101,8 +109,7 @@ def steps(shipped: list[Path]) -> list[Step]:
     shipped  folders relative to the repository, the one that the page opens on first; of its
              twin with injected outliers only the dial is made
 
-    All of it takes an hour and a half on two cores, reckoned from what the steps took one by one.
-    More than half of it are the contests and the two dials.
+    Each part takes about an hour on two cores. Half of the model's are the two dials.
     """
     demo = shipped[0]
     return [
@@ -123,10 +130,6 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("methods", "plain and DiTAS, 16 samples of 20 steps",
                     f"compare {demo} --ablation W8A8,W4A8,W4A4 --methods plain,ditas "
                     "--samples 16 --steps 20"),
-        contests("methods at equal bits, 8 samples of 20 steps"),
-        contests("the same with injected outliers", TWIN_STRENGTH),
-        recommended("the recommended method against DiTAS at equal bits, 32 and 8 samples"),
-        recommended("the same with injected outliers", TWIN_STRENGTH),
         Step("formats", "number formats, the error of every layer", python(".results.formats"),
              (MEASUREMENTS / "formats.json",)),
         measurement("backends", "three backends, 16 samples of 20 steps",
@@ -141,10 +144,6 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("conventions", "conventions by bits, 8 samples of 20 steps",
                     "bench conventions --conventions integer,integer-tensor,paper,released "
                     "--bits W8A8,W4A8,W4A4"),
-        measurement("ranking", "what predicts closeness, 52 recipes, 8 samples of 20 steps",
-                    "bench ranking --samples 8"),
-        measurement("stock", "torchao, sdnq and quanto, where installed, 8 samples of 20 steps",
-                    "bench stock --samples 8"),
         Step("exports", "what the formats of torchao and sdnq cost, 8 samples of 20 steps",
              python(".results.exports"), (MEASUREMENTS / "exports.json",)),
         Step("tokens", "how many stored tokens a search needs",
@@ -168,4 +167,12 @@ def steps(shipped: list[Path]) -> list[Step]:
                    ("tour.webp", "outliers.png", "lab.png", "compare.png", "breaking.png",
                     "device.webp")),
              after=("ladder", "site"), alone=True),
+        contests("methods at equal bits, 8 samples of 20 steps"),
+        contests("the same with injected outliers", TWIN_STRENGTH),
+        recommended("the recommended method against DiTAS at equal bits, 32 and 8 samples"),
+        recommended("the same with injected outliers", TWIN_STRENGTH),
+        measurement("ranking", "what predicts closeness, 52 recipes, 8 samples of 20 steps",
+                    "bench ranking --samples 8", part="contests"),
+        measurement("stock", "torchao, sdnq and quanto, where installed, 8 samples of 20 steps",
+                    "bench stock --samples 8", part="contests"),
     ]  # fmt: skip

@@ -27,6 +27,7 @@ from ..specs import (
     FULL_PRECISION_BITS,
     METHODS,
     NEAREST,
+    NONE,
     OBJECTIVES,
     BitWidths,
     LayerRecipe,
@@ -107,7 +108,8 @@ class SearchSpec:
     def needs_calibration(self) -> bool:
         """Whether a recipe cannot be had without."""
         parts = self.parts
-        return parts.smoothing != "none" or parts.branch != "none" or parts.rounding.reads_inputs
+        chosen = parts.smoothing != "none" or parts.branch != "none" or self.chooses_bits
+        return chosen or parts.rounding.reads_inputs
 
     @property
     def chooses_bits(self) -> bool:
@@ -133,6 +135,14 @@ class SearchSpec:
             rounding = NEAREST
         of_inputs = parts.rotation, parts.aggregation
         return LayerRecipe(self.bits, alpha, self.branch(width), rounding, *of_inputs)
+
+    def judged(self, width: int, alpha: float | None = None) -> LayerRecipe:
+        """``layer`` as the search compares it: without compensation of errors where each layer's
+        bits are still to be chosen, as that takes most of the time and moves few choices."""
+        found = self.layer(width, alpha)
+        if not self.parts.allocates:
+            return found
+        return replace(found, rounding=replace(found.rounding, compensation=NONE))
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,7 @@ def iterate_group_search(
     total: int = 1,
 ) -> Iterator[CandidateDone | Fitting | LayerDone]:
     """The whole curve of one group: an event per candidate and slow fit, then the layer's."""
-    convention, layer = get_convention(spec.convention), spec.layer(checkpoint.width)
+    convention, layer = get_convention(spec.convention), spec.judged(checkpoint.width)
     branch = layer.low_rank
     fits: list[WeightFit] | None = None
     if branch.keep == "last" and convention.smoothing_commutes and branch.rank:

@@ -5,7 +5,7 @@ A method that chooses each layer's bits does so afterwards, see ``layer_bits``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..calibration import Calibration, check_channels, check_together
@@ -28,7 +28,8 @@ def plain_recipe(checkpoint: Checkpoint, bits: BitWidths, convention: str) -> Re
 def unsearched_recipe(
     checkpoint: Checkpoint, spec: SearchSpec, calibration: Calibration | None = None
 ) -> Recipe:
-    """Of a method that smooths nothing, so that there is nothing to search.
+    """Of a method that smooths nothing, so that there is nothing to search but, for one that
+    chooses them, the bits of layers: they are the spec's everywhere.
 
     Raises:
         SpecError: the method needs a calibration and there is none.
@@ -99,15 +100,30 @@ def iterate_search(
     check_together(checkpoint, calibration)
     if spec.needs_calibration:
         check_channels(checkpoint, calibration)
-    if not spec.candidates:
+    if spec.candidates:
+        layers = yield from iterate_groups(checkpoint, calibration, spec, finished or {})
+        recipe = partial_recipe(checkpoint, calibration, spec, layers, spec.method)
+    else:
         recipe = unsearched_recipe(checkpoint, spec, calibration)
-        yield replace(recipe, calibration_file=calibration_file if recipe.calibration else "")
-        return
+    recipe = replace(recipe, calibration_file=calibration_file if recipe.calibration else "")
+    if spec.chooses_bits:
+        yield from iterate_layer_bits(checkpoint, calibration, spec, recipe)
+    else:
+        yield recipe
+
+
+def iterate_groups(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    spec: SearchSpec,
+    finished: Mapping[str, LayerDone],
+) -> Generator[CandidateDone | Fitting | LayerDone, None, list[LayerDone]]:
+    """The search of every group; returns what was found of each."""
     check_objective(spec.objective, calibration)
     layers: list[LayerDone] = []
     groups = checkpoint.groups
     for index, group in enumerate(groups):
-        known = (finished or {}).get(group.name)
+        known = finished.get(group.name)
         events: Iterator[CandidateDone | Fitting | LayerDone] = (
             iter([replace(known, index=index, total=len(groups))])
             if known is not None
@@ -117,9 +133,4 @@ def iterate_search(
             yield event
             if isinstance(event, LayerDone):
                 layers.append(event)
-    recipe = partial_recipe(checkpoint, calibration, spec, layers, spec.method)
-    recipe = replace(recipe, calibration_file=calibration_file)
-    if spec.chooses_bits:
-        yield from iterate_layer_bits(checkpoint, calibration, spec, recipe)
-    else:
-        yield recipe
+    return layers

@@ -137,7 +137,7 @@ def cell(
         return relative(done.best, done.energy), done.alpha
     if fixed is None:
         fixed = (None,) if spec.parts.smoothing == "none" else (spec.fixed_alpha,)
-    layer = spec.layer(checkpoint.width, fixed[0])
+    layer = spec.judged(checkpoint.width, fixed[0])
     error = predicted_error(
         checkpoint, group, calibration, spec.convention, layer, spec.products, spec.objective
     )

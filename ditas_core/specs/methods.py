@@ -155,6 +155,8 @@ GPTQ = Part.of("gptq", act_order=True, block=128, damping=0.01)
 COMPENSATED = Rounding(compensation=GPTQ)
 SALIENCE = Part.of("salience")
 HADAMARD = Part.of("hadamard", block=64)
+HADAMARD_16 = Part.of("hadamard", block=16)
+"""As many operations on the fly as a branch of rank 8."""
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain rounding, nothing else"),
@@ -172,9 +174,13 @@ METHODS: dict[str, Method] = {
     "search+gptq": Method("grid search of α + GPTQ", "grid", rounding=COMPENSATED),
     "mixed": Method("bits by layer, grid search of α", "grid", allocates=True),
     "mixed+gptq": Method(
-        "Recommended: bits by layer, grid search of α, GPTQ",
+        "bits by layer, grid search of α, GPTQ", "grid", rounding=COMPENSATED, allocates=True
+    ),
+    "mixed+rotation+gptq": Method(
+        "Recommended: bits by layer, grid search of α, rotation, GPTQ",
         "grid",
         rounding=COMPENSATED,
+        rotation=HADAMARD_16,
         allocates=True,
     ),
     "svdquant": Method("SVDQuant: search + branch of the weight, first", "grid", "first"),
@@ -184,8 +190,8 @@ METHODS: dict[str, Method] = {
 }
 """By the names of the command line and of recipes."""
 
-RECOMMENDED = "mixed+gptq"
-"""The closest at W4A8 and W3A8, see docs/contest.md; DiTAS is the paper's."""
+RECOMMENDED = "mixed+rotation+gptq"
+"""The closest at as many bits, see docs/contest.md; DiTAS is the paper's."""
 
 
 def parts(kind: str) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """The Gradio interface; thin, every number comes from the rooms below."""
 
+from ..heap import keep_freed_memory
 from ..threads import share_cores
 
 share_cores()  # before torch is loaded: this package is a program, not a library
+keep_freed_memory()
 
 from ..checkpoints import CheckpointError  # noqa: E402
 from .app import build_app, launch_options  # noqa: E402
