@@ -192,6 +192,14 @@ def test_more_work_costs_more(convention: str) -> None:
         assert made_up.search_s - nearest.search_s >= 0.99 * fits * extra
         clipped = cost(branch=one, rounding=METHODS["clip"].rounding)
         assert clipped.quantize_s > nearest.quantize_s and clipped.search_s > nearest.search_s
+    chosen, compensated = (
+        cost(branch=LowRankSpec(), widths=4, rounding=METHODS[x].rounding)
+        for x in ("mixed", "mixed+gptq")
+    )
+    assert chosen.search_s > plain.search_s and chosen.quantize_s == plain.quantize_s
+    assert compensated.search_s == chosen.search_s, "bits are chosen without compensation"
+    assert compensated.quantize_s > chosen.quantize_s
+    assert cost(branch=LowRankSpec(), widths=8).search_s > chosen.search_s
     rotated = cost(rotation=METHODS["rotation"].rotation)
     assert rotated.quantize_s > base.quantize_s and rotated.compare_s > base.compare_s
     turned = sum(SMALL.tokens * c * 2 * 64 for c, _ in SMALL.groups)

@@ -1,4 +1,5 @@
-"""`make results`: what is skipped, what is run again, what a failure leaves, tables in pages."""
+"""`make results` and `make contests`: what is skipped, what is run again, what a failure leaves,
+tables in pages."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from ditas_core.calibration import calibrate, measure_reach
 from ditas_core.checkpoints import Checkpoint, shipped_folders
 from ditas_core.figures import ablation_drawing
 from ditas_core.results import pages, recommended
+from ditas_core.results.__main__ import main
 from ditas_core.results.running import Ledger, chosen, identity, longest_first, run_all
-from ditas_core.results.steps import MEASUREMENTS, Step, steps
+from ditas_core.results.steps import MEASUREMENTS, PARTS, Step, steps
 from ditas_core.search import predicted_errors
 from ditas_core.specs import RECOMMENDED, CalibrationSpec, Recipe, SamplingSpec
 
@@ -112,15 +114,30 @@ def test_what_is_recorded_was_made_for_what_is_shipped() -> None:
     assert {name for each in every for name in each.after} <= {each.name for each in every}
     recorded = [each for each in every if each.name in ledger.entries and each.name != "site"]
     stale = [each.name for each in recorded if not ledger.done(each)]
-    assert not stale, "run make results"
+    assert not stale, "run make results or make contests"
     assert set(ledger.entries) <= {each.name for each in every}
+
+
+def test_a_part_is_whole_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = [folder.relative_to(ROOT) for folder in shipped_folders()]
+    every = {each.name: each for each in steps(shipped)}
+    assert {each.part for each in every.values()} == set(PARTS)
+    for each in every.values():
+        assert all(every[name].part == each.part for name in each.after), each.name
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in listed] == list(every)
+    assert main(["exhibits"]) == 2
+    assert "expected some of model, contests; got exhibits" in capsys.readouterr().err
 
 
 def test_pages_say_what_the_reports_say_and_name_what_is_shipped() -> None:
     shipped = [folder.name for folder in shipped_folders()]
     for path in pages.pages(ROOT):
         text = path.read_text(encoding="utf-8")
-        assert pages.rendered(text, ROOT, shipped) == text, f"{path.name}: run make results"
+        assert pages.rendered(text, ROOT, shipped) == text, (
+            f"{path.name}: run make results or make contests"
+        )
     docs = "".join(path.read_text("utf-8") for path in pages.pages(ROOT) if path.suffix == ".md")
     assert {name for _, name, _ in pages.BLOCK.findall(docs)} == set(pages.TABLES)
 

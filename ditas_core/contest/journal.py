@@ -18,7 +18,7 @@ from ..writing import Journal, write_text
 from .contenders import Contender, ContestSpec, LeftOut
 from .table import Row, row_document, row_of
 
-FORMAT = "ditas-contest-rows-1"
+FORMAT = "ditas-contest-rows-2"
 MARK = b'{"format": "ditas-contest'
 
 

@@ -228,7 +228,8 @@ def choosing_flops(shape: ModelShape, plan: Plan) -> float:
     errors reach, on trajectories there and back, a pass back being two."""
     there = INFLUENCE_SAMPLES * plan.calibration.sampling.steps * 2 * shape.flops
     return 4 * there + plan.widths * sum(
-        group_fit_flops(channels, outputs, plan) + 2.0 * plan.kept * channels * outputs
+        group_fit_flops(channels, outputs, plan)
+        + plan.kept * channels * (ROUNDING + plan.rotated(channels) + 4.0 * outputs)
         for channels, outputs in shape.groups
     )
 

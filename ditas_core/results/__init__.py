@@ -1,1 +1,1 @@
-"""Everything that is made from the shipped checkpoints, made anew: ``make results``."""
+"""Everything that is made from the shipped checkpoints: ``make results``, ``make contests``."""

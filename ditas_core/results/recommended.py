@@ -1,8 +1,8 @@
 """``python -m ditas_core.results.recommended``: the recommended method against DiTAS, equal bits.
 
 With ``--inject K`` on the twin with injected outliers. Samples start from other noise than those
-that the method was chosen on, which are the contests'; the first setting has every ingredient by
-itself and a figure of them. Beside what was measured stands what the layers' errors predict:
+that the method was chosen on, which are the contests'; the first setting has ingredient upon
+ingredient and a figure of them. Beside what was measured stands what the layers' errors predict:
 their mean, and their sum weighed by how far each reaches.
 """
 

@@ -119,7 +119,7 @@ class SearchSpec:
     @property
     def reads_influence(self) -> bool:
         """Whether what it chooses depends on how far errors reach."""
-        return self.objective != "output" and self.candidates > 0
+        return self.objective != "output" and (self.candidates > 0 or self.chooses_bits)
 
     def branch(self, width: int) -> LowRankSpec:
         """The low-rank branch that the method really has on a model of this width."""
@@ -137,8 +137,8 @@ class SearchSpec:
         return LayerRecipe(self.bits, alpha, self.branch(width), rounding, *of_inputs)
 
     def judged(self, width: int, alpha: float | None = None) -> LayerRecipe:
-        """``layer`` as the search compares it: without compensation of errors where each layer's
-        bits are still to be chosen, as that takes most of the time and moves few choices."""
+        """``layer`` as the search compares it: without compensation of errors, which takes most
+        of the time, where each layer's bits are still to be chosen."""
         found = self.layer(width, alpha)
         if not self.parts.allocates:
             return found

@@ -18,7 +18,7 @@ from ..checkpoints import Checkpoint
 from ..writing import Journal, write_text
 from .alpha import LayerDone, SearchSpec
 
-FORMAT = "ditas-search-2"
+FORMAT = "ditas-search-3"
 MARK = b'{"format": "ditas-search'
 
 

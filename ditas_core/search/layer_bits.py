@@ -3,11 +3,12 @@
     minimise    sum over layers of R(layer) error(layer, bits)
     subject to  sum over layers of bits on disk <= budget per weight x weights
 
-error is the relative output error of the layer that conversion would build, at the alpha that it
-has at the method's own bits: the range of its inputs, which alpha trades against that of its
-weights, is the same at every width. R is how far errors of its weights reach (see ``Reach``), so
-that what is minimised is the final latents' error as far as single small errors make it up. A
-method costs one search, a few trajectories there and back, and a fit per layer and width, where
+error is the relative output error of the layer that conversion would build, but for compensation
+of errors (``SearchSpec.judged``), at the alpha that it has at the method's own bits: the range of
+its inputs, which alpha trades against that of its weights, is the same at every width. R is how
+far errors of its weights reach (see ``Reach``), so that what is minimised is the final latents'
+error as far as single small errors make it up. A method costs one search, a few trajectories there
+and back, and a fit per layer and width, where
 ``iterate_budget_search`` costs a search per layer and width.
 """
 

@@ -4,7 +4,8 @@
 
 of ``GroupLoss``, on the tokens that the calibration kept: the energy of the group's
 output error over that of its output, no unit, with the branch fitted as conversion fits
-it. Of a recipe that a search made it is that search's own loss of its choice. Where rounding
+it. Of a recipe that a search made it is that search's own loss of its choice, but of a
+method that chooses each layer's bits, whose search compares without compensation. Where rounding
 errors are made up for, the codes were chosen by these tokens: on others the error is larger.
 """
 

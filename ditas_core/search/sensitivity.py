@@ -3,7 +3,8 @@
     error(group, bits) = min over alpha of loss(alpha) / energy
 
 with the loss of ``GroupLoss`` on the calibration's stored tokens, of the layer that
-conversion would build, and its energy ``sum over steps of mean |Y_t|^2``: the share of
+conversion would build (but for compensation of errors, of a method that chooses each layer's
+bits: ``SearchSpec.judged``), and its energy ``sum over steps of mean |Y_t|^2``: the share of
 the group's output that rounding takes.
 """
 

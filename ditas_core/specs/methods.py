@@ -156,7 +156,7 @@ COMPENSATED = Rounding(compensation=GPTQ)
 SALIENCE = Part.of("salience")
 HADAMARD = Part.of("hadamard", block=64)
 HADAMARD_16 = Part.of("hadamard", block=16)
-"""As many operations on the fly as a branch of rank 8."""
+"""As many operations on the fly as a branch of rank 8, DiTAS's at width 256."""
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain rounding, nothing else"),

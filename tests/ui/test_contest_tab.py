@@ -67,7 +67,7 @@ SPEC = ContestSpec(
 
 
 def shipped_contest(backend: Backend, strength: float = 1.0, bits: str = "W4A8") -> Contest:
-    """Of the default checkpoint, or of its twin, as ``make results`` writes it."""
+    """Of the default checkpoint, or of its twin, as ``make contests`` writes it."""
     natural = checkpoint = backend.checkpoint(backend.default)
     if strength > 1:
         changed = inject_outliers(natural.transformer, strength, INJECTED_CHANNELS)

@@ -226,6 +226,22 @@ def test_a_cancelled_search_is_a_recipe(backend, session, choice):
     }
 
 
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.allocates])
+def test_what_was_compared_without_compensation_predicts_no_recipe(
+    backend, session, choice, method
+):
+    job = searching.job_of(choice, method, SHORT)
+    events = searching.run_search(backend, session, job)
+    closed_when(events, lambda _: len(searching.kept_layers(session, job)) == 2)
+    recipe = searching.keep_partial(backend, session, job)
+    assert recipe is not None
+    found = predictions(backend, backend.default, SHORT)
+    checkpoint, calibration = found.checkpoint, found.calibration
+    list(predict_recipes(backend, backend.default, SHORT, {method: recipe}))
+    exact = [one.error for one in predicted_errors(checkpoint, calibration, recipe)]
+    assert found.errors(recipe) == exact
+
+
 def test_predictions_are_the_cores_and_learnt_from_searches(backend, session, choice):
     found = predictions(backend, backend.default, SHORT)
     checkpoint, calibration = found.checkpoint, found.calibration

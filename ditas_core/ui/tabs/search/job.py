@@ -139,8 +139,9 @@ def run_search(
 
 def learn(backend: Backend, job: SearchJob, recipe: Recipe, layers: Iterable[LayerDone]) -> None:
     """Errors of the output at the searched bits are what recipes predict; other objectives weigh
-    them otherwise."""
-    if job.spec.objective == "output" and recipe.bits == (job.spec.bits,):
+    them otherwise, and methods that choose bits search without compensation."""
+    judged = job.spec.objective == "output" and not job.spec.chooses_bits
+    if judged and recipe.bits == (job.spec.bits,):
         predictions(backend, job.model, job.calibration).learn(recipe, layers)
 
 
