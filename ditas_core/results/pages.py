@@ -220,6 +220,7 @@ TABLES: dict[str, tuple[Path, Callable[[Json], list[str]]]] = {
     "recommended": (MEASUREMENTS / "recommended.json", recommended),
     "recommended-injected": (MEASUREMENTS / "recommended-injected.json", recommended),
     "formats": (MEASUREMENTS / "formats.json", formats),
+    "smoothing": (MEASUREMENTS / "smoothing.json", methods),
     "injected": (MEASUREMENTS / "injected.json", methods),
     "backends": (MEASUREMENTS / "backends.json", lambda found: crossed(found, "backend")),
     "modulation": (MEASUREMENTS / "modulation.json", lambda found: crossed(found, "modulation")),

@@ -138,9 +138,12 @@ def steps(shipped: list[Path]) -> list[Step]:
         measurement("modulation", "the modulation in few bits, 16 samples of 20 steps",
                     f"compare {demo} --ablation W8A8,W4A8 --methods ditas "
                     "--modulation none,w8,w8a8,w4 --backend onnx --samples 16 --steps 20"),
-        measurement("injected", "outliers made 60 times larger, 16 samples of 20 steps",
-                    f"compare {demo} --inject 60 --ablation W8A8 --methods plain,search "
-                    "--convention paper --samples 16 --steps 20"),
+        measurement("smoothing", "the search alone, per tensor, 64 samples of 20 steps",
+                    f"compare {demo} --ablation W8A8,W8A6 --methods plain,search "
+                    "--convention integer-tensor --samples 64 --steps 20"),
+        measurement("injected", "the same with injected outliers",
+                    f"compare {demo} --inject {TWIN_STRENGTH:g} --ablation W8A8,W8A6 --methods "
+                    "plain,search --convention integer-tensor --samples 64 --steps 20"),
         measurement("conventions", "conventions by bits, 8 samples of 20 steps",
                     "bench conventions --conventions integer,integer-tensor,paper,released "
                     "--bits W8A8,W4A8,W4A4"),
