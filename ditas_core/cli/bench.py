@@ -20,7 +20,7 @@ BENCHES = {
     "stock": "what smoothing does for torchao, sdnq and quanto: SQNR of plain and smoothed, paired",
     "peers": "torchao, sdnq and quanto over a contest's noise, as files for contest --outside",
     "site": "the static site in a browser: what it weighs, how soon it draws",
-    "ranking": "which objective of the search predicts the final latents, over 45 recipes",
+    "ranking": "which objective of the search predicts the final latents, over 52 recipes",
     "conventions": "the three conventions at several bit-widths: SQNR and effective bits",
 }
 
