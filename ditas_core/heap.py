@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 __all__ = ["CHOSEN_BY_USER", "keep_freed_memory"]
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = (-1, 256 << 20), (-3, 32 << 20)
+TRIM_THRESHOLD, MMAP_THRESHOLD = (-1, 128 << 20), (-3, 32 << 20)
 """glibc's numbers of the two, from malloc.h, and bytes."""
 CHOSEN_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -16,7 +16,7 @@ def keep_freed_memory(environment: Mapping[str, str] | None = None) -> bool:
 
     A forward pass makes and drops tensors of some megabytes by the hundred. glibc gives
     each back to the system, which clears every page again when the next one is
-    written. It now keeps up to 256 MB at each heap's end; tensors of 32 MB and more go
+    written. It now keeps up to 128 MB at each heap's end; tensors of 32 MB and more go
     back as before.
 
     Called by what a person starts, never by ``import ditas_core``. Other C libraries are
