@@ -63,11 +63,12 @@
     (window.requestIdleCallback ?? setTimeout)(early);
   }, 300);
 
-  // Code that scrolls can be scrolled with the keyboard, and Gradio's box of a figure that is not
-  // drawn yet, an icon with a name, has the role that may have one: from the moment they are there.
+  // Code that scrolls can be scrolled with the keyboard, and Gradio's icons with a name, of a figure
+  // that is not drawn yet and of a column that is sorted, have the role that may have one: from the
+  // moment they are there.
+  const named = "div[aria-label='Empty value']:not([role]), span[aria-label^='Sorted']:not([role])";
   const reach = () => {
-    for (const box of document.querySelectorAll("div[aria-label='Empty value']:not([role])"))
-      box.setAttribute("role", "img");
+    for (const icon of document.querySelectorAll(named)) icon.setAttribute("role", "img");
     for (const code of document.querySelectorAll(".cm-scroller[tabindex='-1']")) {
       code.tabIndex = 0;
       code.setAttribute("role", "region");
