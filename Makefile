@@ -4,8 +4,8 @@
 # make browser  every tab of the page through all it can do, in Chromium (half an hour)
 # make slow   the tests that take longer
 # make site   the demo's static site that draws in the browser, in the folder site (three minutes)
-# make results  all that is made from the shipped checkpoint, in an hour; done steps are skipped
-# make contests  methods held against each other on it, in an hour
+# make results  all that is made from the shipped checkpoint, in an hour (reckoned); done steps are skipped
+# make contests  methods held against each other on it, in an hour (reckoned)
 # make pictures  screenshots of the page, and the animation in the README
 # make stock  PixArt against the stock pipelines, whose text encoder needs transformers
 # make formats  exports in clean environments with stock diffusers, torchao, sdnq (3 GB of disk)

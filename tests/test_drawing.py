@@ -45,6 +45,11 @@ def shards(out: Path) -> list[str]:
     return sorted(p.name for p in out.with_name(out.name + ".partial").glob("images-*"))
 
 
+def whole_shards(out: Path) -> list[str]:
+    """Without the one that is being written."""
+    return [name for name in shards(out) if not name.endswith(".part")]
+
+
 def leftovers(out: Path) -> list[str]:
     return [p.name for p in out.parent.iterdir() if out.name in p.name and p != out]
 
@@ -79,7 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     out = tmp_path / "a.npz"
     assert run(drawing(stock, out), tmp_path / "killed", death).code == -signal.SIGKILL
     assert out.exists() == (death == Death("rename", SHARDS + 2, "after"))
-    assert len([name for name in shards(out) if not name.endswith(".part")]) == finished
+    assert len(whole_shards(out)) == finished
     again = run(drawing(stock, out), tmp_path / "again")
     assert again.report["resumed"] == min(COUNT, finished * BATCH)
     assert again.forwards == (SHARDS - finished) * STEPS
@@ -104,7 +109,7 @@ def test_processes_together_draw_the_same_file(stock: Path, whole: Path, tmp_pat
 def test_ctrl_c_says_that_the_command_goes_on(stock: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.npz"
     running = start(drawing(stock, out), tmp_path / "run", pause=0.3)
-    running.until(lambda: any(not name.endswith(".part") for name in shards(out)))
+    running.until(lambda: bool(whole_shards(out)))
     running.send(signal.SIGINT)
     done = running.end()
     assert done.code == 130 and "the same command goes on from here" in done.err

@@ -186,7 +186,7 @@ def estimate(shape: ModelShape, speed: float, plan: Plan | None = None) -> Cost:
     groups = shape.groups
     searched, chosen = plan, 0.0
     if plan.widths > 1:  # candidates are compared without compensation, see SearchSpec.judged
-        searched = replace(plan, rounding=replace(plan.rounding, compensation=NONE))
+        searched = replace(plan, rounding=plan.rounding.uncompensated)
         chosen = choosing_flops(shape, searched)
     return Cost(
         calibrate_s=recorded / speed,

@@ -109,7 +109,8 @@ def steps(shipped: list[Path]) -> list[Step]:
     shipped  folders relative to the repository, the one that the page opens on first; of its
              twin with injected outliers only the dial is made
 
-    Each part takes about an hour on two cores. Half of the model's are the two dials.
+    Each part takes about an hour on two cores, reckoned from what its steps took. Half
+    of the model's are the two dials.
     """
     demo = shipped[0]
     return [

@@ -27,7 +27,6 @@ from ..specs import (
     FULL_PRECISION_BITS,
     METHODS,
     NEAREST,
-    NONE,
     OBJECTIVES,
     BitWidths,
     LayerRecipe,
@@ -140,9 +139,7 @@ class SearchSpec:
         """``layer`` as the search compares it: without compensation of errors, which takes most
         of the time, where each layer's bits are still to be chosen."""
         found = self.layer(width, alpha)
-        if not self.parts.allocates:
-            return found
-        return replace(found, rounding=replace(found.rounding, compensation=NONE))
+        return replace(found, rounding=found.rounding.uncompensated) if self.chooses_bits else found
 
 
 @dataclass(frozen=True)

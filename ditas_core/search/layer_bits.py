@@ -8,8 +8,8 @@ of errors (``SearchSpec.judged``), at the alpha that it has at the method's own 
 its inputs, which alpha trades against that of its weights, is the same at every width. R is how
 far errors of its weights reach (see ``Reach``), so that what is minimised is the final latents'
 error as far as single small errors make it up. A method costs one search, a few trajectories there
-and back, and a fit per layer and width, where
-``iterate_budget_search`` costs a search per layer and width.
+and back, and a fit per layer and width, where ``iterate_budget_search`` costs a search per layer
+and width.
 """
 
 from __future__ import annotations

@@ -98,6 +98,11 @@ class Rounding:
     def reads_inputs(self) -> bool:
         return self.compensation.acts
 
+    @property
+    def uncompensated(self) -> Rounding:
+        """The same range, the nearest codes."""
+        return Rounding(self.clipping)
+
     def document(self) -> dict[str, Any]:
         """As JSON has it: the parts that act."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
